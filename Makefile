@@ -1,0 +1,26 @@
+# The front door. Every target sets up what it needs by itself; `make help` lists them.
+SHELL := /bin/bash
+PY := .venv/bin/python
+.DEFAULT_GOAL := help
+
+.PHONY: help setup demo test check bench clean
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install Debian and Python packages, build what is compiled; the commands are then in .venv/bin
+	@tools/setup
+
+test: setup ## every test, on real guests (root) where the machine can run them
+	@$(PY) -m pytest $(ARGS)
+
+check: setup ## lint, types, layers
+	@.venv/bin/ruff check src tests bench
+	@.venv/bin/ruff format --check src tests bench
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+bench: setup ## measurements as ratios against the peers, one JSON object a row (NAME=memory|decision|…)
+	@$(PY) -m bench $(NAME)
+
+clean: ## remove the environment and caches of this checkout
+	@rm -rf .venv .tools build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,206 @@
+"""What the engine asks of an infrastructure: to make, watch, locate and end guests.
+
+Concurrency: every method may be called for many guests at once; calls for *one* guest never overlap (each deployable is
+handled strictly in sequence). A driver bounds its own parallelism. Every method is idempotent: it may be called again
+after a crash at any point and then finishes what the first call began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+
+class GuestState(StrEnum):
+    """What the infrastructure says of a guest."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    """Defined here, but has no process."""
+    ABSENT = "absent"
+    """Nothing of it exists here."""
+    UNKNOWN = "unknown"
+    """The infrastructure did not say; never a reason to act on the guest."""
+
+
+class Vitality(StrEnum):
+    """A second opinion on a guest whose transport is silent, from a signal that does not use the guest's network agent."""
+
+    ALIVE = "alive"
+    """Something inside demonstrably executes (a command ran in it, say)."""
+    HUNG = "hung"
+    """It exists, but demonstrably does not execute (frozen, stopped, paused, crashed kernel)."""
+    GONE = "gone"
+    UNKNOWN = "unknown"
+    """No second signal was to be had."""
+
+
+class Capability(StrEnum):
+    """What an infrastructure can do beyond the basics; read by `doctor`, validation and policy."""
+
+    EXECUTE = "execute"
+    CONSOLE = "console"
+    SAVED_STATE = "saved-state"
+    LIVE_MIGRATION = "live-migration"
+    ANTI_AFFINITY = "anti-affinity"
+    SECOND_SIGNAL = "second-signal"
+    """`check` gives an answer that is independent of the transport."""
+    LIMITS = "limits"
+    """Memory and CPU limits can be changed while the guest runs."""
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that guests are made from, as the image store knows it."""
+
+    name: str
+    digest: str
+    """Changes when and only when the content's description changes."""
+    path: str = ""
+    """The image's folder on this host. LXC finds `layers` in it: root file system folders, lowest first."""
+    layers: tuple[str, ...] = ()
+    disk: str = ""
+    """A qcow2 file, for infrastructures that boot disks; kernel and initrd beside it for direct boot."""
+    kernel: str = ""
+    initrd: str = ""
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes one guest different from another of the same image; written into it before its first start."""
+
+    hostname: str
+    authorized_key: str = ""
+    """Public ssh key (one line) of root's authorized_keys."""
+    agent_key: bytes = b""
+    """The Pacemaker Remote key, written to /etc/pacemaker/authkey (mode 0600)."""
+    host_private_key: str = ""
+    """The ssh host key (OpenSSH private format), made by us so that we can pin it."""
+
+
+class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an infrastructure needs to make one guest."""
+
+    guest_id: str
+    """Unique and stable: `DEPLOYABLE.ASSEMBLY`; at most 127 characters of [a-z0-9._-]."""
+    deployable: str
+    assembly: str
+    image: Image
+    identity: Identity
+    memory: int = 0
+    """MiB; 0 is the infrastructure's default."""
+    cpus: float = 0.0
+    place: str = ""
+    """Where to run it, one of `places()`; empty lets the driver choose."""
+    digest: str = ""
+    """Digest of what the guest is made from. When the existing guest's differs, `start` makes it anew."""
+    start_timeout: float = 120.0
+
+
+class GuestInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one guest."""
+
+    guest_id: str
+    state: GuestState
+    address: str = ""
+    """IP address; empty while it has none."""
+    port_map: dict[int, tuple[str, int]] = {}
+    """Guest port → (address, port) to use from this host, where the guest is only reachable by forwarded ports."""
+    place: str = ""
+    digest: str = ""
+    """The `GuestSpec.digest` it was made with."""
+    boot_id: str = ""
+    """Changes with every start of the guest."""
+
+    def reach(self, port: int) -> tuple[str, int]:
+        """Return the address and port under which this host reaches a port of the guest."""
+        return self.port_map.get(port, (self.address, port))
+
+
+class GuestEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Something happened to a guest that we may or may not have asked for."""
+
+    guest_id: str
+    state: GuestState
+    reason: str = ""
+    """`crashed`, `shutdown`, `killed`, … as far as the infrastructure tells."""
+
+
+class ExecResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcome of a command in a guest."""
+
+    returncode: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+class InfrastructureError(Exception):
+    """The infrastructure did not do what was asked. `permanent` errors (quota, no such image) are not tried again."""
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+class InfrastructureUnavailable(InfrastructureError):
+    """The infrastructure's API does not answer: nothing is known, nothing may be concluded about guests."""
+
+
+class Infrastructure(Protocol):
+    """One way to run guests. Errors: InfrastructureError, and InfrastructureUnavailable when its API is away."""
+
+    name: str
+    """The word used in manifests."""
+    capabilities: frozenset[Capability]
+
+    async def places(self) -> Sequence[str]:
+        """Return the names of the hosts or zones where guests can run, at least one."""
+        ...
+
+    async def list_guests(self) -> Sequence[GuestInfo]:
+        """Return all guests of ours, in one call where the infrastructure has one."""
+        ...
+
+    async def inspect(self, guest_id: str) -> GuestInfo:
+        """Return what is known of one guest; state ABSENT when there is none."""
+        ...
+
+    async def start(self, spec: GuestSpec) -> GuestInfo:
+        """Make the guest where needed, start it, and return once it has an address. A guest that runs already with the
+        same digest is left alone; with another digest it is destroyed and made anew."""
+        ...
+
+    async def stop(self, guest_id: str, *, timeout: float) -> None:
+        """Shut down in order, destroy after `timeout` seconds; return when it is seen to be gone. Its disk stays."""
+        ...
+
+    async def destroy(self, guest_id: str) -> None:
+        """End the guest at once and return only when it is *seen* to be gone (confirmed isolation). Its disk stays."""
+        ...
+
+    async def delete(self, guest_id: str) -> None:
+        """Destroy the guest and remove everything of it: disk, address, definition."""
+        ...
+
+    async def check(self, guest_id: str, *, timeout: float) -> Vitality:
+        """Ask for a second opinion on a guest whose transport is silent. Never raises for a hung guest."""
+        ...
+
+    def watch(self) -> AsyncIterator[GuestEvent]:
+        """Yield changes of guests of ours as they happen, until closed. May yield the same state twice."""
+        ...
+
+    async def execute(
+        self, guest_id: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
+    ) -> ExecResult:
+        """Run a command in a guest, without a shell. Output is bounded to 1 MiB a stream."""
+        ...
+
+    async def console(self, guest_id: str) -> bytes:
+        """Return the newest part (64 KiB at most) of the guest's console log."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the driver holds; guests go on running."""
+        ...

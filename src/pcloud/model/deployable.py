@@ -1,0 +1,156 @@
+"""What a deployable *is*: frozen structs, the vocabulary of every other room.
+
+A deployable is a named set of assemblies (guests), their resources (services) and the order between them. These structs
+are what remains after reading and validation: names are checked, defaults are filled in, times are seconds (float).
+Whoever holds one may trust it; `pcloud.model.validation` says what was checked.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class ResourceState(StrEnum):
+    """State of a resource, an assembly or a deployable, as users see it."""
+
+    UNKNOWN = "unknown"
+    STARTING = "starting"
+    RUNNING = "running"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    SUSPECT = "suspect"
+    UNRECOVERABLE = "unrecoverable"
+    PAUSED = "paused"
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True, tag="reference"):
+    """A parameter's value that is taken from an assembly when it is needed, and again when it changes."""
+
+    assembly: str
+    attribute: str
+    """`ipaddress` or `hostname`."""
+
+
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
+    """A named value given to a resource: OCF parameters, and the environment of `configure`."""
+
+    name: str
+    value: str | Reference
+    secret: bool = False
+    """Never shown in events, logs, `explain` or `get`."""
+
+
+class Escalation(msgspec.Struct, frozen=True, kw_only=True):
+    """The first `failures` - 1 failures within `period` seconds restart the thing itself; the next one escalates."""
+
+    failures: int
+    period: float
+
+
+class Resource(msgspec.Struct, frozen=True, kw_only=True):
+    """A service inside a guest."""
+
+    name: str
+    resource_class: str
+    """`ocf`, `systemd`, `lsb` or `service`."""
+    type: str
+    provider: str = ""
+    """For class `ocf` only, such as `heartbeat`."""
+    template: str = ""
+    """The resource template this came from, or empty."""
+    monitor_interval: float = 10.0
+    monitor_timeout: float = 20.0
+    start_timeout: float = 60.0
+    stop_timeout: float = 60.0
+    parameters: tuple[Parameter, ...] = ()
+    configure: tuple[str, ...] = ()
+    """Argument vector of an executable in the guest that runs once before the service starts, with the parameters in
+    its environment, and again (followed by a restart of the service) whenever a parameter's value changes."""
+    escalation: Escalation = Escalation(failures=5, period=60.0)
+    processes: tuple[str, ...] = ()
+    """Names of the service's processes where the agent can not ask systemd for them: their exit triggers the monitor."""
+    after: tuple[str, ...] = ()
+    """Names of resources of the same assembly that start before this one and stop after it."""
+
+
+class Dependency(msgspec.Struct, frozen=True, kw_only=True):
+    """This assembly's resources start when all resources of `assembly` run."""
+
+    assembly: str
+    restart: bool = True
+    """Whether a restart of the first restarts the dependent too (Pacemaker's mandatory, symmetrical order)."""
+
+
+class Assembly(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest: an image, its customisation, an agent and resources."""
+
+    name: str
+    uuid: str = ""
+    image: str = ""
+    """Name of a JEOS, such as `bookworm`."""
+    arch: str = "x86_64"
+    packages: tuple[str, ...] = ()
+    """Beyond those that the resources' templates bring."""
+    files: tuple[tuple[str, str], ...] = ()
+    """(absolute path, content) pairs."""
+    commands: tuple[tuple[str, ...], ...] = ()
+    """Argument vectors run in the image when it is built, in order."""
+    resources: tuple[Resource, ...] = ()
+    after: tuple[Dependency, ...] = ()
+    escalation: Escalation = Escalation(failures=3, period=600.0)
+    agent: str = "pcloud"
+    """`pcloud` (ours) or `pacemaker` (Debian's pacemaker-remoted)."""
+    transport: str = "remote"
+    """`remote` (Pacemaker Remote) or `ssh`."""
+    memory: int = 0
+    """MiB; 0 leaves it to the infrastructure."""
+    cpus: float = 0.0
+    """Cores; 0 leaves it to the infrastructure."""
+    start_timeout: float = 120.0
+    """Seconds until the guest's agent must answer."""
+    stop_timeout: float = 30.0
+    """Seconds an orderly shut-down may take before the guest is destroyed."""
+
+    def resource(self, name: str) -> Resource:
+        """Return the resource of that name; KeyError when there is none."""
+        for resource in self.resources:
+            if resource.name == name:
+                return resource
+        raise KeyError(name)
+
+
+class ServiceDependency(msgspec.Struct, frozen=True, kw_only=True):
+    """An order between two resources, each named `ASSEMBLY.RESOURCE`; from `service_dependency` or `constraints`."""
+
+    id: str
+    first: str
+    then: str
+    restart: bool = True
+
+
+class Deployable(msgspec.Struct, frozen=True, kw_only=True):
+    """An application made of guests."""
+
+    name: str
+    uuid: str = ""
+    infrastructure: str = "lxc"
+    username: str = ""
+    """The user in whose name guests are made, where an infrastructure knows users (OpenStack)."""
+    monitor: str = "am"
+    """`am` (active: an agent in the guest) or `pm` (passive: sshd); the default of the assemblies' transport."""
+    assemblies: tuple[Assembly, ...] = ()
+    constraints: tuple[ServiceDependency, ...] = ()
+    escalation: Escalation = Escalation(failures=3, period=3600.0)
+    priority: int = 0
+    """More important deployables (higher) start first when many start at once."""
+    isolation: str = "shared"
+    """`process` gives the deployable an engine process of its own."""
+
+    def assembly(self, name: str) -> Assembly:
+        """Return the assembly of that name; KeyError when there is none."""
+        for assembly in self.assemblies:
+            if assembly.name == name:
+                return assembly
+        raise KeyError(name)
