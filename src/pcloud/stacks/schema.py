@@ -168,7 +168,7 @@ def _convert(
     if rule.fields is not None:
         if isinstance(converted, dict):
             return _fields(rule.fields, converted, path, problems, notes)
-        items = []
+        items: list[Any] = []
         for index, item in enumerate(converted):
             if isinstance(item, Unknown):
                 items.append(item)
@@ -189,7 +189,7 @@ def _scalar_or_container(rule: Property, value: Any) -> Any:
                 return "true" if value else "false"
             return str(value)
         case "integer":
-            if isinstance(value, bool) or isinstance(value, dict | list):
+            if isinstance(value, bool | dict | list):
                 raise ValueError("this must be a whole number")
             try:
                 number = float(value)
@@ -199,7 +199,7 @@ def _scalar_or_container(rule: Property, value: Any) -> Any:
                 raise ValueError(f"'{value}' is not a whole number")
             return int(number)
         case "number":
-            if isinstance(value, bool) or isinstance(value, dict | list):
+            if isinstance(value, bool | dict | list):
                 raise ValueError("this must be a number")
             try:
                 return float(value)

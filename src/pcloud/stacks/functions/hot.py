@@ -218,10 +218,11 @@ def map_replace(scope: Scope, argument: Any, path: Path) -> Any:
         return unknown
     if not isinstance(source, dict) or not isinstance(rules, dict) or set(rules) - {"keys", "values"}:
         raise FunctionError("map_replace takes [map, {keys: …, values: …}]")
-    keys, values = rules.get("keys") or {}, rules.get("values") or {}
+    keys: dict[Any, Any] = rules.get("keys") or {}
+    values: dict[Any, Any] = rules.get("values") or {}
     result: dict[str, Any] = {}
     for key, value in source.items():
-        new_key = keys.get(key, key)
+        new_key: Any = keys.get(key, key)
         if new_key in result or (new_key != key and new_key in source):
             raise FunctionError(f"map_replace makes the key '{new_key}' twice")
         result[new_key] = values.get(value, value) if isinstance(value, str | int | float) else value
