@@ -1,0 +1,1 @@
+"""HTTP: the native REST API, CloudFormation, Heat, events as a stream, metrics."""
