@@ -66,11 +66,14 @@ class WorkerScheduler:
         window: int = 8,
         remembered: int = 1024,
         recycle_after: int = 20_000,
+        sanitized: bool = False,
     ) -> None:
         """`timeout`: seconds the worker may take for one input before it is taken for hung and killed. `start_timeout`:
         seconds until a new process must be ready. `window`: requests with the worker at once. `remembered`: how many
         killing inputs are kept in mind. `recycle_after`: decisions after which a process is replaced, which bounds
-        what the library may leak (3.0.0: 3 KB a decision)."""
+        what the library may leak (3.0.0: 3 KB a decision). `sanitized`: the inputs had their secrets removed, as those
+        that clusters attach to reports; digests in their history are then compared without the secrets."""
+        self._sanitized = sanitized
         self._timeout = timeout
         self._start_timeout = start_timeout
         self._window = window
@@ -249,6 +252,7 @@ class _Worker(asyncio.Protocol):
             with theirs:
                 worker._process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", "pcloud.scheduler.worker", str(theirs.fileno()), str(os.getpid()),
+                    *(["sanitized"] if owner._sanitized else []),
                     stdin=asyncio.subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment(),
                 )  # fmt: skip
             ours.setblocking(False)

@@ -52,6 +52,8 @@ void pcmk__register_lib_messages(pcmk__output_t *out);
 void pcmk__schedule_actions(xmlNode *cib, unsigned long long flags, pe_working_set_t *working_set);
 
 static pcmk__output_t *log_output = NULL;
+
+#define FLAGS (pe_flag_no_counts | pe_flag_no_compat | pe_flag_show_utilization)
 #else
 static int cib_descriptor = -1, graph_descriptor = -1;
 static char cib_path[64], graph_path[64];
@@ -202,8 +204,9 @@ static crm_time_t *execution_date(xmlNode *root)
 #endif
 
 /* Ask for the transition graph of a CIB. Sets `answer`, to be given to pcloud_free(), to the graph's XML (ANSWERED) or to
- * a sentence that says why there is none (REFUSED). */
-int pcloud_schedule(const char *text, size_t length, char **answer, size_t *size)
+ * a sentence that says why there is none (REFUSED). `sanitized`: the CIB had its secrets removed, so that the digests in its
+ * history are compared without them. */
+int pcloud_schedule(const char *text, size_t length, int sanitized, char **answer, size_t *size)
 {
     int result = ANSWERED;
     xmlNode *root = read_cib(text, length, answer, size);
@@ -230,7 +233,8 @@ int pcloud_schedule(const char *text, size_t length, char **answer, size_t *size
     if (scheduler == NULL) {
         abort();
     }
-    code = pcmk_simulate(&report, scheduler, &no_injections, pcmk_sim_process, 0, NULL, NULL, graph_path, NULL);
+    code = pcmk_simulate(&report, scheduler, &no_injections,
+                         pcmk_sim_process | (sanitized ? pcmk_sim_sanitized : 0), 0, NULL, NULL, graph_path, NULL);
     (pcmk_free_scheduler != NULL ? pcmk_free_scheduler : pe_free_working_set)(scheduler);
     if (report != NULL) {
         xmlFreeDoc(report->doc);
@@ -252,9 +256,13 @@ int pcloud_schedule(const char *text, size_t length, char **answer, size_t *size
     if (working_set == NULL) {
         abort();
     }
+    /* The status comes first: the call that schedules would set everything to its defaults, the date included. */
     working_set->priv = log_output;
+    working_set->input = root;
     working_set->now = execution_date(root);
-    pcmk__schedule_actions(root, pe_flag_no_counts | pe_flag_no_compat | pe_flag_show_utilization, working_set);
+    working_set->flags |= FLAGS | (sanitized ? pe_flag_sanitized : 0);
+    cluster_status(working_set);
+    pcmk__schedule_actions(root, FLAGS, working_set);
     if (working_set->graph == NULL) {
         result = refuse(answer, size, "the scheduler made no transition graph", "", 0);
     } else {
