@@ -30,7 +30,7 @@ from pcloud.policy.observation import (
     Tick,
 )
 from pcloud.policy.outcome import Outcome
-from pcloud.policy.state import Backoff, Fault, Guest, Health, Link, Power, Service, State
+from pcloud.policy.state import Fault, Health, Link, Power, Service, State
 
 UNRECOVERABLE = {
     2: "its parameters are not valid",
@@ -295,6 +295,7 @@ def _probed(outcome: Outcome, seen: Operated, resource: Resource) -> None:
             subject, health=Health.RUNNING, rc=0, digest=digest or seen.digest, definition=definition or resource,
             since=service.since or outcome.now, monitored=0.0, failed_at=0.0, reason="",
         )  # fmt: skip
+        outcome.decide = True
         if not subject.endswith("!configure"):
             outcome.tell("resource.state", subject, "running", "found running")
     elif not seen.error and seen.rc in (5, 7):
@@ -388,5 +389,3 @@ _HANDLERS: dict[type[Any], Callable[[Outcome, Any], None]] = {
     Blocked: _blocked,
     Tick: _tick,
 }
-
-__all__ = ["UNRECOVERABLE", "Backoff", "Guest", "fold"]

@@ -127,7 +127,6 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Assembly → places it was moved away from."""
     faults: dict[str, tuple[Fault, str]] = {}
     """Assembly → a fault whose recovery has begun and is not finished."""
-    suspended: tuple[str, ...] = ()
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,3 +187,9 @@ def configure_step(subject: str) -> str:
 def needs_configure(resource: Resource) -> bool:
     """Tell whether a resource has a configure step: parameters of an OCF agent reach it directly, others' do not."""
     return bool(resource.configure) or (bool(resource.parameters) and resource.resource_class != "ocf")
+
+
+def initial(deployable: Deployable, memory: Memory) -> State:
+    """Return the state of a deployable that an engine takes over: nothing is known but what survived."""
+    guests = {name: Guest(fault=fault, reason=why) for name, (fault, why) in memory.faults.items()}
+    return State(deployable=deployable, memory=memory, guests=guests)

@@ -6,9 +6,12 @@ where they are missing it says so and ends with status 0, because the engine the
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 MODULE = "pcloud.scheduler._pacemaker"
+TARGET = HERE / "_pacemaker.abi3.so"
+"""Uses Python's stable interface only, so that one build serves every Python from the one that built it on."""
 PACKAGES = ["libpacemaker", "pacemaker-pe_status", "pacemaker", "libxml-2.0", "glib-2.0", "libqb"]
 """Names by which pkg-config knows what the C code includes and links with."""
 
@@ -23,7 +28,7 @@ DECLARATIONS = """
 int pcloud_follow(int parent);
 int pcloud_init(void);
 const char *pcloud_version(void);
-int pcloud_schedule(const char *text, size_t length, char **answer, size_t *size);
+int pcloud_schedule(const char *text, size_t length, int sanitized, char **answer, size_t *size);
 void pcloud_free(char *answer);
 """
 
@@ -43,21 +48,24 @@ def build() -> Path:
     compile_flags, link_flags = flags()
     ffi = FFI()
     ffi.cdef(DECLARATIONS)
-    ffi.set_source(
-        MODULE,
-        DECLARATIONS,
-        sources=[str(HERE / "pacemaker.c")],
-        extra_compile_args=["-O2", "-Wall", *compile_flags],
-        extra_link_args=["-Wl,--as-needed", *link_flags],
-        py_limited_api=True,
-    )
+    ffi.set_source(MODULE, DECLARATIONS)
     with tempfile.TemporaryDirectory(prefix="pcloud-build-") as folder:
-        made = Path(ffi.compile(tmpdir=folder))
-        target = HERE / made.name
-        partial = target.with_suffix(".partial")
+        glue = Path(folder, "glue.c")
+        with contextlib.redirect_stdout(None):
+            ffi.emit_c_code(str(glue))  # cffi's own compile step would want setuptools on Python 3.12 and later
+        made = Path(folder, TARGET.name)
+        command = [
+            os.environ.get("CC") or shutil.which("cc") or "gcc",
+            *("-shared", "-fPIC", "-O2", "-Wall", "-Wl,--as-needed", "-I", sysconfig.get_path("include")),
+            *compile_flags,
+            *("-o", str(made), str(HERE / "pacemaker.c"), str(glue)),
+            *link_flags,
+        ]
+        subprocess.run(command, check=True)
+        partial = TARGET.with_suffix(".partial")
         shutil.copyfile(made, partial)
-        partial.replace(target)
-    return target
+        partial.replace(TARGET)
+    return TARGET
 
 
 def main() -> int:

@@ -24,6 +24,8 @@ from pcloud.scheduler.worker import GRAPH, LENGTH, MAX_INPUT, READY
 
 log = logging.getLogger(__name__)
 
+RETIRED = "was retired"
+
 _DATE = re.compile(rb'\sexecution-date="[^"]*"')
 
 
@@ -57,14 +59,25 @@ class WorkerScheduler:
     name = "library"
 
     def __init__(
-        self, *, timeout: float = 30.0, window: int = 8, remembered: int = 1024, start_timeout: float = 30.0
+        self,
+        *,
+        timeout: float = 30.0,
+        start_timeout: float = 30.0,
+        window: int = 8,
+        remembered: int = 1024,
+        recycle_after: int = 20_000,
+        sanitized: bool = False,
     ) -> None:
-        """`timeout`: seconds the worker may take for one input before it is taken for hung and killed. `window`:
-        requests with the worker at once. `remembered`: how many killing inputs are kept in mind. `start_timeout`:
-        seconds until a new process must be ready."""
+        """`timeout`: seconds the worker may take for one input before it is taken for hung and killed. `start_timeout`:
+        seconds until a new process must be ready. `window`: requests with the worker at once. `remembered`: how many
+        killing inputs are kept in mind. `recycle_after`: decisions after which a process is replaced, which bounds
+        what the library may leak (3.0.0: 3 KB a decision). `sanitized`: the inputs had their secrets removed, as those
+        that clusters attach to reports; digests in their history are then compared without the secrets."""
+        self._sanitized = sanitized
         self._timeout = timeout
         self._start_timeout = start_timeout
         self._window = window
+        self._recycle_after = recycle_after
         self._remembered = remembered
         self._killers: OrderedDict[bytes, None] = OrderedDict()
         self._waiting: deque[_Request] = deque()
@@ -75,7 +88,7 @@ class WorkerScheduler:
         self.version = ""
         """Version of Pacemaker's library; empty until the worker was ready once."""
         self.restarts = 0
-        """How often a worker had to be replaced."""
+        """How often a worker died or was killed."""
 
     @property
     def pid(self) -> int | None:
@@ -93,13 +106,14 @@ class WorkerScheduler:
             raise SchedulerCrash("this input killed the scheduler twice before and is set aside")
         request = _Request(cib, asyncio.get_running_loop().create_future())
         worker = self._worker
-        if worker is not None and worker.ready and not self._waiting and len(worker.pending) < self._window:
+        if worker is not None and not self._waiting and self._has_room(worker):
             worker.send(request)
         else:
             self._waiting.append(request)
             self._wake.set()
         if self._runner is None or self._runner.done():
             self._runner = asyncio.get_running_loop().create_task(self._run(), name="scheduler-worker")
+            self._runner.add_done_callback(self._ended)
         return await request.answer
 
     async def close(self) -> None:
@@ -137,7 +151,8 @@ class WorkerScheduler:
                 left = list(worker.pending)
                 worker.pending.clear()
                 self._waiting.extendleft(reversed(left))
-            self.restarts += 1
+            if reason != RETIRED:
+                self.restarts += 1
             if left:
                 self._blame(left[0], reason)
             if not self._waiting:
@@ -146,10 +161,12 @@ class WorkerScheduler:
     async def _feed(self, worker: _Worker) -> str:
         """Send what waits until the worker is gone; return what became of it."""
         while True:
-            while self._waiting and len(worker.pending) < self._window:
+            while self._waiting and self._has_room(worker):
                 request = self._waiting.popleft()
                 if not request.answer.done():
                     worker.send(request)
+            if worker.sent >= self._recycle_after and not worker.pending:
+                return RETIRED
             self._wake.clear()
             # A worker that has nothing to do can not hang; otherwise its oldest request has a deadline.
             patience = worker.patience(self._timeout)
@@ -163,6 +180,15 @@ class WorkerScheduler:
                 wake.cancel()
             if worker.gone.done():
                 return worker.gone.result()
+
+    def _has_room(self, worker: _Worker) -> bool:
+        return worker.ready and len(worker.pending) < self._window and worker.sent < self._recycle_after
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Let nobody wait for a task that is no more."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the scheduler's client failed", exc_info=error)
+            self._fail_all(SchedulerError(f"the scheduler's client failed: {error!r}"))
 
     def _blame(self, request: _Request, reason: str) -> None:
         """Note that the worker ended while it worked on this request."""
@@ -179,7 +205,8 @@ class WorkerScheduler:
 
     def answered(self) -> None:
         """Called by the worker's protocol after each answer: there is room for another request."""
-        if self._waiting:
+        worker = self._worker
+        if self._waiting or (worker is not None and worker.sent >= self._recycle_after):
             self._wake.set()
 
     def _fail_all(self, error: SchedulerError) -> None:
@@ -204,6 +231,8 @@ class _Worker(asyncio.Protocol):
         self.pending: deque[_Request] = deque()
         self.gone: asyncio.Future[str] = loop.create_future()
         self.ready = False
+        self.sent = 0
+        """Requests it was ever given."""
         self.version = ""
 
     @property
@@ -223,10 +252,11 @@ class _Worker(asyncio.Protocol):
             with theirs:
                 worker._process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", "pcloud.scheduler.worker", str(theirs.fileno()), str(os.getpid()),
+                    *(["sanitized"] if owner._sanitized else []),
                     stdin=asyncio.subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment(),
                 )  # fmt: skip
             ours.setblocking(False)
-            transport, _ = await worker._loop.create_connection(lambda: worker, sock=ours)
+            transport, _ = await worker._loop.create_unix_connection(lambda: worker, sock=ours)
         except BaseException:
             ours.close()
             await worker.stop()
@@ -247,6 +277,7 @@ class _Worker(asyncio.Protocol):
             self._begun = self._loop.time()
             self._owner._wake.set()  # the runner must watch this request's deadline
         self.pending.append(request)
+        self.sent += 1
         if self._transport is not None:
             self._transport.writelines((LENGTH.pack(len(request.cib)), request.cib))
 

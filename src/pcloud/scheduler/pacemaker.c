@@ -30,7 +30,7 @@
 #include <crm/pengine/status.h>
 #if __has_include(<crm/common/schemas.h>)
 #define PACEMAKER_3 1
-#include <crm/common/schemas.h>
+#include <crm/common/results.h>
 #include <pacemaker.h>
 #else
 #define PACEMAKER_3 0
@@ -52,9 +52,18 @@ void pcmk__register_lib_messages(pcmk__output_t *out);
 void pcmk__schedule_actions(xmlNode *cib, unsigned long long flags, pe_working_set_t *working_set);
 
 static pcmk__output_t *log_output = NULL;
+
+#define FLAGS (pe_flag_no_counts | pe_flag_no_compat | pe_flag_show_utilization)
 #else
-static int graph_file = -1;
-static char graph_path[64];
+static int cib_descriptor = -1, graph_descriptor = -1;
+static char cib_path[64], graph_path[64];
+static pcmk_injections_t no_injections;
+
+/* 3.0.0 has the old names, later ones the new. */
+pcmk_scheduler_t *pcmk_new_scheduler(void) __attribute__((weak));
+void pcmk_free_scheduler(pcmk_scheduler_t *scheduler) __attribute__((weak));
+pcmk_scheduler_t *pe_new_working_set(void) __attribute__((weak));
+void pe_free_working_set(pcmk_scheduler_t *scheduler) __attribute__((weak));
 #endif
 
 static void ignore_xml_errors(void *context, const char *format, ...) { (void)context; (void)format; }
@@ -77,11 +86,14 @@ int pcloud_init(void)
     crm_log_init(NULL, LOG_CRIT, FALSE, FALSE, 1, argv, TRUE);
     xmlSetGenericErrorFunc(NULL, ignore_xml_errors);
 #if PACEMAKER_3
-    graph_file = memfd_create("transition-graph", MFD_CLOEXEC);
-    if (graph_file < 0) {
+    cib_descriptor = memfd_create("cib", MFD_CLOEXEC);
+    graph_descriptor = memfd_create("transition-graph", MFD_CLOEXEC);
+    if (cib_descriptor < 0 || graph_descriptor < 0) {
         return REFUSED;
     }
-    snprintf(graph_path, sizeof(graph_path), "/proc/self/fd/%d", graph_file);
+    snprintf(cib_path, sizeof(cib_path), "/proc/self/fd/%d", cib_descriptor);
+    snprintf(graph_path, sizeof(graph_path), "/proc/self/fd/%d", graph_descriptor);
+    setenv("CIB_file", cib_path, 1); /* where pcmk_simulate() looks for its input */
 #else
     if (pcmk__log_output_new(&log_output) != 0) {
         return REFUSED;
@@ -160,17 +172,15 @@ static xmlNode *read_cib(const char *text, size_t length, char **answer, size_t 
     if (child(root, "status") == NULL) {
         xmlNewChild(root, NULL, (const xmlChar *)"status", NULL);
     }
-#if PACEMAKER_3
-    if (pcmk_update_configured_schema(&root) != 0) {
-#else
+#if !PACEMAKER_3 /* there, pcmk_simulate() does it */
     if (!cli_config_update(&root, NULL, TRUE)) {
-#endif
         if (root != NULL) {
             xmlFreeDoc(root->doc);
         }
         refuse(answer, size, "the CIB does not pass Pacemaker's schema", "", 0);
         return NULL;
     }
+#endif
     return root;
 }
 
@@ -194,8 +204,9 @@ static crm_time_t *execution_date(xmlNode *root)
 #endif
 
 /* Ask for the transition graph of a CIB. Sets `answer`, to be given to pcloud_free(), to the graph's XML (ANSWERED) or to
- * a sentence that says why there is none (REFUSED). */
-int pcloud_schedule(const char *text, size_t length, char **answer, size_t *size)
+ * a sentence that says why there is none (REFUSED). `sanitized`: the CIB had its secrets removed, so that the digests in its
+ * history are compared without them. */
+int pcloud_schedule(const char *text, size_t length, int sanitized, char **answer, size_t *size)
 {
     int result = ANSWERED;
     xmlNode *root = read_cib(text, length, answer, size);
@@ -205,26 +216,38 @@ int pcloud_schedule(const char *text, size_t length, char **answer, size_t *size
     }
 
 #if PACEMAKER_3
-    pcmk_scheduler_t *scheduler = pcmk_new_scheduler();
+    pcmk_scheduler_t *scheduler = NULL;
     xmlNode *report = NULL;
+    xmlChar *upgraded = NULL;
+    int upgraded_size = 0, code;
     struct stat state;
-    int code;
 
-    scheduler->input = root;
-    code = pcmk_simulate(&report, scheduler, NULL, pcmk_sim_process, 0, NULL, NULL, graph_path, NULL);
-    pcmk_free_scheduler(scheduler); /* frees the input, too */
+    xmlDocDumpMemory(root->doc, &upgraded, &upgraded_size);
+    xmlFreeDoc(root->doc);
+    if (upgraded == NULL || ftruncate(cib_descriptor, 0) != 0 || ftruncate(graph_descriptor, 0) != 0
+        || pwrite(cib_descriptor, upgraded, (size_t)upgraded_size, 0) != upgraded_size) {
+        abort();
+    }
+    xmlFree(upgraded);
+    scheduler = pcmk_new_scheduler != NULL ? pcmk_new_scheduler() : pe_new_working_set();
+    if (scheduler == NULL) {
+        abort();
+    }
+    code = pcmk_simulate(&report, scheduler, &no_injections,
+                         pcmk_sim_process | (sanitized ? pcmk_sim_sanitized : 0), 0, NULL, NULL, graph_path, NULL);
+    (pcmk_free_scheduler != NULL ? pcmk_free_scheduler : pe_free_working_set)(scheduler);
     if (report != NULL) {
         xmlFreeDoc(report->doc);
     }
-    if (code != 0) {
+    if (code != pcmk_rc_ok) {
         return refuse(answer, size, "the scheduler refused the CIB", pcmk_rc_str(code), 0);
     }
-    if (fstat(graph_file, &state) != 0 || state.st_size == 0) {
+    if (fstat(graph_descriptor, &state) != 0 || state.st_size == 0) {
         return refuse(answer, size, "the scheduler made no transition graph", "", 0);
     }
     *answer = malloc((size_t)state.st_size);
     *size = (size_t)state.st_size;
-    if (*answer == NULL || pread(graph_file, *answer, *size, 0) != state.st_size) {
+    if (*answer == NULL || pread(graph_descriptor, *answer, *size, 0) != state.st_size) {
         abort();
     }
 #else
@@ -233,9 +256,13 @@ int pcloud_schedule(const char *text, size_t length, char **answer, size_t *size
     if (working_set == NULL) {
         abort();
     }
+    /* The status comes first: the call that schedules would set everything to its defaults, the date included. */
     working_set->priv = log_output;
+    working_set->input = root;
     working_set->now = execution_date(root);
-    pcmk__schedule_actions(root, pe_flag_no_counts | pe_flag_no_compat | pe_flag_show_utilization, working_set);
+    working_set->flags |= FLAGS | (sanitized ? pe_flag_sanitized : 0);
+    cluster_status(working_set);
+    pcmk__schedule_actions(root, FLAGS, working_set);
     if (working_set->graph == NULL) {
         result = refuse(answer, size, "the scheduler made no transition graph", "", 0);
     } else {

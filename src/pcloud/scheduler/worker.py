@@ -1,4 +1,4 @@
-"""The process that calls Pacemaker's library: `python -m pcloud.scheduler.worker DESCRIPTOR PARENT`.
+"""The process that calls Pacemaker's library: `python -m pcloud.scheduler.worker DESCRIPTOR PARENT [sanitized]`.
 
 Owns nothing but the library. It reads requests from the socket DESCRIPTOR one after the other and answers each in order:
 request = 4 bytes big-endian length + CIB; answer = 4 bytes length + 1 byte kind + body. The first thing it sends is a
@@ -26,7 +26,7 @@ MAX_INPUT = 64 * 1024 * 1024
 LENGTH = struct.Struct(">I")
 
 
-def serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket, *, sanitized: bool) -> None:
     """Answer requests until the other side closes."""
     from pcloud.scheduler._pacemaker import ffi, lib
 
@@ -41,7 +41,7 @@ def serve(connection: socket.socket) -> None:
         text = bytearray(LENGTH.unpack(header)[0])
         if not _fill(connection, memoryview(text)):
             return
-        kind = GRAPH if lib.pcloud_schedule(ffi.from_buffer(text), len(text), answer, size) == 0 else REFUSED
+        kind = GRAPH if lib.pcloud_schedule(ffi.from_buffer(text), len(text), sanitized, answer, size) == 0 else REFUSED
         body = ffi.buffer(answer[0], size[0])
         connection.sendall(b"".join((LENGTH.pack(1 + len(body)), kind, body)))
         lib.pcloud_free(answer[0])
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
         return 0
     os.umask(0o077)
     try:
-        serve(connection)
+        serve(connection, sanitized="sanitized" in arguments[2:])
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the parent went away: nobody is left to answer
     return 0
