@@ -52,7 +52,11 @@ class Desired:
         row = self.rows.get(name)
         if row is None:
             raise NotFound(
-                Problem(code="NO_SUCH_DEPLOYABLE", message=f"there is no deployable `{name[:80]}`", hint="pcloud get lists them")
+                Problem(
+                    code="NO_SUCH_DEPLOYABLE",
+                    message=f"there is no deployable `{name[:80]}`",
+                    hint="pcloud get lists them",
+                )
             )
         return row
 

@@ -39,7 +39,7 @@ from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import Conflict, NotFound, PcloudError, Problem, Unavailable
 from pcloud.model.status import AssemblyStatus, DeployableStatus, ResourceStatus
 from pcloud.store.deployables import touched
-from pcloud.store.rows import DeployableRow, Definition, Job
+from pcloud.store.rows import Definition, DeployableRow, Job
 from pcloud.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -149,7 +149,9 @@ class CloudPolicyEngine:
             infrastructures=self.settings.infrastructures, starts_in_flight=self.settings.engine.starts_in_flight
         )
 
-    def emit(self, kind: str, reason: str, *, deployable: str = "", severity: Severity = Severity.INFO, **data: Any) -> None:
+    def emit(
+        self, kind: str, reason: str, *, deployable: str = "", severity: Severity = Severity.INFO, **data: Any
+    ) -> None:
         """Record an event of the daemon's own."""
         event = Event(
             time=time.time(), type=kind, deployable=deployable, reason=reason, severity=severity, data=dict(data)
@@ -262,7 +264,9 @@ class CloudPolicyEngine:
             await self.store.deployables.put(row, deployable, library, new=False)
             self.desired.rows[name] = msgspec.structs.replace(row, loaded=self.desired.rows[name].loaded)
         if changed:
-            self.emit("deployable.changed", f"deployable {name} was changed", deployable=name, changed=list(changed)[:100])
+            self.emit(
+                "deployable.changed", f"deployable {name} was changed", deployable=name, changed=list(changed)[:100]
+            )
         self.desired.clear(name)
         self.reconciler.mark(name)
         return Applied(name=name, created=False, changed=changed)
@@ -364,7 +368,9 @@ class CloudPolicyEngine:
         try:
             return msgspec.convert(result, ExecResult)
         except msgspec.ValidationError as error:
-            raise Unavailable(Problem(code="ENGINE_ANSWER", message=f"the engine's answer is not usable: {error}")) from error
+            raise Unavailable(
+                Problem(code="ENGINE_ANSWER", message=f"the engine's answer is not usable: {error}")
+            ) from error
 
     async def console(self, name: str, assembly: str) -> bytes:
         """Return the newest part of a guest's console log."""
@@ -451,7 +457,7 @@ class CloudPolicyEngine:
 
     # --- what is
 
-    def list(self) -> list[Summary]:
+    def summaries(self) -> list[Summary]:
         """Return one line a deployable, by name."""
         return [self.desired.summary(self.desired.rows[name]) for name in sorted(self.desired.rows)]
 
@@ -523,5 +529,3 @@ def concerns(record: Mapping[str, Any], assembly: str, resource: str) -> bool:
 
 async def _nothing(progress: Progress) -> None:
     """A job whose subject is gone."""
-
-

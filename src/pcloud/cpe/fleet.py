@@ -92,7 +92,7 @@ class Fleet:
         slot = self.slots.pop(name, None)
         if slot is None:
             return
-        slot.retiring = True
+        slot.retire()
         task = self._tasks.pop(name)
         if slot.link is not None:
             slot.link.send(messages.Shutdown())

@@ -7,6 +7,7 @@ only when nobody waits for it any longer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,8 @@ class Preparations:
         """Cancel a deployable's job."""
         identifier = self._jobs.get(name)
         if identifier:
-            try:
+            with contextlib.suppress(PcloudError):  # it ended by itself meanwhile
                 await self._owner.jobs.cancel(identifier)
-            except PcloudError:
-                pass  # it ended by itself meanwhile
 
     def _work(self, name: str) -> Work:
         async def work(progress: Progress) -> None:

@@ -119,9 +119,7 @@ class JobRunner:
 
     async def list(self) -> list[Job]:
         """Return the newest jobs, newest first."""
-        return [
-            self._running[job.id][0].job if job.id in self._running else job for job in await self._store.list()
-        ]
+        return [self._running[job.id][0].job if job.id in self._running else job for job in await self._store.list()]
 
     async def cancel(self, identifier: str) -> Job:
         """Cancel a running job; Conflict for one that has ended or must not be left half-done."""

@@ -38,11 +38,15 @@ class EngineLink:
         self.reader = reader
         self._writer = writer
         self._replies: dict[int, asyncio.Future[Any]] = {}
-        self.closed = False
+        self._closed = False
+
+    def is_open(self) -> bool:
+        """Tell whether anything sent may still arrive."""
+        return not self._closed
 
     def send(self, message: messages.Down) -> None:
         """Queue a message; silently dropped when the connection has gone (the next one starts from desired state)."""
-        if not self.closed:
+        if not self._closed:
             self._writer.write(messages.encode(message))
 
     async def drain(self) -> None:
@@ -57,7 +61,7 @@ class EngineLink:
 
         EngineRefused with the engine's own code; Unavailable when the connection goes or the time is up.
         """
-        if self.closed:
+        if self._closed:
             raise self._gone()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies[message.request] = future
@@ -95,9 +99,9 @@ class EngineLink:
 
     def close(self) -> None:
         """Close; open requests fail."""
-        if self.closed:
+        if self._closed:
             return
-        self.closed = True
+        self._closed = True
         self._writer.close()
         for future in self._replies.values():
             if not future.done():

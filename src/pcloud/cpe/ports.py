@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -107,5 +107,3 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """`ok`, `warning` or `missing`."""
     detail: str = ""
     hint: str = ""
-
-

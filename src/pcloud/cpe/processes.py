@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -43,8 +44,7 @@ def is_engine(pid: int, slot: str) -> bool:
         argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    pairs = zip(argv, argv[1:], strict=False)
-    return (b"--slot", slot.encode()) in pairs
+    return (b"--slot", slot.encode()) in itertools.pairwise(argv)
 
 
 def spawn(home: Home, slot: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -52,7 +52,9 @@ def spawn(home: Home, slot: str, command: Sequence[str]) -> subprocess.Popen[byt
     argv = [*command, "--socket", str(home.socket), "--slot", slot, "--home", str(home.path)]
     log = os.open(home.logs / f"dped-{slot}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        environment = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")
+        }
         return subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/", env=environment
         )

@@ -89,7 +89,7 @@ class Reconciler:
             link.send(messages.Unload(name=name, request=new_request()))
             link.loaded.discard(name)
         delay = 0.1
-        while not link.closed:
+        while link.is_open():
             dirty = self._dirty.setdefault(slot, set())
             if not dirty:
                 self._event(slot).clear()
@@ -106,7 +106,7 @@ class Reconciler:
                 await self._send(link, rows)
                 delay = 0.1
             except PcloudError as error:
-                if link.closed:
+                if not link.is_open():
                     return
                 _log.error("deployables could not be loaded: %s", error)
                 for row in rows:

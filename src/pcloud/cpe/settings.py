@@ -218,7 +218,12 @@ def _problem(error: msgspec.ValidationError, text: str, path: Path) -> Problem:
         key = f"{key}.{unknown[1]}".lstrip(".")
         message = f"there is no setting `{unknown[1]}`"
     return Problem(
-        code="SETTINGS_INVALID", message=message, path=key, file=str(path), line=_line(text, key), hint="see docs/configuration.md"
+        code="SETTINGS_INVALID",
+        message=message,
+        path=key,
+        file=str(path),
+        line=_line(text, key),
+        hint="see docs/configuration.md",
     )
 
 

@@ -46,13 +46,15 @@ class Slot:
         self._linked = asyncio.Event()
         self._unlinked = asyncio.Event()
         self._unlinked.set()
-        self.retiring = False
+        self._retiring = asyncio.Event()
 
     async def run(self) -> None:
         """Keep the slot's process alive until retired or cancelled (cancelling leaves the process alone)."""
         pause = 0.0
         loop = asyncio.get_running_loop()
-        while not self.retiring:
+        while True:
+            if self._retiring.is_set():
+                return
             begun = loop.time()
             child: subprocess.Popen[bytes] | None = None
             self.pid = processes.holder(self._home, self.name) or 0
@@ -73,7 +75,7 @@ class Slot:
             if self.link is not None:
                 self.link.close()
             self.pid = 0
-            if self.retiring:
+            if self._retiring.is_set():
                 return
             self.restarts += 1
             self._on_end(self)
@@ -107,6 +109,10 @@ class Slot:
         finally:
             end.cancel()
 
+    def retire(self) -> None:
+        """Start no process any more."""
+        self._retiring.set()
+
     def attach(self, link: EngineLink) -> None:
         """A connection of this slot's process said Hello."""
         self.link = link
@@ -122,7 +128,7 @@ class Slot:
 
     async def linked(self) -> EngineLink:
         """Return the connection, waiting for it."""
-        while self.link is None or self.link.closed:
+        while self.link is None or not self.link.is_open():
             if self.link is not None:
                 await self._unlinked.wait()
             await self._linked.wait()

@@ -45,7 +45,9 @@ class Subscription:
         self._closed = self._owner.closed
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._owner._subscriptions.discard(self)
 
     async def next(self, timeout: float | None = None) -> Event | None:

@@ -92,7 +92,9 @@ class Log:
             newest = select(decisions.c.id).where(decisions.c.deployable == name).order_by(decisions.c.id.desc())
             last = (await connection.execute(newest.offset(self.keep_decisions).limit(1))).scalar()
             if last is not None:
-                await connection.execute(delete(decisions).where(decisions.c.deployable == name, decisions.c.id <= last))
+                await connection.execute(
+                    delete(decisions).where(decisions.c.deployable == name, decisions.c.id <= last)
+                )
             counts[name] = 0
         return counts
 
