@@ -74,14 +74,15 @@ def names(state: State) -> Names:
 def render(state: State, now: float) -> bytes:
     """Return the CIB (XML, UTF-8) that asks the scheduler what to do at `now`."""
     maintenance = state.paused or bool(state.memory.gave_up)
-    parts = [
+    head = (
         f'<cib crm_feature_set="{FEATURE_SET}" validate-with="none" epoch="1" num_updates="0" admin_epoch="0" '
         f'have-quorum="1" dc-uuid="1" execution-date="{int(now)}"><configuration><crm_config><cluster_property_set id="p">'
         '<nvpair id="p1" name="symmetric-cluster" value="false"/><nvpair id="p2" name="stonith-enabled" value="false"/>'
         '<nvpair id="p3" name="no-quorum-policy" value="ignore"/>'
         '<nvpair id="p4" name="start-failure-is-fatal" value="false"/>'
         f'<nvpair id="p5" name="maintenance-mode" value="{_bool(maintenance)}"/></cluster_property_set></crm_config><nodes>'
-    ]
+    )
+    parts = [head]
     places = state.places or ("default",)
     parts += (f'<node id="{i}" uname={quoteattr(PLACE + place)}/>' for i, place in enumerate(places, 1))
     parts.append("</nodes><resources>")
@@ -105,8 +106,9 @@ def _primitives(state: State, assembly: Assembly, now: float) -> Iterator[str]:
     managed = f'<nvpair id="{name}-u" name="is-managed" value="false"/>' if unmanaged else ""
     yield (
         f'<primitive id="{name}" class="ocf" provider="pcloud" type="guest"><meta_attributes id="{name}-m">'
-        f'<nvpair id="{name}-r" name="remote-node" value="{assembly.name}"/>{_role(name, stopped)}{managed}</meta_attributes>'
-        f'<operations><op id="{name}-o" name="monitor" interval="{GUEST_INTERVAL}ms" timeout="20s"/></operations></primitive>'
+        f'<nvpair id="{name}-r" name="remote-node" value="{assembly.name}"/>{_role(name, stopped)}{managed}'
+        f'</meta_attributes><operations><op id="{name}-o" name="monitor" interval="{GUEST_INTERVAL}ms" timeout="20s"/>'
+        "</operations></primitive>"
     )
     for resource in state.resources(assembly):
         subject = f"{assembly.name}/{resource.name}"
@@ -171,7 +173,9 @@ def _frozen(table: dict[str, tuple[Resource, ...]]) -> tuple[tuple[str, tuple[Re
 
 @lru_cache(maxsize=256)
 def _static_constraints(
-    deployable: Deployable, leaving: tuple[Assembly, ...], leaving_resources: tuple[tuple[str, tuple[Resource, ...]], ...]
+    deployable: Deployable,
+    leaving: tuple[Assembly, ...],
+    leaving_resources: tuple[tuple[str, tuple[Resource, ...]], ...],
 ) -> str:
     """Return the constraints that depend on the definition alone: which node a resource is pinned to, and every order."""
     gone = dict(leaving_resources)
@@ -221,8 +225,8 @@ def _orders(deployable: Deployable) -> Iterator[tuple[str, str, bool]]:
     for constraint in deployable.constraints:
         first_assembly, _, first_resource = constraint.first.partition(".")
         then_assembly, _, then_resource = constraint.then.partition(".")
-        then = known[then_assembly].resource(then_resource)
-        yield from after(resource_id(f"{first_assembly}/{first_resource}"), then_assembly, then, constraint.restart)
+        second = known[then_assembly].resource(then_resource)
+        yield from after(resource_id(f"{first_assembly}/{first_resource}"), then_assembly, second, constraint.restart)
 
 
 def _order(first: str, then: str, symmetrical: bool = True) -> str:
@@ -255,7 +259,9 @@ def _status(state: State, places: tuple[str, ...], now: float) -> Iterator[str]:
 def _absent(assembly: str, node: str) -> Iterator[str]:
     name = guest_id(assembly)
     yield _resource(name, "ocf", "pcloud", "guest", _operation(name, "monitor", 0, 7, node, 0))
-    yield _resource(assembly, "ocf", "pacemaker", "remote", _operation(assembly, "monitor", 0, 7, node, 0), container=name)
+    yield _resource(
+        assembly, "ocf", "pacemaker", "remote", _operation(assembly, "monitor", 0, 7, node, 0), container=name
+    )
 
 
 def _guest_history(state: State, assembly: str, node: str, now: float) -> Iterator[str]:
@@ -336,7 +342,9 @@ _CALL = {("monitor", False): 1, ("stop", False): 2, ("start", False): 3, ("monit
 
 def _operation(name: str, task: str, interval: int, rc: int, node: str, when: float, digest: str = "") -> str:
     call = _CALL[task, bool(interval)]
-    entry = f"{name}_last_failure_0" if interval and rc else f"{name}_{task}_{interval}" if interval else f"{name}_last_0"
+    entry = (
+        f"{name}_last_failure_0" if interval and rc else f"{name}_{task}_{interval}" if interval else f"{name}_last_0"
+    )
     expected = 7 if task == "monitor" and not interval and rc == 7 else 0
     key = f"{call}:1:{expected}:pcloud"
     checked = f' op-digest="{digest}"' if digest else ""
