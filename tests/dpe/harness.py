@@ -64,7 +64,9 @@ def shop(**changes: Any) -> Deployable:
     """The main job's deployable: a database and a web server that needs it."""
     database = Assembly(name="db", resources=(resource("mysqld"),))
     reference = Parameter(name="db_host", value=Reference(assembly="db", attribute="ipaddress"))
-    web = Assembly(name="web", resources=(resource("httpd", parameters=(reference,)),), after=(Dependency(assembly="db"),))
+    web = Assembly(
+        name="web", resources=(resource("httpd", parameters=(reference,)),), after=(Dependency(assembly="db"),)
+    )
     return msgspec.structs.replace(Deployable(name="shop", assemblies=(database, web)), **changes)
 
 
@@ -88,9 +90,7 @@ class Scenario:
         self._make_engine(None)
 
     def _make_engine(self, memory: Memory | None) -> None:
-        self.engine = DeployableEngine(
-            self.environment, self.deployable, memory=memory, publish=self.statuses.append
-        )
+        self.engine = DeployableEngine(self.environment, self.deployable, memory=memory, publish=self.statuses.append)
 
     @property
     def state(self) -> str:
@@ -108,7 +108,9 @@ class Scenario:
             self.deployable,
             target=target,
             guests={
-                a.name: GuestMaterial(image=Image(name=a.image, digest=f"image-{a.image}"), identity=Identity(hostname=a.name))
+                a.name: GuestMaterial(
+                    image=Image(name=a.image, digest=f"image-{a.image}"), identity=Identity(hostname=a.name)
+                )
                 for a in self.deployable.assemblies
             },
             paused=paused,

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
@@ -36,6 +37,7 @@ from pcloud.policy.observation import (
     InfrastructureState,
     Observation,
     Operated,
+    Recover,
     Tick,
 )
 from pcloud.policy.state import Memory, Power, initial
@@ -51,6 +53,8 @@ INFRASTRUCTURE_RETRY = 2.0
 
 Key = tuple[str, str, int]
 """An action's identity across graphs: resource id, task, interval."""
+Work = Callable[[], Awaitable[Observation]]
+"""What carries an action out."""
 
 
 class DeployableEngine:
@@ -84,12 +88,23 @@ class DeployableEngine:
         self._configured = False
         self.state = initial(deployable, self._saved)
         self.number = 0
+        self.removed = asyncio.Event()
+        """Set when a deployable without assemblies has nothing left."""
 
     # --- what others call
 
     def start(self) -> None:
         """Begin to work."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"dpe:{self.state.deployable.name}")
+        self._task.add_done_callback(self._died)
+
+    def _died(self, task: asyncio.Task[None]) -> None:
+        """A fault of ours must not be silent, nor end more than this deployable's recovery."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.critical("the engine of %s failed", self.state.deployable.name, exc_info=error)
+            self.post(Blocked(reason=f"internal error: {error!r}"))
+            self.start()
 
     def configure(
         self,
@@ -131,6 +146,17 @@ class DeployableEngine:
             return  # we are starting or stopping it ourselves; the action's own end tells
         self.post(GuestSeen(assembly=assembly, info=info, reason=event.reason))
 
+    def remove(self) -> None:
+        """Stop everything in order and remove every guest; `removed` tells the end."""
+        self.post(Recover())  # neither a pause nor a give-up keeps what shall be removed
+        self.configure(
+            msgspec.structs.replace(self.state.deployable, assemblies=(), constraints=()),
+            target="stopped",
+            guests={},
+            paused=False,
+            places=self.state.places,
+        )
+
     async def idle(self) -> None:
         """Wait until nothing is queued, nothing in flight, and nothing more to start."""
         await self._idle.wait()
@@ -162,6 +188,8 @@ class DeployableEngine:
             self._arm()
             if not self._queue and not self._tasks:
                 self._idle.set()
+            if self._configured and self.gone:
+                self.removed.set()
 
     def _observe(self) -> bool:
         decide = False
@@ -217,7 +245,7 @@ class DeployableEngine:
             assembly = next(a for a in self.state.leaving if a.name == name)
             key: Key = (cib.guest_id(name), "delete", 0)
             if not any(other[0] == key[0] for other in self._tasks) and not self._waits(name):
-                self._launch(key, self._executor.guest(self.state, assembly, "delete"))
+                self._launch(key, partial(self._executor.guest, self.state, assembly, "delete"))
         if walk is not None and walk.done and not self._tasks:
             self._finish_decision()
 
@@ -238,6 +266,9 @@ class DeployableEngine:
                     self._tasks[other].cancel()
             return False
         walk.started(action.id)
+        if action.resource in self._names.guests and self._hands_off(self._names.guests[action.resource]):
+            walk.finished(action.id, ok=False)
+            return True
         work = self._work(action)
         if work is None:
             walk.finished(action.id, ok=True)
@@ -245,7 +276,11 @@ class DeployableEngine:
         self._launch(key, work)
         return True
 
-    def _work(self, action: Action) -> Awaitable[Observation] | None:
+    def _hands_off(self, assembly: str) -> bool:
+        """Tell whether a guest must be left alone: nothing is known of its infrastructure, or a failed stop waits."""
+        return bool(self.state.infrastructure_down) or self._waits(assembly)
+
+    def _work(self, action: Action) -> Work | None:
         """Return what carries an action out; None when there is nothing to do for it."""
         state = self.state
         if action.resource in self._names.services:
@@ -254,28 +289,28 @@ class DeployableEngine:
             if resource is None or action.task not in ("start", "stop", "monitor", "cancel"):
                 return None
             self._tell_action(subject, action)
-            return self._executor.operate(state, subject, resource, action)
+            return partial(self._executor.operate, state, subject, resource, action)
         if action.resource in self._names.guests:
             assembly = self._assembly(self._names.guests[action.resource])
             if action.task == "monitor":
-                return None if action.interval_ms else self._executor.look(state, assembly.name)
+                return None if action.interval_ms else partial(self._executor.look, state, assembly.name)
             if action.task in ("start", "stop"):
                 self._tell_action(assembly.name, action)
-                return self._executor.guest(state, assembly, action.task)
+                return partial(self._executor.guest, state, assembly, action.task)
             return None
         if action.resource in self._names.connections:
             assembly = self._assembly(self._names.connections[action.resource])
             if action.task == "start":
-                return self._executor.connect(state, assembly)
+                return partial(self._executor.connect, state, assembly)
             if action.task == "stop":
-                return self._executor.disconnect(assembly.name)
+                return partial(self._executor.disconnect, assembly.name)
         return None
 
-    def _launch(self, key: Key, work: Awaitable[Observation]) -> None:
+    def _launch(self, key: Key, work: Work) -> None:
         async def carry_out() -> None:
             began = asyncio.get_running_loop().time()
             try:
-                observation = await work
+                observation = await work()
             except asyncio.CancelledError:
                 self._ended(key, ok=False, seconds=asyncio.get_running_loop().time() - began)
                 raise

@@ -258,6 +258,9 @@ def _operated(outcome: Outcome, seen: Operated) -> None:
     service = outcome.state.service(subject)
     failed = bool(seen.error) or seen.rc != 0
     match seen.action:
+        case "cancel":
+            if service.monitored == seen.interval:
+                outcome.service(subject, monitored=0.0)
         case "monitor" if seen.interval:
             _monitored(outcome, seen, service, resource, failed=failed)
         case "monitor":
@@ -330,6 +333,8 @@ def _probed(outcome: Outcome, seen: Operated, resource: Resource) -> None:
 
 def _monitored(outcome: Outcome, seen: Operated, service: Service, resource: Resource, *, failed: bool) -> None:
     subject = seen.subject
+    if seen.definition is not None:
+        outcome.service(subject, monitor_timeout=seen.definition.monitor_timeout)
     if not failed:
         outcome.service(subject, monitored=seen.interval)
         if service.health is Health.FAILED:
@@ -384,10 +389,10 @@ def _infrastructure(outcome: Outcome, seen: InfrastructureState) -> None:
             "INFRASTRUCTURE_DOWN", "", "nothing is concluded about guests while their infrastructure is silent"
         )
         reason = f"the infrastructure {outcome.state.deployable.infrastructure} does not answer: {seen.error}"
-        outcome.tell("deployable.state", "", "unknown", reason, severity=Severity.WARNING)
+        outcome.tell("infrastructure", "", "unknown", reason, severity=Severity.WARNING)
     elif before and not seen.error:
         outcome.apply("INFRASTRUCTURE_BACK", "", "the infrastructure answers again: look at every guest and carry on")
-        outcome.tell("deployable.state", "", "starting", "the infrastructure answers again", severity=Severity.NOTICE)
+        outcome.tell("infrastructure", "", "starting", "the infrastructure answers again", severity=Severity.NOTICE)
 
 
 def _blocked(outcome: Outcome, seen: Blocked) -> None:

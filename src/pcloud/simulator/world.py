@@ -318,6 +318,7 @@ class SimulatedConnection:
         self._on_lost = on_lost
         self._lost = asyncio.Event()
         self._last: dict[tuple[str, str], int] = {}
+        self._intervals: dict[tuple[str, str], float] = {}
 
     async def execute(self, operation: Operation) -> OperationResult:
         """Carry an operation out as an agent would."""
@@ -353,6 +354,7 @@ class SimulatedConnection:
     def _repeat(self, operation: Operation, rc: int) -> None:
         key = (operation.resource, operation.action)
         self._last[key] = rc
+        self._intervals[key] = operation.interval
         loop = asyncio.get_running_loop()
 
         def again() -> None:
@@ -374,7 +376,8 @@ class SimulatedConnection:
             rc = planned.pop(0)
         if self._last.get((resource, action)) != rc:
             self._last[resource, action] = rc
-            self._on_result(OperationResult(resource=resource, action=action, interval=1.0, rc=rc, signal=signal))
+            interval = self._intervals[resource, action]
+            self._on_result(OperationResult(resource=resource, action=action, interval=interval, rc=rc, signal=signal))
 
     async def cancel(self, resource: str, action: str, interval: float) -> None:
         """Stop repeating."""
