@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"pcloud-dped: another process serves slot {arguments.slot}", file=sys.stderr)
+        sys.stderr.write(f"pcloud-dped: another process serves slot {arguments.slot}\n")
         return 1
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())
