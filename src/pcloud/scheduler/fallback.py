@@ -67,6 +67,8 @@ class CrmSimulateScheduler:
             raise SchedulerError(f"a CIB of {len(cib)} bytes is over the limit of {MAX_INPUT}")
         if b"<!DOCTYPE" in cib:
             raise SchedulerError("the CIB has a document type declaration")
+        if b"<configuration" not in cib:
+            raise SchedulerError("the XML is not a CIB: no <cib> with a <configuration>")
         source = Path(folder, "cib.xml")
         await asyncio.to_thread(source.write_bytes, cib)
         async with self._slots:
