@@ -21,7 +21,7 @@
 #define SECOND (1000ULL * 1000 * 1000)
 
 int pcloud_init(void);
-int pcloud_schedule(const char *text, size_t length, int sanitized, char **answer, size_t *size);
+int pcloud_schedule(const char *text, size_t length, int options, char **answer, size_t *size);
 void pcloud_free(char *answer);
 
 static LIBSSH2_SESSION *sessions[SESSIONS];
