@@ -93,6 +93,15 @@ async def test_time_out() -> None:
     assert children() <= before
 
 
+async def test_a_machine_that_can_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SchedulerError, match="can not be run"):
+        await CrmSimulateScheduler().schedule(CIB)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(SchedulerError, match="can not be run"):
+        await CrmSimulateScheduler().schedule(CIB)
+
+
 def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "binding_available", lambda: True)
     assert opening.open_scheduler().name == "library"
