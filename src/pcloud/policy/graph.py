@@ -148,7 +148,7 @@ class _Open:
 
 class _Reader:
     """Takes the start of each element. The order of a synapse's parts is fixed (its actions, then its inputs), so that the
-    ends are not needed; a tree would take three times as long."""
+    ends are not needed, and no tree is built."""
 
     __slots__ = ("_actions", "_in_inputs", "_inputs", "_open", "_root", "_synapse")
 
