@@ -39,13 +39,14 @@ MEANINGS: dict[Exit, str] = {
 def exit_code(error: PcloudError) -> Exit:
     """Return the exit code that an error stands for."""
     from pcloud.client.errors import BadReply, BadSettings, TimedOut, Unreachable
+    from pcloud.shell.verbs import BadCommand
 
     match error:
         case Unreachable():
             return Exit.UNREACHABLE
         case TimedOut():
             return Exit.TIMED_OUT
-        case BadSettings():
+        case BadSettings() | BadCommand():
             return Exit.USAGE
         case BadReply():
             return Exit.FAILED

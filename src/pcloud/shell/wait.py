@@ -23,6 +23,7 @@ from pcloud.shell.text import clean
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.live import Live as RichLive
 
 T = TypeVar("T")
 PATIENCE = 30.0
@@ -49,6 +50,10 @@ class View(Protocol):
         """Show a job's state."""
         ...
 
+    def say(self, line: str) -> None:
+        """Show a line that has nothing to do with the progress, without harm to it."""
+        ...
+
 
 class Lines:
     """Progress as plain lines, one for each change."""
@@ -69,6 +74,10 @@ class Lines:
         tenth = int(job.progress * 10) * 10
         self._say(f"{job.kind} {job.subject}", f"{tenth} %" if job.state == "running" else job.state, job.message)
 
+    def say(self, line: str) -> None:
+        """Say it."""
+        note(line)
+
     def _say(self, what: str, state: str, why: str) -> None:
         if self._seen.get(what) != state:
             self._seen[what] = state
@@ -78,8 +87,8 @@ class Lines:
 class Live:
     """Progress as a picture that is drawn anew in place: bars for jobs, a tree of states for deployables."""
 
-    def __init__(self, update: Callable[[RenderableType], None]) -> None:
-        self._update = update
+    def __init__(self, live: RichLive) -> None:
+        self._live = live
         self._jobs: dict[str, Job] = {}
         self._status: DeployableStatus | None = None
 
@@ -101,7 +110,11 @@ class Live:
         parts: list[RenderableType] = [bar(job) for job in self._jobs.values()]
         if self._status is not None:
             parts.append(tree(self._status))
-        self._update(Group(*parts))
+        self._live.update(Group(*parts))
+
+    def say(self, line: str) -> None:
+        """Print it above the picture."""
+        self._live.console.print(line)
 
 
 @contextmanager
@@ -115,7 +128,7 @@ def view() -> Iterator[View]:
     from pcloud.shell.output import console
 
     with RichLive(console=console(stderr=True), refresh_per_second=8, transient=False) as live:
-        yield Live(live.update)
+        yield Live(live)
 
 
 class Patience:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from pcloud.shell import listing
 from pcloud.shell import output as out
 from pcloud.shell.framework import DEPLOYABLE, Command, Session, output_option, pass_session, wait_options
-from pcloud.shell.text import clock, one_of
+from pcloud.shell.text import one_of
 
 if TYPE_CHECKING:
     from pcloud.model.deployable import ResourceState
@@ -115,23 +116,7 @@ def get(session: Session, name: str | None, output: str) -> None:
     if output != "table":
         out.document(found, output)
         return
-    now = time.time()
-    rows = (
-        (
-            one.name,
-            "paused" if one.paused else one.state,
-            f"{one.running}/{one.assemblies}",
-            one.infrastructure,
-            clock(one.since, now=now),
-            one.reason,
-        )
-        for one in found
-    )
-    out.table(
-        ("NAME", "STATE", "RUNNING", "INFRASTRUCTURE", "SINCE", "REASON"),
-        rows,
-        empty="there are no deployables; `pcloud apply -f FILE` makes one",
-    )
+    listing.deployables(found)
 
 
 @click.command(
@@ -157,26 +142,7 @@ def status(session: Session, name: str, watch: bool, output: str) -> None:
     if output != "table":
         out.document(found, output)
         return
-    now = time.time()
-    rows = [(found.name, found.state, "", "", clock(found.since, now=now), _reason(found))]
-    for assembly in found.assemblies:
-        failures = str(assembly.failures or "")
-        since = clock(assembly.since, now=now)
-        rows.append((f"  {assembly.name}", assembly.state, assembly.address, failures, since, assembly.reason))
-        rows += [
-            (f"    {one.name}", one.state, "", str(one.failures or ""), clock(one.since, now=now), one.reason)
-            for one in assembly.resources
-        ]
-    out.table(("NAME", "STATE", "ADDRESS", "FAILURES", "SINCE", "REASON"), rows, empty="")
-
-
-def _reason(found: DeployableStatus) -> str:
-    notes = [
-        found.reason,
-        "recovery is paused" if found.paused else "",
-        "shall be stopped" if found.target == "stopped" else "",
-    ]
-    return "; ".join(text for text in notes if text)
+    listing.status(found)
 
 
 def _watch(session: Session, name: str) -> None:

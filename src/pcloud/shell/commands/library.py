@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from pcloud.shell import listing
 from pcloud.shell import output as out
 from pcloud.shell.framework import (
     ARCH,
@@ -24,7 +25,7 @@ from pcloud.shell.framework import (
     split_part,
     wait_options,
 )
-from pcloud.shell.text import clean, size
+from pcloud.shell.text import clean
 
 MAX_INPUT = 8 * 1024 * 1024
 """Bytes of standard input that are sent to a command in a guest."""
@@ -45,8 +46,7 @@ def image_list(session: Session, output: str) -> None:
     if output != "table":
         out.document(found, output)
         return
-    rows = ((one.name, one.arch, one.state, one.distribution, size(one.size)) for one in found)
-    out.table(("NAME", "ARCH", "STATE", "DISTRIBUTION", "SIZE"), rows, empty="no image is known")
+    listing.images(found)
 
 
 @image.command(
@@ -94,17 +94,7 @@ def assembly_list(session: Session, output: str) -> None:
     if output != "table":
         out.document(found, output)
         return
-    rows = (
-        (
-            one.name,
-            one.jeos,
-            one.arch,
-            ", ".join(part if isinstance(part, str) else part.name for part in one.resources),
-            ", ".join(one.deployables),
-        )
-        for one in found
-    )
-    out.table(("NAME", "IMAGE", "ARCH", "RESOURCES", "DEPLOYABLES"), rows, empty="the library has no assemblies")
+    listing.assemblies(found)
 
 
 @assembly.command(name="create", examples=[("pcloud assembly create web bookworm", "")])
@@ -226,7 +216,7 @@ def template_list(session: Session, output: str) -> None:
     if output != "table":
         out.document(found, output)
         return
-    out.table(("NAME", "DESCRIPTION"), ((one.name, one.description) for one in found), empty="no template is known")
+    listing.templates(found)
 
 
 @click.group(cls=Group)
