@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,3 +62,17 @@ def pcloud(environment: dict[str, str]) -> Run:
 @pytest.fixture
 def pcloudsh(environment: dict[str, str]) -> Run:
     return runner("pcloudsh", environment)
+
+
+WaitFor = Callable[[Callable[[], bool]], None]
+
+
+@pytest.fixture
+def wait_for() -> WaitFor:
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 15
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.01)
+
+    return wait

@@ -164,7 +164,9 @@ class Api:
             ("POST", "/v1/tokens", self.create_token),
             ("DELETE", "/v1/tokens/{name}", self.delete_token),
         ]
-        return Starlette(routes=[Route(path, self.guarded(handler), methods=[method]) for method, path, handler in routes])
+        return Starlette(
+            routes=[Route(path, self.guarded(handler), methods=[method]) for method, path, handler in routes]
+        )
 
     def guarded(self, handler: Any) -> Any:
         async def endpoint(request: Request) -> Response:
@@ -198,7 +200,9 @@ class Api:
         rows = []
         for found in self.fleet.deployables.values():
             self.fleet.settle(found)
-            row = {key: found[key] for key in ("name", "state", "reason", "infrastructure", "target", "paused", "since")}
+            row = {
+                key: found[key] for key in ("name", "state", "reason", "infrastructure", "target", "paused", "since")
+            }
             count = len(found["assemblies"])
             rows.append({**row, "assemblies": count, "running": count if found["state"] == "running" else 0})
         return JSONResponse(rows)
@@ -221,14 +225,29 @@ class Api:
             file = request.query_params.get("file", "")
             return refusal(
                 422,
-                {"code": "MISSING_FIELD", "message": "deployable is missing", "file": file, "line": 1, "hint": "name it"},
-                {"code": "BAD_TYPE", "message": "assemblies is no mapping", "file": file, "line": 2, "path": "assemblies"},
+                {
+                    "code": "MISSING_FIELD",
+                    "message": "deployable is missing",
+                    "file": file,
+                    "line": 1,
+                    "hint": "name it",
+                },
+                {
+                    "code": "BAD_TYPE",
+                    "message": "assemblies is no mapping",
+                    "file": file,
+                    "line": 2,
+                    "path": "assemblies",
+                },
             )
         name = document["deployable"]
         old = self.fleet.deployables.get(name)
         changed = ["assemblies.web"] if old and old["document"] != document else []
         if request.query_params.get("dry_run") != "true":
-            members = {key: list((value or {}).get("resources", {})) for key, value in (document.get("assemblies") or {}).items()}
+            members = {
+                key: list((value or {}).get("resources", {}))
+                for key, value in (document.get("assemblies") or {}).items()
+            }
             if old is None or changed:
                 self.fleet.add(name, members)
                 self.fleet.deployables[name]["document"] = document
@@ -290,7 +309,9 @@ class Api:
         found = self.find(request)
         if not found:
             return missing("deployable", request.path_params["name"])
-        return JSONResponse([{"name": name, "state": found["state"], "image": "bookworm"} for name in found["assemblies"]])
+        return JSONResponse(
+            [{"name": name, "state": found["state"], "image": "bookworm"} for name in found["assemblies"]]
+        )
 
     async def add_member(self, request: Request) -> Response:
         found, name = self.find(request), (await request.json())["assembly"]
@@ -331,7 +352,9 @@ class Api:
 
     def wanted(self, event: dict[str, Any], request: Request) -> bool:
         names = ("deployable", "assembly", "resource")
-        return all(event["data"][name] == request.query_params[name] for name in names if request.query_params.get(name))
+        return all(
+            event["data"][name] == request.query_params[name] for name in names if request.query_params.get(name)
+        )
 
     async def stream(self, request: Request) -> Response:
         after = int(request.headers.get("last-event-id") or request.query_params.get("after") or 0)
@@ -372,7 +395,9 @@ class Api:
         return Response(status_code=204)
 
     async def list_assemblies(self, _: Request) -> Response:
-        return JSONResponse([{**found, "resources": list(found["resources"])} for found in self.fleet.assemblies.values()])
+        return JSONResponse(
+            [{**found, "resources": list(found["resources"])} for found in self.fleet.assemblies.values()]
+        )
 
     async def create_assembly(self, request: Request) -> Response:
         body = await request.json()
@@ -428,7 +453,9 @@ class Api:
 
     async def get_job(self, request: Request) -> Response:
         identity = request.path_params["id"]
-        return JSONResponse(self.fleet.job_record(identity)) if identity in self.fleet.jobs else missing("job", identity)
+        return (
+            JSONResponse(self.fleet.job_record(identity)) if identity in self.fleet.jobs else missing("job", identity)
+        )
 
     async def list_tokens(self, _: Request) -> Response:
         return JSONResponse([{"name": name, "role": role} for name, role in self.fleet.tokens.items()])

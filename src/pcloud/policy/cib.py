@@ -171,7 +171,9 @@ def _frozen(table: dict[str, tuple[Resource, ...]]) -> tuple[tuple[str, tuple[Re
 
 @lru_cache(maxsize=256)
 def _static_constraints(
-    deployable: Deployable, leaving: tuple[Assembly, ...], leaving_resources: tuple[tuple[str, tuple[Resource, ...]], ...]
+    deployable: Deployable,
+    leaving: tuple[Assembly, ...],
+    leaving_resources: tuple[tuple[str, tuple[Resource, ...]], ...],
 ) -> str:
     """Return the constraints that depend on the definition alone: which node a resource is pinned to, and every order."""
     gone = dict(leaving_resources)
@@ -255,7 +257,9 @@ def _status(state: State, places: tuple[str, ...], now: float) -> Iterator[str]:
 def _absent(assembly: str, node: str) -> Iterator[str]:
     name = guest_id(assembly)
     yield _resource(name, "ocf", "pcloud", "guest", _operation(name, "monitor", 0, 7, node, 0))
-    yield _resource(assembly, "ocf", "pacemaker", "remote", _operation(assembly, "monitor", 0, 7, node, 0), container=name)
+    yield _resource(
+        assembly, "ocf", "pacemaker", "remote", _operation(assembly, "monitor", 0, 7, node, 0), container=name
+    )
 
 
 def _guest_history(state: State, assembly: str, node: str, now: float) -> Iterator[str]:
@@ -336,7 +340,9 @@ _CALL = {("monitor", False): 1, ("stop", False): 2, ("start", False): 3, ("monit
 
 def _operation(name: str, task: str, interval: int, rc: int, node: str, when: float, digest: str = "") -> str:
     call = _CALL[task, bool(interval)]
-    entry = f"{name}_last_failure_0" if interval and rc else f"{name}_{task}_{interval}" if interval else f"{name}_last_0"
+    entry = (
+        f"{name}_last_failure_0" if interval and rc else f"{name}_{task}_{interval}" if interval else f"{name}_last_0"
+    )
     expected = 7 if task == "monitor" and not interval and rc == 7 else 0
     key = f"{call}:1:{expected}:pcloud"
     checked = f' op-digest="{digest}"' if digest else ""

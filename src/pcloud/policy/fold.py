@@ -84,7 +84,9 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
         outcome.guest(name, **_known_from(info), power=Power.ON, probed=True, since=guest.since or outcome.now)
         if restarted and guest.fault is Fault.NONE:
             failures.forget_services(outcome, name, Health.UNKNOWN)
-            outcome.apply("GUEST_RESTARTED", name, "the guest was restarted behind our back: its services are probed anew")
+            outcome.apply(
+                "GUEST_RESTARTED", name, "the guest was restarted behind our back: its services are probed anew"
+            )
             outcome.guest(name, link=Link.NONE)
         outcome.decide = True
         return
@@ -93,7 +95,12 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
     if died:
         reason = seen.reason or "it is not running any more"
         outcome.tell(
-            "assembly.state", name, "failed", f"the guest died: {reason}", severity=Severity.WARNING, signal="infrastructure"
+            "assembly.state",
+            name,
+            "failed",
+            f"the guest died: {reason}",
+            severity=Severity.WARNING,
+            signal="infrastructure",
         )
         failures.guest_failed(outcome, name, Fault.GONE, f"the guest died ({reason})", signal="infrastructure")
     elif guest.power is not Power.ON:
@@ -136,7 +143,14 @@ def _guest_acted(outcome: Outcome, seen: GuestActed) -> None:
             failures.forget_services(outcome, name, Health.UNKNOWN)
             guest = outcome.state.guest(name)
             outcome.guest(
-                name, power=Power.OFF, link=Link.NONE, fault=Fault.NONE, address="", boot="", silent_since=0.0, since=now
+                name,
+                power=Power.OFF,
+                link=Link.NONE,
+                fault=Fault.NONE,
+                address="",
+                boot="",
+                silent_since=0.0,
+                since=now,
             )
             faults = {key: value for key, value in outcome.state.memory.faults.items() if key != name}
             outcome.memory(faults=faults)
@@ -179,10 +193,14 @@ def _link_lost(outcome: Outcome, seen: LinkLost) -> None:
         return
     outcome.guest(name, link=Link.LOST, silent_since=outcome.now)
     if guest.fault is Fault.NONE:
-        outcome.tell("assembly.state", name, "suspect", f"the guest fell silent: {seen.reason}", severity=Severity.WARNING)
+        outcome.tell(
+            "assembly.state", name, "suspect", f"the guest fell silent: {seen.reason}", severity=Severity.WARNING
+        )
     if outcome.state.target == "stopped" or outcome.state.is_leaving(name):
         _unreachable_while_stopping(outcome, name)
-    outcome.apply("SUSPECT", name, "one signal alone (a silent transport) does not make a guest dead: ask for a second one")
+    outcome.apply(
+        "SUSPECT", name, "one signal alone (a silent transport) does not make a guest dead: ask for a second one"
+    )
 
 
 def _unreachable_while_stopping(outcome: Outcome, name: str) -> None:
@@ -222,7 +240,9 @@ def _second_opinion(outcome: Outcome, seen: SecondOpinion) -> None:
             word = "is alive" if seen.vitality is Vitality.ALIVE else "gives no second signal"
             if f"({word})" not in guest.reason:
                 outcome.guest(name, reason=f"suspect ({word})")
-                outcome.apply("WAIT_SUSPECT", name, f"the transport is silent but the guest {word}: keep trying to reach it")
+                outcome.apply(
+                    "WAIT_SUSPECT", name, f"the transport is silent but the guest {word}: keep trying to reach it"
+                )
 
 
 # --- services
@@ -320,7 +340,9 @@ def _monitored(outcome: Outcome, seen: Operated, service: Service, resource: Res
     if service.health is not Health.RUNNING:
         return
     what = "its process exited" if seen.signal == "exit" else f"monitor failed: {_outcome_of(seen)}"
-    outcome.service(subject, health=Health.FAILED, rc=seen.rc or 1, reason=what, signal=seen.signal, monitored=seen.interval)
+    outcome.service(
+        subject, health=Health.FAILED, rc=seen.rc or 1, reason=what, signal=seen.signal, monitored=seen.interval
+    )
     _note_failure(outcome, subject, seen)
     _tell_failure(outcome, seen, what)
     failures.service_failed(outcome, subject, resource.escalation, what)
@@ -358,7 +380,9 @@ def _infrastructure(outcome: Outcome, seen: InfrastructureState) -> None:
     before = outcome.state.infrastructure_down
     outcome.state = replace(outcome.state, infrastructure_down=seen.error)
     if seen.error and not before:
-        outcome.apply("INFRASTRUCTURE_DOWN", "", "nothing is concluded about guests while their infrastructure is silent")
+        outcome.apply(
+            "INFRASTRUCTURE_DOWN", "", "nothing is concluded about guests while their infrastructure is silent"
+        )
         reason = f"the infrastructure {outcome.state.deployable.infrastructure} does not answer: {seen.error}"
         outcome.tell("deployable.state", "", "unknown", reason, severity=Severity.WARNING)
     elif before and not seen.error:

@@ -78,7 +78,7 @@ def run(command: click.Command, program: str) -> int:
     except BrokenPipeError:
         # The reader (`head`, say) has enough. Nothing may be written any more, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
+        return Exit.FAILED
     except _error_type() as error:
         report(program, error)
         return exit_code(error)

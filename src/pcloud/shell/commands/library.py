@@ -157,6 +157,10 @@ def assembly_exec(
     something to say within a second (-i waits for it, -n sends none).
     """
     deployable, name, _ = split_part(guest, parts=(2, 2))
+    # Options end at the guest's name, so that the -- after it is left to us; a second one is the command's.
+    command = command[1:] if command[0] == "--" else command
+    if not command:
+        raise click.UsageError("a command is missing after --")
     given = b"" if no_stdin else _input(whole=whole)
     reply = session.client.execute(deployable, name, command, stdin=given, timeout=timeout)
     sys.stdout.buffer.write(reply.stdout)
