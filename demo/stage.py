@@ -85,7 +85,7 @@ class Stage:
             if any(each.name == NAME for each in self.client().deployables()):
                 self.pcloud("delete", NAME, "--wait", "--yes", check=False)
             self.pcloud("down", "--engines", check=False)
-        leftover = [pid for pid in self.engine_pids()]
+        leftover = self.engine_pids()
         if leftover:
             raise StageError(f"engine processes {leftover} are still there")
         shutil.rmtree(HOME)
