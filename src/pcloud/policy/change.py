@@ -63,9 +63,7 @@ def stopped(state: State, subject: str) -> State:
         del leaving[assembly]
     services = {key: value for key, value in state.services.items() if key.removesuffix("!configure") != subject}
     started = {key: value for key, value in state.memory.started.items() if key.removesuffix("!configure") != subject}
-    return replace(
-        state, leaving_resources=leaving, services=services, memory=replace(state.memory, started=started)
-    )
+    return replace(state, leaving_resources=leaving, services=services, memory=replace(state.memory, started=started))
 
 
 def departed(state: State, name: str) -> State:

@@ -19,7 +19,9 @@ def service_failed(outcome: Outcome, subject: str, rule: Escalation, what: str) 
     outcome.state = replace(outcome.state, memory=memory)
     if not escalates:
         outcome.apply(
-            "RESTART_RESOURCE", shown, f"failure {number} of {rule.failures} within {rule.period:g} s: restart it where it is"
+            "RESTART_RESOURCE",
+            shown,
+            f"failure {number} of {rule.failures} within {rule.period:g} s: restart it where it is",
         )
         return
     why = f"{shown} failed {number} times within {rule.period:g} s ({what})"
@@ -45,7 +47,9 @@ def guest_failed(outcome: Outcome, assembly: str, fault: Fault, why: str, *, sig
     outcome.state = replace(outcome.state, memory=replace(outcome.state.memory, failures=memory.failures))
     if not escalates:
         outcome.apply(
-            "RESTART_ASSEMBLY", assembly, f"failure {number} of {rule.failures} within {rule.period:g} s: restart the guest"
+            "RESTART_ASSEMBLY",
+            assembly,
+            f"failure {number} of {rule.failures} within {rule.period:g} s: restart the guest",
         )
         return
     reason = f"the guest {assembly} failed {number} times within {rule.period:g} s ({why})"

@@ -67,8 +67,8 @@ def _recover(outcome: Outcome, seen: Recover) -> None:
     outcome.state = replace(
         outcome.state, memory=replace(escalation.forget(memory, *subjects), excluded={}), blocked=""
     )
-    outcome.apply("RECOVER", prefix, "the operator asked to try again: counters, waits and verdicts are forgotten")
-    outcome.tell("recover", prefix, "starting", "the operator asked to try again", severity=Severity.NOTICE)
+    outcome.apply("RECOVER", prefix, f"{seen.why}: counters, waits and verdicts are forgotten")
+    outcome.tell("recover", prefix, "", seen.why, severity=Severity.NOTICE)
 
 
 # --- guests
@@ -80,11 +80,16 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
         return
     guest = outcome.state.guest(name)
     if info.state is GuestState.RUNNING:
+        if guest.power is Power.ON and guest.boot == info.boot_id and guest.address == info.address:
+            outcome.guest(name, probed=True)
+            return
         restarted = guest.boot not in ("", info.boot_id) and guest.power is Power.ON
         outcome.guest(name, **_known_from(info), power=Power.ON, probed=True, since=guest.since or outcome.now)
         if restarted and guest.fault is Fault.NONE:
             failures.forget_services(outcome, name, Health.UNKNOWN)
-            outcome.apply("GUEST_RESTARTED", name, "the guest was restarted behind our back: its services are probed anew")
+            outcome.apply(
+                "GUEST_RESTARTED", name, "the guest was restarted behind our back: its services are probed anew"
+            )
             outcome.guest(name, link=Link.NONE)
         outcome.decide = True
         return
@@ -93,9 +98,14 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
     if died:
         reason = seen.reason or "it is not running any more"
         outcome.tell(
-            "assembly.state", name, "failed", f"the guest died: {reason}", severity=Severity.WARNING, signal="infrastructure"
+            "assembly.state",
+            name,
+            "failed",
+            f"the guest died: {reason}",
+            severity=Severity.WARNING,
+            signal="infrastructure",
         )
-        failures.guest_failed(outcome, name, Fault.GONE, f"the guest died ({reason})", signal="infrastructure")
+        failures.guest_failed(outcome, name, Fault.GONE, reason, signal="infrastructure")
     elif guest.power is not Power.ON:
         outcome.guest(name, power=Power.OFF, link=Link.NONE, address="")
     outcome.decide = True
@@ -136,7 +146,14 @@ def _guest_acted(outcome: Outcome, seen: GuestActed) -> None:
             failures.forget_services(outcome, name, Health.UNKNOWN)
             guest = outcome.state.guest(name)
             outcome.guest(
-                name, power=Power.OFF, link=Link.NONE, fault=Fault.NONE, address="", boot="", silent_since=0.0, since=now
+                name,
+                power=Power.OFF,
+                link=Link.NONE,
+                fault=Fault.NONE,
+                address="",
+                boot="",
+                silent_since=0.0,
+                since=now,
             )
             faults = {key: value for key, value in outcome.state.memory.faults.items() if key != name}
             outcome.memory(faults=faults)
@@ -179,10 +196,14 @@ def _link_lost(outcome: Outcome, seen: LinkLost) -> None:
         return
     outcome.guest(name, link=Link.LOST, silent_since=outcome.now)
     if guest.fault is Fault.NONE:
-        outcome.tell("assembly.state", name, "suspect", f"the guest fell silent: {seen.reason}", severity=Severity.WARNING)
+        outcome.tell(
+            "assembly.state", name, "suspect", f"the guest fell silent: {seen.reason}", severity=Severity.WARNING
+        )
     if outcome.state.target == "stopped" or outcome.state.is_leaving(name):
         _unreachable_while_stopping(outcome, name)
-    outcome.apply("SUSPECT", name, "one signal alone (a silent transport) does not make a guest dead: ask for a second one")
+    outcome.apply(
+        "SUSPECT", name, "one signal alone (a silent transport) does not make a guest dead: ask for a second one"
+    )
 
 
 def _unreachable_while_stopping(outcome: Outcome, name: str) -> None:
@@ -222,7 +243,9 @@ def _second_opinion(outcome: Outcome, seen: SecondOpinion) -> None:
             word = "is alive" if seen.vitality is Vitality.ALIVE else "gives no second signal"
             if f"({word})" not in guest.reason:
                 outcome.guest(name, reason=f"suspect ({word})")
-                outcome.apply("WAIT_SUSPECT", name, f"the transport is silent but the guest {word}: keep trying to reach it")
+                outcome.apply(
+                    "WAIT_SUSPECT", name, f"the transport is silent but the guest {word}: keep trying to reach it"
+                )
 
 
 # --- services
@@ -238,6 +261,9 @@ def _operated(outcome: Outcome, seen: Operated) -> None:
     service = outcome.state.service(subject)
     failed = bool(seen.error) or seen.rc != 0
     match seen.action:
+        case "cancel":
+            if service.monitored == seen.interval:
+                outcome.service(subject, monitored=0.0)
         case "monitor" if seen.interval:
             _monitored(outcome, seen, service, resource, failed=failed)
         case "monitor":
@@ -310,6 +336,8 @@ def _probed(outcome: Outcome, seen: Operated, resource: Resource) -> None:
 
 def _monitored(outcome: Outcome, seen: Operated, service: Service, resource: Resource, *, failed: bool) -> None:
     subject = seen.subject
+    if seen.definition is not None:
+        outcome.service(subject, monitor_timeout=seen.definition.monitor_timeout)
     if not failed:
         outcome.service(subject, monitored=seen.interval)
         if service.health is Health.FAILED:
@@ -320,7 +348,9 @@ def _monitored(outcome: Outcome, seen: Operated, service: Service, resource: Res
     if service.health is not Health.RUNNING:
         return
     what = "its process exited" if seen.signal == "exit" else f"monitor failed: {_outcome_of(seen)}"
-    outcome.service(subject, health=Health.FAILED, rc=seen.rc or 1, reason=what, signal=seen.signal, monitored=seen.interval)
+    outcome.service(
+        subject, health=Health.FAILED, rc=seen.rc or 1, reason=what, signal=seen.signal, monitored=seen.interval
+    )
     _note_failure(outcome, subject, seen)
     _tell_failure(outcome, seen, what)
     failures.service_failed(outcome, subject, resource.escalation, what)
@@ -358,12 +388,14 @@ def _infrastructure(outcome: Outcome, seen: InfrastructureState) -> None:
     before = outcome.state.infrastructure_down
     outcome.state = replace(outcome.state, infrastructure_down=seen.error)
     if seen.error and not before:
-        outcome.apply("INFRASTRUCTURE_DOWN", "", "nothing is concluded about guests while their infrastructure is silent")
+        outcome.apply(
+            "INFRASTRUCTURE_DOWN", "", "nothing is concluded about guests while their infrastructure is silent"
+        )
         reason = f"the infrastructure {outcome.state.deployable.infrastructure} does not answer: {seen.error}"
-        outcome.tell("deployable.state", "", "unknown", reason, severity=Severity.WARNING)
+        outcome.tell("infrastructure", "", "unknown", reason, severity=Severity.WARNING)
     elif before and not seen.error:
         outcome.apply("INFRASTRUCTURE_BACK", "", "the infrastructure answers again: look at every guest and carry on")
-        outcome.tell("deployable.state", "", "starting", "the infrastructure answers again", severity=Severity.NOTICE)
+        outcome.tell("infrastructure", "", "starting", "the infrastructure answers again", severity=Severity.NOTICE)
 
 
 def _blocked(outcome: Outcome, seen: Blocked) -> None:

@@ -63,7 +63,10 @@ def _assembly(state: State, assembly: Assembly, now: float) -> AssemblyStatus:
         found = {r.state for r in resources}
         for worst in _ORDER:
             if worst in found:
-                own, reason = worst, next((f"{r.name}: {r.reason}" for r in resources if r.state is worst and r.reason), "")
+                own, reason = (
+                    worst,
+                    next((f"{r.name}: {r.reason}" for r in resources if r.state is worst and r.reason), ""),
+                )
                 break
     return AssemblyStatus(
         name=assembly.name,
