@@ -104,7 +104,7 @@ class Fleet:
         job = self.jobs[identity]
         done = min((time.time() - job["begun"]) / self.job_seconds, 1.0)
         state = "running" if done < 1 else "failed" if job["fails"] else "done"
-        if state == "done" and job["kind"] == "image.build":
+        if state == "done" and job["kind"] == "jeos.build":
             name, _, arch = job["subject"].partition("/")
             self.jeos[name, arch] = "ready"
         return {
@@ -385,7 +385,7 @@ class Api:
         if (body["name"], body["arch"]) not in self.fleet.jeos:
             return missing("image", body["name"])
         fails = "the mirror does not answer" if self.fleet.outcome == "failed" else ""
-        return JSONResponse({"job": self.fleet.job("image.build", f"{body['name']}/{body['arch']}", fails=fails)}, 202)
+        return JSONResponse({"job": self.fleet.job("jeos.build", f"{body['name']}/{body['arch']}", fails=fails)}, 202)
 
     async def delete_jeos(self, request: Request) -> Response:
         name = request.path_params["name"]
