@@ -280,5 +280,5 @@ def test_a_reader_that_has_enough_is_no_error(environment: dict[str, str], api: 
     ended = subprocess.run(
         ["bash", "-c", shell], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-    assert "r0" in ended.stdout
+    assert "r2000" in ended.stdout
     assert ended.stderr == ""
