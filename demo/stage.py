@@ -84,7 +84,7 @@ class Stage:
             self.pcloud("up", "--detach", check=False)
             if any(each.name == NAME for each in self.client().deployables()):
                 self.pcloud("delete", NAME, "--wait", "--yes", check=False)
-            self.pcloud("down", "--engines", check=False)
+            self.pcloud("down", check=False)
         leftover = self.engine_pids()
         if leftover:
             raise StageError(f"engine processes {leftover} are still there")

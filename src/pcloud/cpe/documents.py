@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from pcloud.cpe.ports import TemplateInfo
+from pcloud.model.change import changes
 from pcloud.model.deployable import Assembly, Deployable, Resource
 from pcloud.model.errors import PcloudError, Problem
 from pcloud.model.manifest import checked, read_json, read_manifest, write_json, write_manifest
@@ -45,7 +46,7 @@ class ModelDocuments:
 
     def changes(self, old: Deployable, new: Deployable) -> Sequence[str]:
         """Return the paths of what differs."""
-        return [str(change) for change in import_module("pcloud.model.change").changes(old, new)]
+        return changes(old, new)
 
     def resource(self, assembly: Assembly, name: str, template: str) -> Resource:
         """Make a resource from a template for an assembly; InvalidDocument or NotFound."""

@@ -152,18 +152,24 @@ class Daemon:
             await self._sinks.start()
 
 
+TEMPLATES = "templates"
+"""Folder in the state folder for resource templates of this installation."""
+
+
 def real_documents(home: Home) -> Documents:
     """Return the model's readers and writers, with the templates of this home."""
     from pcloud.cpe.documents import ModelDocuments
 
-    return ModelDocuments(home.path)
+    return ModelDocuments(home.path / TEMPLATES)
 
 
 def real_images(home: Home, settings: DaemonSettings) -> Images:
     """Return the image store of this home."""
-    from pcloud.cpe.imaging import NoImages
+    from pcloud.cpe.imaging import StoredImages
+    from pcloud.images.store import ImageStore
+    from pcloud.model.templates import load_catalogue
 
-    return NoImages()
+    return StoredImages(ImageStore(Path(settings.images.folder)), load_catalogue(home.path / TEMPLATES))
 
 
 def with_options(
