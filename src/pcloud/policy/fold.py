@@ -67,8 +67,8 @@ def _recover(outcome: Outcome, seen: Recover) -> None:
     outcome.state = replace(
         outcome.state, memory=replace(escalation.forget(memory, *subjects), excluded={}), blocked=""
     )
-    outcome.apply("RECOVER", prefix, "the operator asked to try again: counters, waits and verdicts are forgotten")
-    outcome.tell("recover", prefix, "starting", "the operator asked to try again", severity=Severity.NOTICE)
+    outcome.apply("RECOVER", prefix, f"{seen.why}: counters, waits and verdicts are forgotten")
+    outcome.tell("recover", prefix, "", seen.why, severity=Severity.NOTICE)
 
 
 # --- guests
@@ -80,6 +80,9 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
         return
     guest = outcome.state.guest(name)
     if info.state is GuestState.RUNNING:
+        if guest.power is Power.ON and guest.boot == info.boot_id and guest.address == info.address:
+            outcome.guest(name, probed=True)
+            return
         restarted = guest.boot not in ("", info.boot_id) and guest.power is Power.ON
         outcome.guest(name, **_known_from(info), power=Power.ON, probed=True, since=guest.since or outcome.now)
         if restarted and guest.fault is Fault.NONE:
@@ -102,7 +105,7 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
             severity=Severity.WARNING,
             signal="infrastructure",
         )
-        failures.guest_failed(outcome, name, Fault.GONE, f"the guest died ({reason})", signal="infrastructure")
+        failures.guest_failed(outcome, name, Fault.GONE, reason, signal="infrastructure")
     elif guest.power is not Power.ON:
         outcome.guest(name, power=Power.OFF, link=Link.NONE, address="")
     outcome.decide = True
