@@ -34,7 +34,13 @@ class Recorder:
 
 
 def endpoint(daemon, **changes) -> Endpoint:
-    values = {"guest_id": "test", "address": "127.0.0.1", "port": daemon.port, "key": daemon.key, **changes}
+    values = {
+        "guest_id": "test",
+        "address": getattr(daemon, "address", "127.0.0.1"),
+        "port": daemon.port,
+        "key": daemon.key,
+        **changes,
+    }
     return Endpoint(**values)
 
 
