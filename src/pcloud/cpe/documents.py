@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from pcloud.cpe.ports import TemplateInfo
-from pcloud.model.change import changes
 from pcloud.model.deployable import Assembly, Deployable, Resource
 from pcloud.model.errors import PcloudError, Problem, Unavailable
 from pcloud.model.manifest import checked, read_json, read_manifest, write_json, write_manifest
@@ -46,13 +45,9 @@ class ModelDocuments:
 
     def changes(self, old: Deployable, new: Deployable) -> Sequence[str]:
         """Return the paths of what differs."""
-<<<<<<< HEAD
-        return changes(old, new)
-=======
         return [
             path.replace("deployable.", "", 1) for path in sorted(differences(_plain(old), _plain(new), "deployable"))
         ]
->>>>>>> cpe
 
     def resource(self, assembly: Assembly, name: str, template: str) -> Resource:
         """Make a resource from a template for an assembly; InvalidDocument or NotFound."""

@@ -154,26 +154,15 @@ class Daemon:
             await self._sinks.start()
 
 
-TEMPLATES = "templates"
-"""Folder in the state folder for resource templates of this installation."""
-
-
 def real_documents(home: Home) -> Documents:
     """Return the model's readers and writers, with the templates of this home."""
     from pcloud.cpe.documents import ModelDocuments
 
-    return ModelDocuments(home.path / TEMPLATES)
+    return ModelDocuments(home.path)
 
 
 def real_images(home: Home, settings: DaemonSettings) -> Images:
     """Return the image store of this home."""
-<<<<<<< HEAD
-    from pcloud.cpe.imaging import StoredImages
-    from pcloud.images.store import ImageStore
-    from pcloud.model.templates import load_catalogue
-
-    return StoredImages(ImageStore(Path(settings.images.folder)), load_catalogue(home.path / TEMPLATES))
-=======
     from pcloud.cpe.imaging import StoreImages
     from pcloud.images.store import DEFAULT_ROOT, ImageStore
     from pcloud.model.templates import load_catalogue
@@ -190,7 +179,6 @@ def with_url(settings: DaemonSettings, environment: Mapping[str, str]) -> Daemon
     port = url.port or (443 if url.scheme == "https" else 80)
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return with_options(settings, listen=f"{host}:{port}", tls=url.scheme == "https")
->>>>>>> cpe
 
 
 def with_options(
