@@ -9,6 +9,7 @@ every operation that led there.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
 from xml.sax.saxutils import quoteattr
@@ -21,17 +22,22 @@ from pcloud.policy.state import Fault, Health, Link, Power, Service, State, conf
 
 GUEST_INTERVAL = 60_000
 """Milliseconds of the guests' recurring monitor. It never runs: the infrastructure's watch tells of guests."""
+GUEST_TIMEOUT = 20_000
 CONNECTION_INTERVAL = 30_000
 """Milliseconds of the connections' recurring monitor, which the scheduler adds by itself for guest nodes."""
 FEATURE_SET = "3.16.2"
-SAME = "f2317cad3d54cec5d7d7aa7d0bf35cf8"
-"""Pacemaker's digest of an empty parameter set, in every history entry of its own recorded cases: nothing changed."""
-SAME_CONNECTION = "02a5bcf940fc8d3239701acb11438d6a"
-"""The same of a guest node connection's monitor."""
 CHANGED = "0" * 32
-"""Any other digest: the scheduler restarts the resource because its definition changed."""
+"""A digest of nothing: the scheduler restarts the resource because its definition changed."""
 PLACE = "place."
 """Prefix of the node name of a place, which keeps it apart from assemblies' names."""
+
+
+@lru_cache(maxsize=1024)
+def _digest(timeout: int = 0) -> str:
+    """Return the digest that Pacemaker gives an operation without parameters, and with a time-out (milliseconds) if it is
+    a recurring one: MD5 of the parameters' XML, as in the history entries of its recorded scheduler cases."""
+    inside = f' CRM_meta_timeout="{timeout}"' if timeout else ""
+    return hashlib.md5(f" <parameters{inside}/>\n".encode(), usedforsecurity=False).hexdigest()
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -74,14 +80,15 @@ def names(state: State) -> Names:
 def render(state: State, now: float) -> bytes:
     """Return the CIB (XML, UTF-8) that asks the scheduler what to do at `now`."""
     maintenance = state.paused or bool(state.memory.gave_up)
-    parts = [
+    head = (
         f'<cib crm_feature_set="{FEATURE_SET}" validate-with="none" epoch="1" num_updates="0" admin_epoch="0" '
         f'have-quorum="1" dc-uuid="1" execution-date="{int(now)}"><configuration><crm_config><cluster_property_set id="p">'
         '<nvpair id="p1" name="symmetric-cluster" value="false"/><nvpair id="p2" name="stonith-enabled" value="false"/>'
         '<nvpair id="p3" name="no-quorum-policy" value="ignore"/>'
         '<nvpair id="p4" name="start-failure-is-fatal" value="false"/>'
         f'<nvpair id="p5" name="maintenance-mode" value="{_bool(maintenance)}"/></cluster_property_set></crm_config><nodes>'
-    ]
+    )
+    parts = [head]
     places = state.places or ("default",)
     parts += (f'<node id="{i}" uname={quoteattr(PLACE + place)}/>' for i, place in enumerate(places, 1))
     parts.append("</nodes><resources>")
@@ -101,12 +108,11 @@ def render(state: State, now: float) -> bytes:
 def _primitives(state: State, assembly: Assembly, now: float) -> Iterator[str]:
     name = guest_id(assembly.name)
     stopped = state.target == "stopped" or state.is_leaving(assembly.name) or _held_back(state, assembly.name, now)
-    unmanaged = bool(state.infrastructure_down) or _stop_waits(state, assembly.name, now)
-    managed = f'<nvpair id="{name}-u" name="is-managed" value="false"/>' if unmanaged else ""
     yield (
         f'<primitive id="{name}" class="ocf" provider="pcloud" type="guest"><meta_attributes id="{name}-m">'
-        f'<nvpair id="{name}-r" name="remote-node" value="{assembly.name}"/>{_role(name, stopped)}{managed}</meta_attributes>'
-        f'<operations><op id="{name}-o" name="monitor" interval="{GUEST_INTERVAL}ms" timeout="20s"/></operations></primitive>'
+        f'<nvpair id="{name}-r" name="remote-node" value="{assembly.name}"/>{_role(name, stopped)}'
+        f'</meta_attributes><operations><op id="{name}-o" name="monitor" interval="{GUEST_INTERVAL}ms" '
+        f'timeout="{GUEST_TIMEOUT}ms"/></operations></primitive>'
     )
     for resource in state.resources(assembly):
         subject = f"{assembly.name}/{resource.name}"
@@ -142,12 +148,6 @@ def _held_back(state: State, subject: str, now: float) -> bool:
     if "/" in subject:
         return state.service(subject).health is not Health.RUNNING
     return state.guest(subject).power is not Power.ON
-
-
-def _stop_waits(state: State, assembly: str, now: float) -> bool:
-    """Tell whether a guest that could not be stopped is left alone until its wait is over."""
-    backoff = state.memory.backoff.get(assembly)
-    return backoff is not None and backoff.until > now and state.guest(assembly).power is Power.ON
 
 
 def _role(name: str, stopped: bool) -> str:
@@ -190,15 +190,15 @@ def _static_constraints(
                 'resource-discovery="exclusive"/>'
                 for step in steps
             )
-    orders = dict.fromkeys(_orders(deployable))
+    orders = dict.fromkeys(_orders(deployable, leaving))
     parts += (_order(first, then, symmetrical) for first, then, symmetrical in orders)
     return "".join(parts)
 
 
-def _orders(deployable: Deployable) -> Iterator[tuple[str, str, bool]]:
+def _orders(deployable: Deployable, leaving: tuple[Assembly, ...]) -> Iterator[tuple[str, str, bool]]:
     """Yield (first, then, symmetrical) of every order between resources. An asymmetrical order waits for the first, but
     does not stop the second with it: a configure step is not done again because the other service was restarted."""
-    known = {assembly.name: assembly for assembly in deployable.assemblies}
+    known = {assembly.name: assembly for assembly in deployable.assemblies + leaving}
 
     def after(first: str, assembly: str, resource: Resource, restart: bool) -> Iterator[tuple[str, str, bool]]:
         subject = f"{assembly}/{resource.name}"
@@ -206,16 +206,19 @@ def _orders(deployable: Deployable) -> Iterator[tuple[str, str, bool]]:
         if needs_configure(resource):
             yield first, resource_id(configure_step(subject)), False
 
-    for assembly in deployable.assemblies:
+    for assembly in known.values():
         for resource in assembly.resources:
             for name in resource.after:
                 yield from after(resource_id(f"{assembly.name}/{name}"), assembly.name, resource, True)
             for parameter in resource.parameters:
-                if isinstance(parameter.value, Reference) and parameter.value.assembly != assembly.name:
+                other = parameter.value.assembly if isinstance(parameter.value, Reference) else assembly.name
+                if other != assembly.name and other in known:
                     step = f"{assembly.name}/{resource.name}"
                     then = configure_step(step) if needs_configure(resource) else step
-                    yield guest_id(parameter.value.assembly), resource_id(then), False
+                    yield guest_id(other), resource_id(then), False
             for dependency in assembly.after:
+                if dependency.assembly not in known:
+                    continue  # a leaving assembly may outlive what it depended on
                 first = known[dependency.assembly]
                 firsts = [resource_id(f"{first.name}/{r.name}") for r in first.resources] or [guest_id(first.name)]
                 for each in firsts:
@@ -223,8 +226,10 @@ def _orders(deployable: Deployable) -> Iterator[tuple[str, str, bool]]:
     for constraint in deployable.constraints:
         first_assembly, _, first_resource = constraint.first.partition(".")
         then_assembly, _, then_resource = constraint.then.partition(".")
-        then = known[then_assembly].resource(then_resource)
-        yield from after(resource_id(f"{first_assembly}/{first_resource}"), then_assembly, then, constraint.restart)
+        if first_assembly not in known or then_assembly not in known:
+            continue
+        second = known[then_assembly].resource(then_resource)
+        yield from after(resource_id(f"{first_assembly}/{first_resource}"), then_assembly, second, constraint.restart)
 
 
 def _order(first: str, then: str, symmetrical: bool = True) -> str:
@@ -272,17 +277,19 @@ def _guest_history(state: State, assembly: str, node: str, now: float) -> Iterat
         return
     wanted = state.images.get(assembly, "")
     changed = bool(guest.digest and wanted and guest.digest != wanted)
-    operations = _operation(name, "start", 0, 0, node, guest.since, CHANGED if changed else SAME)
+    operations = _operation(name, "start", 0, 0, node, guest.since, CHANGED if changed else _digest())
     if guest.fault is Fault.NONE:
-        operations += _operation(name, "monitor", GUEST_INTERVAL, 0, node, guest.since)
+        operations += _operation(name, "monitor", GUEST_INTERVAL, 0, node, guest.since, _digest(GUEST_TIMEOUT))
     else:
         operations += _operation(name, "monitor", GUEST_INTERVAL, 7, node, now)
     yield _resource(name, "ocf", "pcloud", "guest", operations)
     if guest.link is Link.NONE:
         operations = _operation(assembly, "monitor", 0, 7, node, guest.since)
     else:
-        operations = _operation(assembly, "start", 0, 0, node, guest.since, SAME)
-        operations += _operation(assembly, "monitor", CONNECTION_INTERVAL, 0, node, guest.since, SAME_CONNECTION)
+        operations = _operation(assembly, "start", 0, 0, node, guest.since, _digest())
+        operations += _operation(
+            assembly, "monitor", CONNECTION_INTERVAL, 0, node, guest.since, _digest(CONNECTION_INTERVAL)
+        )
     yield _resource(assembly, "ocf", "pacemaker", "remote", operations, container=name)
 
 
@@ -308,7 +315,7 @@ def _node_history(state: State, assembly: Assembly, now: float) -> Iterator[str]
 def _service_history(subject: str, service: Service, wanted: str | None, node: str, now: float) -> str:
     name = resource_id(subject)
     changed = bool(service.digest and wanted and service.digest != wanted)
-    start = _operation(name, "start", 0, 0, node, service.since, CHANGED if changed else SAME)
+    start = _operation(name, "start", 0, 0, node, service.since, CHANGED if changed else _digest())
     interval = _milliseconds(service.monitored)
     match service.health:
         case Health.UNKNOWN:
@@ -316,7 +323,8 @@ def _service_history(subject: str, service: Service, wanted: str | None, node: s
         case Health.STOPPED:
             return _operation(name, "stop", 0, 0, node, service.since)
         case Health.RUNNING:
-            return start + (_operation(name, "monitor", interval, 0, node, service.since) if interval else "")
+            watched = _digest(_milliseconds(service.monitor_timeout))
+            return start + (_operation(name, "monitor", interval, 0, node, service.since, watched) if interval else "")
         case Health.FAILED if interval:
             return start + _operation(name, "monitor", interval, service.rc or 1, node, service.failed_at or now)
         case Health.FAILED:

@@ -25,7 +25,7 @@ def count(memory: Memory, subject: str, rule: Escalation, now: float) -> tuple[M
     Returns the next memory, whether this failure escalates, and how many failures are in the period (this one included).
     A failure exactly `period` seconds ago no longer counts.
     """
-    recent = tuple(t for t in memory.failures.get(subject, ()) if now - t < rule.period) + (now,)
+    recent = (*(t for t in memory.failures.get(subject, ()) if now - t < rule.period), now)
     escalates = len(recent) >= rule.failures
     failures = {**memory.failures, subject: () if escalates else recent}
     return msgspec.structs.replace(memory, failures=failures), escalates, len(recent)

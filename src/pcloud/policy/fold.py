@@ -67,8 +67,8 @@ def _recover(outcome: Outcome, seen: Recover) -> None:
     outcome.state = replace(
         outcome.state, memory=replace(escalation.forget(memory, *subjects), excluded={}), blocked=""
     )
-    outcome.apply("RECOVER", prefix, "the operator asked to try again: counters, waits and verdicts are forgotten")
-    outcome.tell("recover", prefix, "starting", "the operator asked to try again", severity=Severity.NOTICE)
+    outcome.apply("RECOVER", prefix, f"{seen.why}: counters, waits and verdicts are forgotten")
+    outcome.tell("recover", prefix, "", seen.why, severity=Severity.NOTICE)
 
 
 # --- guests
@@ -80,6 +80,9 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
         return
     guest = outcome.state.guest(name)
     if info.state is GuestState.RUNNING:
+        if guest.power is Power.ON and guest.boot == info.boot_id and guest.address == info.address:
+            outcome.guest(name, probed=True)
+            return
         restarted = guest.boot not in ("", info.boot_id) and guest.power is Power.ON
         outcome.guest(name, **_known_from(info), power=Power.ON, probed=True, since=guest.since or outcome.now)
         if restarted and guest.fault is Fault.NONE:
@@ -102,7 +105,7 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
             severity=Severity.WARNING,
             signal="infrastructure",
         )
-        failures.guest_failed(outcome, name, Fault.GONE, f"the guest died ({reason})", signal="infrastructure")
+        failures.guest_failed(outcome, name, Fault.GONE, reason, signal="infrastructure")
     elif guest.power is not Power.ON:
         outcome.guest(name, power=Power.OFF, link=Link.NONE, address="")
     outcome.decide = True
@@ -258,6 +261,9 @@ def _operated(outcome: Outcome, seen: Operated) -> None:
     service = outcome.state.service(subject)
     failed = bool(seen.error) or seen.rc != 0
     match seen.action:
+        case "cancel":
+            if service.monitored == seen.interval:
+                outcome.service(subject, monitored=0.0)
         case "monitor" if seen.interval:
             _monitored(outcome, seen, service, resource, failed=failed)
         case "monitor":
@@ -330,6 +336,8 @@ def _probed(outcome: Outcome, seen: Operated, resource: Resource) -> None:
 
 def _monitored(outcome: Outcome, seen: Operated, service: Service, resource: Resource, *, failed: bool) -> None:
     subject = seen.subject
+    if seen.definition is not None:
+        outcome.service(subject, monitor_timeout=seen.definition.monitor_timeout)
     if not failed:
         outcome.service(subject, monitored=seen.interval)
         if service.health is Health.FAILED:
@@ -384,10 +392,10 @@ def _infrastructure(outcome: Outcome, seen: InfrastructureState) -> None:
             "INFRASTRUCTURE_DOWN", "", "nothing is concluded about guests while their infrastructure is silent"
         )
         reason = f"the infrastructure {outcome.state.deployable.infrastructure} does not answer: {seen.error}"
-        outcome.tell("deployable.state", "", "unknown", reason, severity=Severity.WARNING)
+        outcome.tell("infrastructure", "", "unknown", reason, severity=Severity.WARNING)
     elif before and not seen.error:
         outcome.apply("INFRASTRUCTURE_BACK", "", "the infrastructure answers again: look at every guest and carry on")
-        outcome.tell("deployable.state", "", "starting", "the infrastructure answers again", severity=Severity.NOTICE)
+        outcome.tell("infrastructure", "", "starting", "the infrastructure answers again", severity=Severity.NOTICE)
 
 
 def _blocked(outcome: Outcome, seen: Blocked) -> None:

@@ -6,13 +6,11 @@ Owns the graph's structs and the reader of its XML. Pure. The format is that of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
-from typing import cast
+from xml.parsers import expat
 
 import msgspec
-from lxml import etree
 
 INFINITY = 1_000_000
 """Pacemaker's infinite score and priority."""
@@ -113,74 +111,125 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_graph(text: bytes) -> Graph:
-    """Read a transition graph; GraphError when the text is something else."""
-    # A parser of its own for each call: one that is shared keeps every attribute name and can not be used by two threads.
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True)
+    """Read a transition graph; GraphError when the text is something else, or has a document type declaration."""
+    reader = _Reader()
+    parser = expat.ParserCreate("utf-8")
+    parser.StartElementHandler = reader.start
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    parser.buffer_text = True
     try:
-        root = etree.fromstring(text, parser)
-    except (etree.XMLSyntaxError, ValueError) as error:
+        parser.Parse(text, True)
+        return reader.graph()
+    except expat.ExpatError as error:
         raise GraphError(f"the transition graph is not well-formed XML: {error}") from error
-    if root.tag != "transition_graph":
-        raise GraphError(f"a transition graph was expected, not <{root.tag}>")
-    actions: list[Action] = []
-    try:
-        for synapse in root:
-            if synapse.tag == "synapse":
-                actions += _synapse(synapse)
+    except GraphError:
+        raise
+    except (KeyError, ValueError) as error:
+        raise GraphError(f"the transition graph has an element that makes no sense: {error!r}") from error
+
+
+def _refuse_doctype(*_: object) -> None:
+    raise GraphError("the transition graph has a document type declaration")
+
+
+class _Open:
+    """An action whose children are being read."""
+
+    __slots__ = ("attributes", "downed", "kind", "meta", "parameters", "primitive")
+
+    def __init__(self, kind: ActionKind, attributes: dict[str, str]) -> None:
+        self.kind = kind
+        self.attributes = attributes
+        self.parameters: dict[str, str] = {}
+        self.meta: dict[str, str] = {}
+        self.primitive: dict[str, str] = {}
+        self.downed: list[str] = []
+
+
+class _Reader:
+    """Takes the start of each element. The order of a synapse's parts is fixed (its actions, then its inputs), so that the
+    ends are not needed, and no tree is built."""
+
+    __slots__ = ("_actions", "_in_inputs", "_inputs", "_open", "_root", "_synapse")
+
+    def __init__(self) -> None:
+        self._root: dict[str, str] | None = None
+        self._actions: list[Action] = []
+        self._synapse: dict[str, str] = {}
+        self._open: list[_Open] = []
+        self._inputs: list[int] = []
+        self._in_inputs = False
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        """Take an element."""
+        if self._root is None:
+            if tag != "transition_graph":
+                raise GraphError(f"a transition graph was expected, not <{tag}>")
+            self._root = attributes
+        elif tag == "synapse":
+            self._finish_synapse()
+            self._synapse = attributes
+        elif tag == "inputs":
+            self._in_inputs = True
+        elif (kind := _KINDS.get(tag)) is not None:
+            if self._in_inputs:
+                self._inputs.append(int(attributes["id"]))
+            else:
+                self._open.append(_Open(kind, attributes))
+        elif self._open and not self._in_inputs:
+            self._part(self._open[-1], tag, attributes)
+
+    def _part(self, action: _Open, tag: str, attributes: dict[str, str]) -> None:
+        """Take a child of an action."""
+        if tag == "attributes":
+            for name, value in attributes.items():
+                _put(action, name, value)
+        elif tag == "param":  # a name that is no XML name stands in an element of its own
+            _put(action, attributes["name"], attributes.get("value", ""))
+        elif tag == "primitive":
+            action.primitive = attributes
+        elif tag == "node":
+            action.downed.append(attributes["id"])
+
+    def _finish_synapse(self) -> None:
+        if self._open:
+            number, priority = int(self._synapse["id"]), int(self._synapse.get("priority", "0"))
+            inputs = tuple(self._inputs)
+            self._actions += [_action(each, number, priority, inputs) for each in self._open]
+        elif self._root is not None and self._in_inputs and "id" not in self._synapse:
+            raise GraphError("inputs that belong to no synapse")
+        self._open = []
+        self._inputs = []
+        self._in_inputs = False
+
+    def graph(self) -> Graph:
+        """Return what was read."""
+        self._finish_synapse()
+        root = self._root or {}
         return Graph(
             transition_id=int(root.get("transition_id", "-1")),
-            actions=tuple(actions),
+            actions=tuple(self._actions),
             batch_limit=int(root.get("batch-limit", "0")),
             recheck_by=int(root.get("recheck-by", "0")),
             cluster_delay_ms=_milliseconds(root.get("cluster-delay", "")),
             fencing_timeout_ms=_milliseconds(root.get("stonith-timeout", "")),
             failed_start_fatal=root.get("failed-start-offset", "INFINITY") == "INFINITY",
         )
-    except (KeyError, ValueError) as error:
-        raise GraphError(f"the transition graph has an element that makes no sense: {error!r}") from error
 
 
-def _synapse(element: etree._Element) -> list[Action]:
-    number = int(element.attrib["id"])
-    priority = int(element.get("priority", "0"))
-    found: list[etree._Element] = []
-    inputs: list[int] = []
-    for part in element:
-        if part.tag == "action_set":
-            found += [each for each in part if each.tag in _KINDS]
-        elif part.tag == "inputs":
-            inputs += [int(cause.attrib["id"]) for trigger in part for cause in trigger]
-    waits = tuple(inputs)
-    return [_action(each, number, priority, waits) for each in found]
+def _put(action: _Open, name: str, value: str) -> None:
+    if name.startswith(_META):
+        action.meta[name[len(_META) :]] = value
+    else:
+        action.parameters[name] = value
 
 
-def _action(element: etree._Element, synapse: int, priority: int, inputs: tuple[int, ...]) -> Action:
-    given = _attributes(element)
-    parameters: dict[str, str] = {}
-    meta: dict[str, str] = {}
-    primitive: Mapping[str, str] = {}
-    downed: tuple[str, ...] = ()
-    for part in element:
-        tag = part.tag
-        if tag == "attributes":
-            for name, value in _attributes(part).items():
-                if name.startswith(_META):
-                    meta[name[len(_META) :]] = value
-                else:
-                    parameters[name] = value
-            for entry in part:  # a name that is no XML name stands in a child of its own
-                if entry.tag == "param":
-                    pair = _attributes(entry)
-                    into = meta if pair["name"].startswith(_META) else parameters
-                    into[pair["name"].removeprefix(_META)] = pair.get("value", "")
-        elif tag == "primitive":
-            primitive = _attributes(part)
-        elif tag == "downed":
-            downed = tuple(_attributes(node)["id"] for node in part if node.tag == "node")
+def _action(read: _Open, synapse: int, priority: int, inputs: tuple[int, ...]) -> Action:
+    given, primitive, meta = read.attributes, read.primitive, read.meta
     target = meta.get("op_target_rc")
     return Action(
         id=int(given["id"]),
-        kind=_KINDS[element.tag],
+        kind=read.kind,
         task=given["operation"],
         key=given.get("operation_key", ""),
         internal_key=given.get("internal_operation_key", ""),
@@ -196,18 +245,13 @@ def _action(element: etree._Element, synapse: int, priority: int, inputs: tuple[
         timeout_ms=int(meta.get("timeout", "0")),
         start_delay_ms=int(meta.get("start_delay", "0")),
         target_rc=int(target) if target is not None else None,
-        parameters=parameters,
+        parameters=read.parameters,
         meta=meta,
-        downed=downed,
+        downed=tuple(read.downed),
         synapse=synapse,
         priority=priority,
         inputs=inputs,
     )
-
-
-def _attributes(element: etree._Element) -> Mapping[str, str]:
-    """Return an element's attributes; the parser gives text for every name and value."""
-    return cast("Mapping[str, str]", element.attrib)
 
 
 def _milliseconds(text: str) -> int:

@@ -81,6 +81,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """What told of the failure: `exit`, `interval`, `request`."""
     monitored: float = 0.0
     """Interval in seconds of the recurring monitor that is installed in the guest; 0 when none is."""
+    monitor_timeout: float = 0.0
+    """Its time-out in seconds."""
     digest: str = ""
     """Digest of definition and resolved parameters with which it was last started."""
     definition: Resource | None = None

@@ -28,7 +28,7 @@ DECLARATIONS = """
 int pcloud_follow(int parent);
 int pcloud_init(void);
 const char *pcloud_version(void);
-int pcloud_schedule(const char *text, size_t length, int sanitized, char **answer, size_t *size);
+int pcloud_schedule(const char *text, size_t length, int options, char **answer, size_t *size);
 void pcloud_free(char *answer);
 """
 

@@ -168,14 +168,10 @@ class WorkerScheduler:
             if worker.sent >= self._recycle_after and not worker.pending:
                 return RETIRED
             self._wake.clear()
-            # A worker that has nothing to do can not hang; otherwise its oldest request has a deadline.
-            patience = worker.patience(self._timeout)
-            if patience is not None and patience <= 0:
-                return f"took longer than {self._timeout:g} s"
             wake = asyncio.ensure_future(self._wake.wait())
             either: set[asyncio.Future[Any]] = {wake, worker.gone}
             try:
-                await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 wake.cancel()
             if worker.gone.done():
@@ -216,17 +212,19 @@ class WorkerScheduler:
                 request.answer.set_exception(error)
 
 
-class _Worker(asyncio.Protocol):
+class _Worker(asyncio.BufferedProtocol):
     """One run of the process: its socket, the requests that are with it, and when the oldest began."""
 
     def __init__(self, owner: WorkerScheduler) -> None:
         loop = asyncio.get_running_loop()
         self._owner = owner
         self._loop = loop
+        self._buffer = memoryview(bytearray(64 * 1024))
         self._received = bytearray()
         self._transport: asyncio.WriteTransport | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._begun = 0.0
+        self._watch: asyncio.TimerHandle | None = None
         self._hello: asyncio.Future[str] = loop.create_future()
         self.pending: deque[_Request] = deque()
         self.gone: asyncio.Future[str] = loop.create_future()
@@ -275,19 +273,31 @@ class _Worker(asyncio.Protocol):
         """Hand a request to the process."""
         if not self.pending:
             self._begun = self._loop.time()
-            self._owner._wake.set()  # the runner must watch this request's deadline
+            if self._watch is None:
+                self._watch = self._loop.call_later(self._owner._timeout, self._check)
         self.pending.append(request)
         self.sent += 1
         if self._transport is not None:
             self._transport.writelines((LENGTH.pack(len(request.cib)), request.cib))
 
-    def patience(self, timeout: float) -> float | None:
-        """Seconds the process still has for its oldest request; None when it has none."""
-        return self._begun + timeout - self._loop.time() if self.pending else None
+    def _check(self) -> None:
+        """See whether the oldest request is overdue. A timer is armed once in a while and not for each request, which
+        would cost more than the rest of the client does."""
+        self._watch = None
+        if not self.pending:
+            return
+        left = self._begun + self._owner._timeout - self._loop.time()
+        if left > 0:
+            self._watch = self._loop.call_later(left, self._check)
+        elif not self.gone.done():
+            self.gone.set_result(f"took longer than {self._owner._timeout:g} s")
 
     async def stop(self) -> None:
         """Kill the process and wait until it is gone."""
         self.ready = False
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self._transport is not None:
             self._transport.abort()
         if self._process is not None:
@@ -295,12 +305,16 @@ class _Worker(asyncio.Protocol):
                 self._process.kill()
             await self._process.wait()
 
-    # --- asyncio.Protocol
+    # --- asyncio.BufferedProtocol: a plain Protocol would allocate 256 KB for each read
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Lend the loop our buffer."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take what the process wrote; give each whole answer to its request."""
         received = self._received
-        received += data
+        received += self._buffer[:nbytes]
         while len(received) >= LENGTH.size:
             end = LENGTH.size + LENGTH.unpack_from(received)[0]
             if len(received) < end:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,17 +42,14 @@ class CrmSimulateScheduler:
 
     async def schedule(self, cib: bytes) -> bytes:
         """Return the transition graph for a CIB; see `pcloud.environment.scheduler.Scheduler`."""
-        with tempfile.TemporaryDirectory(prefix="pcloud-simulate-") as folder:
+        with _folder() as folder:
             graph = Path(folder, "graph.xml")
             await self._simulate(cib, folder, "-G", str(graph), "-Q")
-            try:
-                return await asyncio.to_thread(graph.read_bytes)
-            except FileNotFoundError as error:
-                raise SchedulerError("the scheduler made no transition graph") from error
+            return await asyncio.to_thread(graph.read_bytes)
 
     async def scores(self, cib: bytes) -> tuple[Score, ...]:
         """Return the allocation scores that led to the placement of each resource; SchedulerError as for a decision."""
-        with tempfile.TemporaryDirectory(prefix="pcloud-simulate-") as folder:
+        with _folder() as folder:
             report = await self._simulate(cib, folder, "-s", "-R", "--output-as=xml")
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
         found = etree.fromstring(report, parser).iter("node_weight")
@@ -67,6 +66,8 @@ class CrmSimulateScheduler:
             raise SchedulerError(f"a CIB of {len(cib)} bytes is over the limit of {MAX_INPUT}")
         if b"<!DOCTYPE" in cib:
             raise SchedulerError("the CIB has a document type declaration")
+        if b"<configuration" not in cib:
+            raise SchedulerError("the XML is not a CIB: no <cib> with a <configuration>")
         source = Path(folder, "cib.xml")
         await asyncio.to_thread(source.write_bytes, cib)
         async with self._slots:
@@ -94,3 +95,13 @@ class CrmSimulateScheduler:
 
 def _score(text: str) -> int:
     return {"INFINITY": 1_000_000, "+INFINITY": 1_000_000, "-INFINITY": -1_000_000}.get(text) or int(text)
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """Make a folder for one run; what the system refuses meanwhile (no space, no program, no graph) is a SchedulerError."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="pcloud-simulate-", ignore_cleanup_errors=True) as folder:
+            yield folder
+    except OSError as error:
+        raise SchedulerError(f"crm_simulate can not be run: {error}") from error

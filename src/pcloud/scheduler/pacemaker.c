@@ -40,6 +40,10 @@
 #define ANSWERED 0
 #define REFUSED 1
 
+/* Options of pcloud_schedule(). */
+#define SANITIZED 1 /* the CIB had its secrets removed: the digests in its history are compared without them */
+#define BRIEF 2     /* triggers name only the id of the action they wait for; the rest stands where that action does */
+
 /* Bytes of an input after which memory is given back. */
 #define LARGE (256 * 1024)
 
@@ -185,6 +189,27 @@ static xmlNode *read_cib(const char *text, size_t length, char **answer, size_t 
 }
 
 #if !PACEMAKER_3
+/* Leave only the ids in a graph's triggers. */
+static void shorten_triggers(xmlNode *graph)
+{
+    for (xmlNode *synapse = graph->children; synapse != NULL; synapse = synapse->next) {
+        xmlNode *inputs = child(synapse, "inputs");
+
+        for (xmlNode *trigger = inputs != NULL ? inputs->children : NULL; trigger != NULL; trigger = trigger->next) {
+            for (xmlNode *cause = trigger->children; cause != NULL; cause = cause->next) {
+                xmlAttr *next = NULL;
+
+                for (xmlAttr *attribute = cause->properties; attribute != NULL; attribute = next) {
+                    next = attribute->next;
+                    if (strcmp((const char *)attribute->name, "id") != 0) {
+                        xmlRemoveProp(attribute);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /* The `execution-date` of the CIB as the library's time; NULL (which means now) when it has none. */
 static crm_time_t *execution_date(xmlNode *root)
 {
@@ -204,9 +229,8 @@ static crm_time_t *execution_date(xmlNode *root)
 #endif
 
 /* Ask for the transition graph of a CIB. Sets `answer`, to be given to pcloud_free(), to the graph's XML (ANSWERED) or to
- * a sentence that says why there is none (REFUSED). `sanitized`: the CIB had its secrets removed, so that the digests in its
- * history are compared without them. */
-int pcloud_schedule(const char *text, size_t length, int sanitized, char **answer, size_t *size)
+ * a sentence that says why there is none (REFUSED). `options`: see SANITIZED and BRIEF. */
+int pcloud_schedule(const char *text, size_t length, int options, char **answer, size_t *size)
 {
     int result = ANSWERED;
     xmlNode *root = read_cib(text, length, answer, size);
@@ -234,7 +258,7 @@ int pcloud_schedule(const char *text, size_t length, int sanitized, char **answe
         abort();
     }
     code = pcmk_simulate(&report, scheduler, &no_injections,
-                         pcmk_sim_process | (sanitized ? pcmk_sim_sanitized : 0), 0, NULL, NULL, graph_path, NULL);
+                         pcmk_sim_process | ((options & SANITIZED) ? pcmk_sim_sanitized : 0), 0, NULL, NULL, graph_path, NULL);
     (pcmk_free_scheduler != NULL ? pcmk_free_scheduler : pe_free_working_set)(scheduler);
     if (report != NULL) {
         xmlFreeDoc(report->doc);
@@ -260,12 +284,15 @@ int pcloud_schedule(const char *text, size_t length, int sanitized, char **answe
     working_set->priv = log_output;
     working_set->input = root;
     working_set->now = execution_date(root);
-    working_set->flags |= FLAGS | (sanitized ? pe_flag_sanitized : 0);
+    working_set->flags |= FLAGS | ((options & SANITIZED) ? pe_flag_sanitized : 0);
     cluster_status(working_set);
     pcmk__schedule_actions(root, FLAGS, working_set);
     if (working_set->graph == NULL) {
         result = refuse(answer, size, "the scheduler made no transition graph", "", 0);
     } else {
+        if (options & BRIEF) {
+            shorten_triggers(working_set->graph);
+        }
         xmlBuffer *buffer = xmlBufferCreateSize(16384);
         xmlBufferSetAllocationScheme(buffer, XML_BUFFER_ALLOC_DOUBLEIT);
         xmlNodeDump(buffer, working_set->graph->doc, working_set->graph, 0, 0);

@@ -23,6 +23,9 @@ READY = b"R"
 MAX_INPUT = 64 * 1024 * 1024
 """Bytes; a CIB over this is refused before it is sent."""
 
+SANITIZED, BRIEF = 1, 2
+"""Options of the C function; `pacemaker.c` tells what they mean."""
+
 LENGTH = struct.Struct(">I")
 
 
@@ -34,6 +37,7 @@ def serve(connection: socket.socket, *, sanitized: bool) -> None:
         raise OSError("Pacemaker's library could not be set up")
     version = ffi.string(lib.pcloud_version())
     connection.sendall(LENGTH.pack(1 + len(version)) + READY + version)
+    options = BRIEF | (SANITIZED if sanitized else 0)
     answer = ffi.new("char **")
     size = ffi.new("size_t *")
     header = bytearray(LENGTH.size)
@@ -41,7 +45,7 @@ def serve(connection: socket.socket, *, sanitized: bool) -> None:
         text = bytearray(LENGTH.unpack(header)[0])
         if not _fill(connection, memoryview(text)):
             return
-        kind = GRAPH if lib.pcloud_schedule(ffi.from_buffer(text), len(text), sanitized, answer, size) == 0 else REFUSED
+        kind = GRAPH if lib.pcloud_schedule(ffi.from_buffer(text), len(text), options, answer, size) == 0 else REFUSED
         body = ffi.buffer(answer[0], size[0])
         connection.sendall(b"".join((LENGTH.pack(1 + len(body)), kind, body)))
         lib.pcloud_free(answer[0])
