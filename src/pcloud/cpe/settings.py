@@ -65,6 +65,13 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Days that ended jobs are kept."""
 
 
+class ImageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[images]`: the image store."""
+
+    folder: str = ""
+    """Where images are kept; empty is /var/cache/pcloud/images."""
+
+
 class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[sinks]]`: one receiver of events."""
 
@@ -106,6 +113,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     api: ApiSettings = ApiSettings()
     engine: EngineSettings = EngineSettings()
     store: StoreSettings = StoreSettings()
+    images: ImageSettings = ImageSettings()
     sinks: tuple[SinkSettings, ...] = ()
     infrastructures: dict[str, dict[str, Any]] = {}
     """By name; given to the drivers as it stands."""
