@@ -17,7 +17,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -26,11 +25,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+
+from pcloud.api import dashboard
 
 TOKEN = "test-token"
-STATIC = Path(__file__).resolve().parents[2] / "src" / "pcloud" / "api" / "static"
-"""The dashboard, once it is built."""
 
 
 def refusal(status: int, *problems: dict[str, Any]) -> JSONResponse:
@@ -177,8 +175,8 @@ class Api:
         ]
         # Where a browser tells a test how far it is.
         listed.append(Route("/ready/{number}", self.ready))
-        if STATIC.is_dir():
-            listed.append(Mount("/ui", StaticFiles(directory=STATIC, html=True)))
+        if dashboard.STATIC.is_dir():
+            listed.append(Mount("/ui", dashboard.files()))
         return Starlette(routes=listed)
 
     def guarded(self, handler: Any) -> Any:
