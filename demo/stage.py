@@ -76,7 +76,7 @@ class Stage:
 
     def daemon_pid(self) -> int:
         """Return the daemon's process id."""
-        return int((HOME / "run" / "up.pid").read_text().split()[0])
+        return int((HOME / "run" / "cped.lock").read_text().split()[0])
 
     def remove(self) -> None:
         """Remove the deployable, end the daemon and its engines, and remove the state folder."""
@@ -84,7 +84,7 @@ class Stage:
             self.pcloud("up", "--detach", check=False)
             if any(each.name == NAME for each in self.client().deployables()):
                 self.pcloud("delete", NAME, "--wait", "--yes", check=False)
-            self.pcloud("down", "--engines", check=False)
+            self.pcloud("down", check=False)
         leftover = self.engine_pids()
         if leftover:
             raise StageError(f"engine processes {leftover} are still there")
