@@ -83,7 +83,10 @@ def test_a_bad_document_changes_nothing_and_tells_everything(daemon: DaemonProce
     problems = response.json()["errors"]
     assert len(problems) >= 4
     assert all(one["file"] == "my.yaml" and one["line"] and one["path"] for one in problems)
-    assert code(daemon.client.post("/v1/deployables", content=b"x", headers={"Content-Type": "text/csv"})) == (415, "UNKNOWN_TYPE")
+    assert code(daemon.client.post("/v1/deployables", content=b"x", headers={"Content-Type": "text/csv"})) == (
+        415,
+        "UNKNOWN_TYPE",
+    )
     assert code(daemon.client.post("/v1/deployables", content=b" " * 9_000_000)) == (413, "TOO_LARGE")
     chunks = (b" " * 65536 for _ in range(200))
     assert code(daemon.client.post("/v1/deployables", content=chunks)) == (413, "TOO_LARGE")
@@ -101,7 +104,10 @@ def test_exec_and_console(daemon: DaemonProcess) -> None:
     assert daemon.client.get(f"{path}/console").content == b"login: \xff\n"
     assert code(daemon.client.post(f"{path}/exec", json={"argv": ["x"], "stdin": "%%"})) == (422, "INVALID_REQUEST")
     assert daemon.client.post(f"{path}/exec", json={"argv": []}).status_code == 422
-    assert code(daemon.client.post("/v1/deployables/tools/assemblies/none/exec", json={"argv": ["x"]})) == (404, "NO_SUCH_ASSEMBLY")
+    assert code(daemon.client.post("/v1/deployables/tools/assemblies/none/exec", json={"argv": ["x"]})) == (
+        404,
+        "NO_SUCH_ASSEMBLY",
+    )
     assert code(daemon.client.post(f"{path}/exec", json={"argv": ["die"]})) == (503, "ENGINE_AWAY")
     daemon.running("tools")
 
@@ -120,7 +126,10 @@ def test_the_librarys_acceptance_script(daemon: DaemonProcess) -> None:
     assert daemon.state("dep1") == "stopped"
     for name in ("assy1", "assy2"):
         call("POST", "/v1/deployables/dep1/assemblies", 202, json={"assembly": name})
-    assert code(daemon.client.post("/v1/deployables/dep1/assemblies", json={"assembly": "assy1"})) == (409, "ASSEMBLY_EXISTS")
+    assert code(daemon.client.post("/v1/deployables/dep1/assemblies", json={"assembly": "assy1"})) == (
+        409,
+        "ASSEMBLY_EXISTS",
+    )
     call("POST", "/v1/deployables/dep1/start", 202)
     daemon.running("dep1")
     assert set(daemon.guest_files("dep1")) == {"dep1.assy1", "dep1.assy2"}
@@ -130,7 +139,10 @@ def test_the_librarys_acceptance_script(daemon: DaemonProcess) -> None:
     assert code(daemon.client.delete("/v1/assemblies/assy1")) == (409, "ASSEMBLY_IN_USE")
     assert code(daemon.client.delete("/v1/jeos/trixie/x86_64")) == (409, "JEOS_IN_USE")
     assert code(daemon.client.post("/v1/assemblies", json={"name": "a", "jeos": "F14"}))[0] in (404, 422)
-    assert code(daemon.client.post("/v1/assemblies/assy1/resources", json={"name": "x", "template": "nope"}))[0] in (404, 422)
+    assert code(daemon.client.post("/v1/assemblies/assy1/resources", json={"name": "x", "template": "nope"}))[0] in (
+        404,
+        422,
+    )
     call("DELETE", "/v1/deployables/dep1/assemblies/assy2", 202)
     until(lambda: set(daemon.guest_files("dep1")) == {"dep1.assy1"}, "its guest goes")
     call("DELETE", "/v1/assemblies/assy2", 204)
@@ -159,7 +171,9 @@ def test_stream_resumes_without_gap_or_repetition(daemon: DaemonProcess) -> None
     start = daemon.call("GET", "/v1/events", params={"newest": True, "limit": 1})["next"]
     path = "/v1/deployables/streamed/assemblies/web/exec"
     body = {"argv": ["flood", "300"]}
-    sender = threading.Thread(target=lambda: httpx2.post(f"{daemon.client.base_url}{path}", headers=daemon.client.headers, json=body))
+    sender = threading.Thread(
+        target=lambda: httpx2.post(f"{daemon.client.base_url}{path}", headers=daemon.client.headers, json=body)
+    )
     sender.start()
     first = frames(daemon, {}, {**query, "after": start}, 120)
     second = frames(daemon, {"Last-Event-ID": first[-1]["id"]}, query, 180)
@@ -194,11 +208,18 @@ def test_doctor_statistics_infrastructures_metrics(daemon: DaemonProcess) -> Non
     assert {one["slot"] for one in daemon.call("GET", "/v1/statistics")["engines"]} == {"0", "1"}
     assert daemon.call("GET", "/v1/infrastructures")[0]["name"] == "lxc"
     text = daemon.client.get("/metrics").text
-    for name in ("pcloud_deployables{", "pcloud_process_private_bytes{process=\"cped\"}", "pcloud_recovery_seconds", "pcloud_store_failing 0.0"):
+    for name in (
+        "pcloud_deployables{",
+        'pcloud_process_private_bytes{process="cped"}',
+        "pcloud_recovery_seconds",
+        "pcloud_store_failing 0.0",
+    ):
         assert name in text
 
 
-_texts = st.text(max_size=40) | st.sampled_from(["..", "shop", "\0", "é" * 60, "a" * 500, "%2e%2e", "'; DROP TABLE events"])
+_texts = st.text(max_size=40) | st.sampled_from(
+    ["..", "shop", "\0", "é" * 60, "a" * 500, "%2e%2e", "'; DROP TABLE events"]
+)
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
@@ -223,7 +244,9 @@ def test_no_input_yields_a_500(daemon: DaemonProcess, operations: list[tuple[str
         head, _, rest = path.partition("{")
         word = data.draw(_texts.filter(lambda text: text not in ("", ".", "..")))
         path = head + "".join(f"%{byte:02x}" for byte in word.encode("utf-8", "replace")) + rest.partition("}")[2]
-    query = data.draw(st.dictionaries(st.sampled_from(["after", "limit", "type", "format", "start", "newest", "file"]), _texts))
+    query = data.draw(
+        st.dictionaries(st.sampled_from(["after", "limit", "type", "format", "start", "newest", "file"]), _texts)
+    )
     body = data.draw(st.none() | _json.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=200))
     kind = data.draw(st.sampled_from(["application/json", "application/yaml"]))
     response = daemon.client.request(method, path, params=query, content=body, headers={"Content-Type": kind})

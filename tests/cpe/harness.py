@@ -125,8 +125,15 @@ class DaemonProcess:
         return self.call("GET", "/v1/events", 200, params={"limit": 1000, **query})["events"]
 
 
-def manifest(name: str, *, image: str = "bookworm", assemblies: tuple[str, ...] = ("db", "web"), extra: str = "") -> str:
+def manifest(
+    name: str, *, image: str = "bookworm", assemblies: tuple[str, ...] = ("db", "web"), extra: str = ""
+) -> str:
     lines = [f"deployable: {name}", "infrastructure: lxc", *([extra] if extra else []), "assemblies:"]
     for assembly in assemblies:
-        lines += [f"  {assembly}:", f"    image: {image}", "    resources:", "      httpd: {template: httpd, monitor: 10s}"]
+        lines += [
+            f"  {assembly}:",
+            f"    image: {image}",
+            "    resources:",
+            "      httpd: {template: httpd, monitor: 10s}",
+        ]
     return "\n".join(lines) + "\n"

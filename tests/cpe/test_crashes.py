@@ -37,7 +37,7 @@ def test_a_dead_engine_is_replaced_and_gets_the_newest_state(daemon: DaemonProce
         os.kill(before[slot], signal.SIGKILL)
         until(lambda b=before, s=slot: daemon.engines().get(s, b[s]) != b[s], "another engine process")
         loads = daemon.guests / "loads.shop"
-        until(lambda n=life: len(loads.read_text().splitlines()) == n + 1, "loaded again")
+        until(lambda n=life, loads=loads: len(loads.read_text().splitlines()) == n + 1, "loaded again")
         assert loads.read_text().splitlines()[-1].endswith(f"state={life}"), "each life got what the one before wrote"
         daemon.running("shop")
     assert daemon.guest_files("shop") == guests

@@ -29,7 +29,13 @@ def event(sequence: int, **more: object) -> Event:
 
 def test_cloudevent_form() -> None:
     made = event(
-        7, deployable="shop", assembly="web", resource="httpd", state="failed", reason="it ended", data={"rc": 7, "state": "x"}
+        7,
+        deployable="shop",
+        assembly="web",
+        resource="httpd",
+        state="failed",
+        reason="it ended",
+        data={"rc": 7, "state": "x"},
     )
     assert to_cloudevent(made, "host1") == {
         "specversion": "1.0",
@@ -104,7 +110,14 @@ async def test_a_sink_delivers_in_order_through_failures_and_goes_on_where_it_wa
 
     def runner(give_up: float = 60.0) -> SinkRunner:
         return SinkRunner(
-            "s", sink, EventFilter(), read=log.read, save=log.save, broadcaster=broadcaster, first_delay=0.001, give_up=give_up
+            "s",
+            sink,
+            EventFilter(),
+            read=log.read,
+            save=log.save,
+            broadcaster=broadcaster,
+            first_delay=0.001,
+            give_up=give_up,
         )
 
     async def until(count: int) -> None:
@@ -147,7 +160,9 @@ async def test_webhook_is_signed_and_its_secret_never_shown() -> None:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        length = next(
+            int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+        )
         got.append(head + await reader.readexactly(length))
         status = b"204 No Content" if len(got) > 1 else b"500 Oops"
         writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

@@ -84,7 +84,9 @@ async def test_a_batch_is_committed_whole_or_not_at_all(tmp_path: Path) -> None:
     store = await opened(tmp_path)
     bad = Event(time=1.0, type="test", reason="lone surrogate \udc80")
     with pytest.raises(StoreRefused):
-        await store.log.commit([Entry(process="p", sequence=1, event=event(1)), Entry(process="p", sequence=2, event=bad)])
+        await store.log.commit(
+            [Entry(process="p", sequence=1, event=event(1)), Entry(process="p", sequence=2, event=bad)]
+        )
     assert await store.log.events(EventFilter()) == ([], 0)
     assert await store.log.seen("p") == 0
     committed = await store.log.commit([Entry(process="p", sequence=1, event=event(1))])
@@ -123,9 +125,13 @@ async def test_filters_and_cursor(tmp_path: Path) -> None:
     assert await sequences(EventFilter(severity=Severity.WARNING)) == [2]
     assert await sequences(EventFilter(), newest=True, limit=2) == [3, 4]
     assert (await store.log.events(EventFilter(), limit=2))[1] == 2
-    assert (await store.log.events(EventFilter(deployable="shop"), after=3))[1] == 4, "the cursor skips what does not match"
+    assert (await store.log.events(EventFilter(deployable="shop"), after=3))[1] == 4, (
+        "the cursor skips what does not match"
+    )
     found, _ = await store.log.events(EventFilter(assembly="db"))
-    assert found[0] == Event(sequence=3, **{name: getattr(made[2], name) for name in Event.__struct_fields__ if name != "sequence"})
+    assert found[0] == Event(
+        sequence=3, **{name: getattr(made[2], name) for name in Event.__struct_fields__ if name != "sequence"}
+    )
     await store.close()
 
 
