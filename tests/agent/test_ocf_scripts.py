@@ -30,12 +30,13 @@ def test_metadata_names_every_action(agent: str, tmp_path: Path) -> None:
 
 
 def test_configure_runs_once_with_its_parameters(tmp_path: Path) -> None:
-    nasty = 'a "b" $(touch /tmp/never) `x` \\ \'q\'\nsecond line'
+    nasty = "a \"b\" $(touch /tmp/never) `x` \\ 'q'\nsecond line"
     script = tmp_path / "script"
     script.write_text('#!/bin/sh\nprintf "%s|%s|%s|%s" "$db_host" "$PCLOUD_DB_HOST" "$1" "$odd" > "$2"\n')
     script.chmod(0o755)
     given = {
-        "resource": "httpd", "executable_0": str(script), "executable_1": "one argument", "executable_2": str(tmp_path / "out"),
+        "resource": "httpd", "executable_0": str(script), "executable_1": "one argument",
+        "executable_2": str(tmp_path / "out"),
         "param_db_host": "10.0.0.1", "param_odd": nasty,
     }  # fmt: skip
     assert run("configure", "monitor", tmp_path, **given).returncode == 7
@@ -45,9 +46,7 @@ def test_configure_runs_once_with_its_parameters(tmp_path: Path) -> None:
     assert run("configure", "monitor", tmp_path, **given).returncode == 0
     kept = tmp_path / "httpd.env"
     assert kept.stat().st_mode & 0o777 == 0o600
-    read = subprocess.run(
-        ["dash", "-c", f'. {kept}; printf "%s" "$odd"'], capture_output=True, text=True, check=True
-    )
+    read = subprocess.run(["dash", "-c", f'. {kept}; printf "%s" "$odd"'], capture_output=True, text=True, check=True)
     assert read.stdout == nasty
     assert run("configure", "stop", tmp_path, **given).returncode == 0
     assert run("configure", "monitor", tmp_path, **given).returncode == 7
