@@ -1,9 +1,9 @@
 """Disk images for machines, made from an image's root file system folders without loop devices.
 
-Owns the files of one machine image: `disk.qcow2` (an ext4 file system without a partition table, for direct kernel boot),
-`kernel`, `initrd`, and on demand `cloud.qcow2` (with a boot loader, for clouds). Everything is made in a temporary folder and
-moved to its final name when it is whole. Concurrency: one build per target folder at a time, which the caller sees to; a
-build is a sequence of child processes that end with it when the task is cancelled.
+Owns the files of one machine image: `disk.qcow2` (an ext4 file system without a partition table, for direct kernel
+boot), `kernel`, `initrd`, and on demand `cloud.qcow2` (with a boot loader, for clouds). Everything is made in a
+temporary folder and moved to its final name when it is whole. Concurrency: one build per target folder at a time, which
+the caller sees to; a build is a sequence of child processes that end with it when the task is cancelled.
 
 A file system of ours boots with the initrd of `pcloud.images.initrd`, which gives the machine its identity and address.
 """
@@ -44,8 +44,8 @@ class MachineImage(msgspec.Struct, frozen=True, kw_only=True):
 async def build_machine(layers: Sequence[Path], target: Path, *, kernel: Kernel, size: int = 8192) -> MachineImage:
     """Make `disk.qcow2`, `kernel` and `initrd` in the folder `target` from root file system folders, lowest first.
 
-    `size` is the root file system's, in MiB: the file holds only what is used. PcloudError `IMAGE_TOO_SMALL`, `BUILD_FAILED`;
-    Unavailable `PROGRAM_MISSING`.
+    `size` is the root file system's, in MiB: the file holds only what is used. PcloudError `IMAGE_TOO_SMALL`,
+    `BUILD_FAILED`; Unavailable `PROGRAM_MISSING`.
     """
     image = MachineImage(disk=str(target / "disk.qcow2"), kernel=str(target / "kernel"), initrd=str(target / "initrd"))
     target.mkdir(parents=True, exist_ok=True)
@@ -84,10 +84,11 @@ async def build_cloud(layers: Sequence[Path], target: Path, *, kernel: Kernel, s
 
 
 async def import_disk(source: Path, target: Path, *, sha256: str) -> str:
-    """Take over an existing disk image (qcow2 or raw) as `disk.qcow2` in `target` when its digest is right; return the digest.
+    """Take over an existing disk image (qcow2 or raw) as `disk.qcow2` in `target` when its digest is right; return the
+    digest.
 
-    PcloudError `DIGEST_MISMATCH`, `NOT_A_DISK`, `BACKING_FILE` (an image that refers to other files is refused: it could
-    name any file of this host).
+    PcloudError `DIGEST_MISMATCH`, `NOT_A_DISK`, `BACKING_FILE` (an image that refers to other files is refused: it
+    could name any file of this host).
     """
     digest = await asyncio.to_thread(_sha256, source)
     if digest != sha256.lower():

@@ -1,8 +1,9 @@
 """The kernel of machines and the small initrd that our own disk images boot with.
 
-Owns a cache folder per kernel package: `image`, `initrd`, and `modules/` (a folder tree to lay under a root file system). The
-kernel comes from the machine's own package mirror and is never installed on the host. Concurrency: `fetch_kernel` may be
-called by many at once; who comes second finds the first's result, and half a result never has the final name.
+Owns a cache folder per kernel package: `image`, `initrd`, and `modules/` (a folder tree to lay under a root file
+system). The kernel comes from the machine's own package mirror and is never installed on the host. Concurrency:
+`fetch_kernel` may be called by many at once; who comes second finds the first's result, and half a result never has the
+final name.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ _META_PACKAGE = "linux-image-cloud-amd64"
 _WANTED = (
     "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon",
     "crc32c_generic", "crc32c_intel", "ext4", "isofs", "nls_iso8859-1", "nls_utf8", "sr_mod", "ata_piix", "ahci", "pvpanic-pci",
+    "button", "evdev", "autofs4",
 )  # fmt: skip
 """Modules that the initrd loads, where the kernel has them; it finds what they need by itself."""
 _APPLETS = "sh mount umount mkdir cat insmod sleep tar ip switch_root modprobe blkid base64 gunzip grep cut".split()
-_VERSION = 4
+_VERSION = 5
 """Raised when what is made from a kernel package changes."""
 
 INIT = """\

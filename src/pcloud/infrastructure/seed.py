@@ -1,8 +1,8 @@
 """The seed of a machine: what makes it different from others of its image, as data on a disk or in a cloud's user data.
 
-Pure. Two forms: a tar archive that the initrd of our own images unpacks over the root file system at every boot (nothing of
-ours is needed in the guest), and cloud-init's NoCloud / user data for images made by others. Source of the latter:
-cloud-init's documentation, "NoCloud" and "Cloud config examples".
+Pure. Two forms: a tar archive that the initrd of our own images unpacks over the root file system at every boot
+(nothing of ours is needed in the guest), and cloud-init's NoCloud / user data for images made by others. Source of the
+latter: cloud-init's documentation, "NoCloud" and "Cloud config examples".
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def cloud_config(guest_id: str, identity: Identity, hosts: Mapping[str, str]) ->
 
 
 def nocloud(guest_id: str, identity: Identity, hosts: Mapping[str, str], instance: str) -> dict[str, bytes]:
-    """Return the files of a NoCloud seed disk (volume label `cidata`); another `instance` makes cloud-init start afresh."""
+    """Return the files of a NoCloud seed disk (volume label `cidata`); another `instance` makes cloud-init start
+    afresh."""
     meta = {"instance-id": instance, "local-hostname": identity.hostname}
     return {"meta-data": msgspec.json.encode(meta) + b"\n", "user-data": cloud_config(guest_id, identity, hosts)}
 
