@@ -1,0 +1,43 @@
+"""Which infrastructures there are, and how each is opened from its settings.
+
+A driver is imported only when it is opened: its libraries may be missing on hosts that do not use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pcloud.environment.infrastructure import Infrastructure
+from pcloud.model.errors import InvalidDocument, NotFound
+
+
+def _lxc(settings: dict[str, Any], state: Path) -> Infrastructure:
+    from pcloud.infrastructure.lxc import LxcInfrastructure
+    from pcloud.infrastructure.lxc_settings import LxcSettings
+
+    return LxcInfrastructure(msgspec.convert({"state": str(state), **settings}, LxcSettings))
+
+
+DRIVERS: dict[str, Callable[[dict[str, Any], Path], Infrastructure]] = {
+    "lxc": _lxc,
+}
+
+
+def open_infrastructure(name: str, settings: dict[str, Any], *, state: Path) -> Infrastructure:
+    """Return the infrastructure of that name. `settings` are its own (`infrastructures.NAME` of the configuration), `state`
+    is the folder it may keep things in. NotFound for an unknown name, InvalidDocument for settings it does not take."""
+    driver = DRIVERS.get(name)
+    if driver is None:
+        raise NotFound.of(
+            "UNKNOWN_INFRASTRUCTURE",
+            f"there is no infrastructure {name!r}",
+            hint=f"use one of: {', '.join(sorted(DRIVERS))}",
+        )
+    try:
+        return driver(settings, state)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise InvalidDocument.of("INVALID_SETTING", str(error), path=f"infrastructures.{name}") from error
