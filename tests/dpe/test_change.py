@@ -110,4 +110,5 @@ def test_everything_removed_leaves_nothing() -> None:
         assert s.world.guests == {}
         assert s.engine.gone
 
-    play(shop(), story)
+    s = play(shop(), story)
+    assert s.world.actions("stop") == ["stop rsc_web_httpd", "stop cfg_web_httpd", "stop rsc_db_mysqld"]

@@ -51,8 +51,8 @@ class Executor:
 
     # --- guests
 
-    async def look(self, state: State, assembly: str) -> Observation:
-        """Ask the infrastructure about a guest."""
+    async def look(self, state: State, assembly: str, reason: str = "") -> Observation:
+        """Ask the infrastructure about a guest; `reason` is what its watch told."""
         try:
             info = await self._environment.infrastructure.inspect(self.guest_id(state, assembly))
         except InfrastructureError as error:
@@ -62,7 +62,7 @@ class Executor:
             return GuestActed(
                 assembly=assembly, action="look", error="the infrastructure does not know", unavailable=True
             )
-        return GuestSeen(assembly=assembly, info=info)
+        return GuestSeen(assembly=assembly, info=info, reason=reason)
 
     async def guest(self, state: State, assembly: Assembly, action: str) -> Observation:
         """Carry out `start`, `stop` or `delete` of a guest."""

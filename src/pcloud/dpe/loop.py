@@ -20,7 +20,7 @@ from pcloud.dpe.environment import Environment
 from pcloud.dpe.executor import Executor, operated
 from pcloud.dpe.links import Links
 from pcloud.dpe.messages import GuestMaterial
-from pcloud.environment.infrastructure import GuestEvent, GuestInfo, InfrastructureError
+from pcloud.environment.infrastructure import GuestEvent, InfrastructureError
 from pcloud.environment.scheduler import SchedulerError
 from pcloud.environment.transport import OperationResult
 from pcloud.events.event import Event
@@ -33,7 +33,6 @@ from pcloud.policy.observation import (
     Blocked,
     Configured,
     GuestActed,
-    GuestSeen,
     InfrastructureState,
     Observation,
     Operated,
@@ -77,6 +76,8 @@ class DeployableEngine:
         self._links = Links(environment, self.post, self._result_changed)
         self._executor = Executor(environment, self._links)
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._look: dict[str, str] = {}
+        """Guests that something happened to, and what the watch called it."""
         self._walk: Walk | None = None
         self._decision: Decision | None = None
         self._names = cib.Names({}, {}, {})
@@ -136,21 +137,16 @@ class DeployableEngine:
         self._wake.set()
 
     def guest_event(self, assembly: str, event: GuestEvent) -> None:
-        """Tell what the infrastructure's watch saw."""
-        known = self.state.guest(assembly)
-        info = GuestInfo(
-            guest_id=event.guest_id, state=event.state, address=known.address, place=known.place, digest=known.digest,
-            boot_id=known.boot,
-        )  # fmt: skip
-        if any(key[0] == cib.guest_id(assembly) for key in self._tasks):
-            return  # we are starting or stopping it ourselves; the action's own end tells
-        self.post(GuestSeen(assembly=assembly, info=info, reason=event.reason))
+        """Tell that the infrastructure's watch saw something of a guest; what is true now is asked for, not assumed."""
+        self._look[assembly] = event.reason
+        self._wake.set()
+        self._idle.clear()
 
     def remove(self) -> None:
         """Stop everything in order and remove every guest; `removed` tells the end."""
         self.post(Recover())  # neither a pause nor a give-up keeps what shall be removed
         self.configure(
-            msgspec.structs.replace(self.state.deployable, assemblies=(), constraints=()),
+            msgspec.structs.replace(self.state.deployable, assemblies=()),
             target="stopped",
             guests={},
             paused=False,
@@ -186,7 +182,7 @@ class DeployableEngine:
             self._save()
             self._tell_status()
             self._arm()
-            if not self._queue and not self._tasks:
+            if not self._queue and not self._tasks and not self._look:
                 self._idle.set()
             if self._configured and self.gone:
                 self.removed.set()
@@ -241,13 +237,21 @@ class DeployableEngine:
                 walk.pass_milestones()
                 begun = [self._begin(walk, action) for action in walk.ready() if not action.pseudo]
                 progress = any(begun)
+        known = {assembly.name for assembly in self.state.assemblies()}
+        for name in [name for name in self._look if not self._busy(name)]:
+            reason = self._look.pop(name)
+            if name in known:
+                self._launch((cib.guest_id(name), "monitor", 0), partial(self._executor.look, self.state, name, reason))
         for name in change.removable(self.state):
             assembly = next(a for a in self.state.leaving if a.name == name)
             key: Key = (cib.guest_id(name), "delete", 0)
-            if not any(other[0] == key[0] for other in self._tasks) and not self._waits(name):
+            if not self._busy(name) and not self._waits(name):
                 self._launch(key, partial(self._executor.guest, self.state, assembly, "delete"))
         if walk is not None and walk.done and not self._tasks:
             self._finish_decision()
+
+    def _busy(self, assembly: str) -> bool:
+        return any(key[0] == cib.guest_id(assembly) for key in self._tasks)
 
     def _waits(self, subject: str) -> bool:
         backoff = self.state.memory.backoff.get(subject)

@@ -80,6 +80,9 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
         return
     guest = outcome.state.guest(name)
     if info.state is GuestState.RUNNING:
+        if guest.power is Power.ON and guest.boot == info.boot_id and guest.address == info.address:
+            outcome.guest(name, probed=True)
+            return
         restarted = guest.boot not in ("", info.boot_id) and guest.power is Power.ON
         outcome.guest(name, **_known_from(info), power=Power.ON, probed=True, since=guest.since or outcome.now)
         if restarted and guest.fault is Fault.NONE:

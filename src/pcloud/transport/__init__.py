@@ -1,1 +1,1 @@
-"""Ways to run resource operations in a guest: `remote` (Pacemaker Remote) and `ssh` (plain sshd)."""
+"""Ways to run resource operations in guests. `remote`: Pacemaker Remote, our agent's and Pacemaker's own protocol."""
