@@ -3,12 +3,15 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup setup-libvirt demo test check bench clean
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install Debian and Python packages, build what is compiled; the commands are then in .venv/bin
 	@tools/setup
+
+setup-libvirt: setup ## what guests as machines need besides: libvirt, QEMU and the binding that fits
+	@tools/setup-libvirt
 
 test: setup ## every test, on real guests (root) where the machine can run them
 	@$(PY) -m pytest $(ARGS)

@@ -22,6 +22,7 @@ from pcloud.environment.transport import Transport
 from pcloud.infrastructure.registry import open_infrastructure
 from pcloud.scheduler.opening import open_scheduler
 from pcloud.transport.remote import RemoteTransport
+from pcloud.transport.ssh import SshTransport
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -42,7 +43,7 @@ async def _work(home: Path, socket: Path, slot: str) -> None:
     def infrastructure(name: str, settings: dict[str, Any]) -> Infrastructure:
         return open_infrastructure(name, settings, state=home / "infrastructure" / name)
 
-    transports: dict[str, Transport] = {"remote": RemoteTransport()}
+    transports: dict[str, Transport] = {"remote": RemoteTransport(), "ssh": SshTransport()}
     host = Host(
         clock=SystemClock(),
         spool=spool,

@@ -287,7 +287,7 @@ class LibvirtInfrastructure:
     def _make(self, connection: Any, spec: GuestSpec, name: str, *, fresh: bool) -> None:
         """Make what is missing of a guest and start it."""
         user_network = self._settings.network == "user"
-        address = "10.0.2.15" if user_network else self._networks.reserve(connection, name, spec.identity.hostname)
+        address = "10.0.2.15" if user_network else self._networks.reserve(connection, name)
         disk = "" if fresh else self._storage.overlay_path(connection, name)
         disk = disk or self._storage.make_overlay(connection, name, spec.image.digest)
         hosts = self._hosts(connection, spec)

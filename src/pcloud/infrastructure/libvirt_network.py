@@ -55,7 +55,7 @@ class Networks:
             raise
         return xml.parse_network(network.XMLDesc(0))
 
-    def reserve(self, connection: Any, name: str, hostname: str) -> str:
+    def reserve(self, connection: Any, name: str) -> str:
         """Return the address kept for a guest, reserving one where it has none; empty when others give addresses there."""
         network, mac = self.ensure(connection), xml.mac_address(name)
         for _ in range(_TRIES):
@@ -66,9 +66,7 @@ class Networks:
                 return view.leases[mac]
             address = free_address(view, name)
             try:
-                _update(
-                    network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, xml.lease_document(mac, hostname, address)
-                )
+                _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, xml.lease_document(mac, name, address))
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # taken meanwhile
                     raise

@@ -1,16 +1,15 @@
 """Disks in a libvirt storage pool, on libvirtd's host wherever that is.
 
-Owns the pool's volumes: `DIGEST.qcow2` and `DIGEST.kernel`, `DIGEST.initrd` (an image, complete when `DIGEST.ok`
-exists), `GUEST.qcow2` (the guest's overlay), `GUEST.seed`. Concurrency: blocking functions for the connection's
-threads; the driver sees to it that one image is not uploaded twice at once by this process, and a half upload of
-another process is waited for.
+Owns the pool's volumes: `DIGEST-UPLOAD.qcow2`, `….kernel`, `….initrd` (an image, complete when `….ok` exists),
+`GUEST.qcow2` (the guest's overlay), `GUEST.seed`, `GUEST.console`. Concurrency: blocking functions for the connection's
+threads; every upload has names of its own, so that two at once do not spoil each other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import time
+import os
 import uuid
 from pathlib import Path
 from typing import IO, Any
@@ -20,9 +19,6 @@ import libvirt
 from pcloud.environment.infrastructure import Image, InfrastructureError
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
-
-_STALLED = 20.0
-"""Seconds without progress after which another process's upload counts as given up."""
 
 
 class Storage:
@@ -67,32 +63,38 @@ class Storage:
 
     def has_image(self, connection: Any, image: Image) -> bool:
         """Tell whether an image is there completely."""
-        return _find(self.pool(connection), f"{image.digest}.ok") is not None
+        return _complete(self.pool(connection), image.digest) is not None
 
     def upload_image(self, connection: Any, image: Image) -> None:
-        """Bring an image's files into the pool. InfrastructureError when it has none, or another's upload never ends."""
+        """Bring an image's files into the pool, under a name of this upload's own, and mark them complete; what others left
+        unfinished of this image is removed. InfrastructureError when the image has no disk."""
         pool = self.pool(connection)
         if not image.disk:
             raise InfrastructureError(f"image {image.name} has no disk for machines", permanent=True)
+        stem = f"{image.digest}-{os.urandom(4).hex()}"
         files = {"qcow2": image.disk} | ({"kernel": image.kernel, "initrd": image.initrd} if image.kernel else {})
         for suffix, path in files.items():
-            name = f"{image.digest}.{suffix}"
-            self._wait_for_other(pool, name)
-            _delete(pool, name)
             with Path(path).open("rb") as file:
-                _upload(connection, pool, name, file, Path(path).stat().st_size)
-        if _find(pool, f"{image.digest}.ok") is None:
-            pool.createXML(xml.volume_document(f"{image.digest}.ok", 1, "raw"), 0)
+                _upload(connection, pool, f"{stem}.{suffix}", file, Path(path).stat().st_size)
+        for suffix in files:
+            pool.storageVolLookupByName(f"{stem}.{suffix}")  # refused when another upload removed ours as unfinished
+        if _complete(pool, image.digest) is None:
+            pool.createXML(xml.volume_document(f"{stem}.ok", 1, "raw"), 0)
+        whole = _complete(pool, image.digest)
+        for name in pool.listVolumes():
+            if name.startswith(f"{image.digest}-") and name.partition(".")[0] != whole:
+                _delete(pool, name)
 
     def image_path(self, connection: Any, digest: str, suffix: str) -> str:
         """Return the path, on libvirtd's host, of one of an image's files."""
-        path: str = self.pool(connection).storageVolLookupByName(f"{digest}.{suffix}").path()
+        pool = self.pool(connection)
+        path: str = pool.storageVolLookupByName(f"{_complete(pool, digest)}.{suffix}").path()
         return path
 
     def make_overlay(self, connection: Any, name: str, digest: str) -> str:
         """Make a guest's disk over an image's, anew, and return its path."""
         pool = self.pool(connection)
-        base = pool.storageVolLookupByName(f"{digest}.qcow2")
+        base = pool.storageVolLookupByName(f"{_complete(pool, digest)}.qcow2")
         _delete(pool, f"{name}.qcow2")
         capacity = _virtual_size(base)
         document = xml.volume_document(f"{name}.qcow2", capacity, "qcow2", backing=base.path())
@@ -142,19 +144,11 @@ class Storage:
         stream.finish()
         return out.getvalue()[-limit:]
 
-    @staticmethod
-    def _wait_for_other(pool: Any, name: str) -> None:
-        """Wait while an upload under this name makes progress."""
-        seen, since = -1, time.monotonic()
-        while (volume := _find(pool, name)) is not None:
-            with contextlib.suppress(libvirt.libvirtError):
-                pool.refresh(0)
-            allocation = volume.info()[2]
-            if allocation != seen:
-                seen, since = allocation, time.monotonic()
-            if time.monotonic() - since > (_STALLED if seen > 0 else 2.0):
-                return
-            time.sleep(0.5)
+
+def _complete(pool: Any, digest: str) -> str | None:
+    """The name, without suffix, of a complete image; of several, always the same one."""
+    found = sorted(name for name in pool.listVolumes() if name.startswith(f"{digest}-") and name.endswith(".ok"))
+    return found[0].removesuffix(".ok") if found else None
 
 
 def _find(pool: Any, name: str) -> Any:

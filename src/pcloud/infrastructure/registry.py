@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from pcloud.environment.infrastructure import Infrastructure
-from pcloud.model.errors import InvalidDocument, NotFound
+from pcloud.model.errors import InvalidDocument, NotFound, Problem, Unavailable
 
 
 def _lxc(settings: dict[str, Any], state: Path) -> Infrastructure:
@@ -22,14 +22,45 @@ def _lxc(settings: dict[str, Any], state: Path) -> Infrastructure:
     return LxcInfrastructure(msgspec.convert({"state": str(state), **settings}, LxcSettings))
 
 
+def _libvirt(settings: dict[str, Any], state: Path) -> Infrastructure:
+    try:
+        from pcloud.infrastructure.libvirt import LibvirtInfrastructure
+    except ModuleNotFoundError as error:
+        raise _missing(
+            "libvirt-python", "make setup-libvirt, or pip install libvirt-python of your libvirt's version"
+        ) from error
+    from pcloud.infrastructure.libvirt_settings import LibvirtSettings
+
+    return LibvirtInfrastructure(msgspec.convert({"state": str(state), **settings}, LibvirtSettings))
+
+
+def _openstack(settings: dict[str, Any], state: Path) -> Infrastructure:
+    try:
+        from pcloud.infrastructure.openstack import OpenStackInfrastructure
+    except ModuleNotFoundError as error:
+        raise _missing("openstacksdk", "pip install 'pacemaker-cloud[openstack]'") from error
+    from pcloud.infrastructure.openstack_settings import OpenStackSettings
+
+    return OpenStackInfrastructure(msgspec.convert(settings, OpenStackSettings))
+
+
+def _missing(what: str, hint: str) -> Unavailable:
+    return Unavailable(
+        Problem(code="LIBRARY_MISSING", message=f"the Python package {what} is not installed", hint=hint)
+    )
+
+
 DRIVERS: dict[str, Callable[[dict[str, Any], Path], Infrastructure]] = {
+    "libvirt": _libvirt,
     "lxc": _lxc,
+    "openstack": _openstack,
 }
 
 
 def open_infrastructure(name: str, settings: dict[str, Any], *, state: Path) -> Infrastructure:
-    """Return the infrastructure of that name. `settings` are its own (`infrastructures.NAME` of the configuration), `state`
-    is the folder it may keep things in. NotFound for an unknown name, InvalidDocument for settings it does not take."""
+    """Return the infrastructure of that name. `settings` are its own (`infrastructures.NAME` of the configuration),
+    `state` is the folder it may keep things in. NotFound for an unknown name, InvalidDocument for settings it does not
+    take."""
     driver = DRIVERS.get(name)
     if driver is None:
         raise NotFound.of(

@@ -59,8 +59,8 @@ f=/run/systemd/system/$1.d/50-pcloud.conf
 if [ -f "$f" ]; then rm -f "$f" && rmdir --ignore-fail-on-non-empty "${f%/*}"; systemctl daemon-reload; fi
 """
 _FIND_CLASS = """\
-if [ -x "/etc/init.d/$1" ]; then echo lsb
-elif [ -d /run/systemd/system ] && systemctl cat -- "$1.service" >/dev/null 2>&1; then echo systemd
+if [ -d /run/systemd/system ] && systemctl cat -- "$1.service" >/dev/null 2>&1; then echo systemd
+elif [ -x "/etc/init.d/$1" ]; then echo lsb
 fi
 """
 _FIND_PROCESSES = """\

@@ -263,7 +263,8 @@ class SshConnection:
                 raise self._lost_error(error) from error
 
     async def _resource_class(self, operation: Operation) -> str:
-        """Return the operation's class, asking the guest what a `service` is there (an init script first, as Pacemaker)."""
+        """Return the operation's class, asking the guest what a `service` is there: a systemd unit, else an init
+        script, as our agent has it."""
         if operation.resource_class != commands.ServiceClass.SERVICE:
             return operation.resource_class
         if operation.type not in self._classes:
