@@ -82,7 +82,7 @@ class Storage:
             pool.createXML(xml.volume_document(f"{stem}.ok", 1, "raw"), 0)
         whole = _complete(pool, image.digest)
         for name in pool.listVolumes():
-            if name.startswith(f"{image.digest}-") and name.partition(".")[0] != whole:
+            if name.startswith(f"{image.digest}-") and name.rpartition(".")[0] != whole:
                 _delete(pool, name)
 
     def image_path(self, connection: Any, digest: str, suffix: str) -> str:
