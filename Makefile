@@ -13,12 +13,15 @@ setup: ## install Debian and Python packages, build what is compiled; the comman
 setup-libvirt: setup ## what guests as machines need besides: libvirt, QEMU and the binding that fits
 	@tools/setup-libvirt
 
+demo: setup ## the main job on this machine: WordPress on two guests, broken in five ways, healed (KEEP=1 leaves it running)
+	@$(PY) -m demo
+
 test: setup ## every test, on real guests (root) where the machine can run them
 	@$(PY) -m pytest $(ARGS)
 
 check: setup ## lint, types, layers
-	@.venv/bin/ruff check src tests bench
-	@.venv/bin/ruff format --check src tests bench
+	@.venv/bin/ruff check src tests bench demo demo
+	@.venv/bin/ruff format --check src tests bench demo demo
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 

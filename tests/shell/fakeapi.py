@@ -14,7 +14,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -54,6 +54,8 @@ class Fleet:
     job_seconds: float = 0.3
     calls: list[tuple[str, str]] = field(default_factory=list)
     executed: list[dict[str, Any]] = field(default_factory=list)
+    shutdowns: list[dict[str, Any]] = field(default_factory=list)
+    on_shutdown: Callable[[], None] | None = None
 
     def emit(self, kind: str, subject: str, state: str = "", reason: str = "", severity: str = "info") -> None:
         names = [*subject.split("/"), "", ""][:3]
@@ -104,7 +106,7 @@ class Fleet:
         job = self.jobs[identity]
         done = min((time.time() - job["begun"]) / self.job_seconds, 1.0)
         state = "running" if done < 1 else "failed" if job["fails"] else "done"
-        if state == "done" and job["kind"] == "image.build":
+        if state == "done" and job["kind"] == "jeos.build":
             name, _, arch = job["subject"].partition("/")
             self.jeos[name, arch] = "ready"
         return {
@@ -130,6 +132,7 @@ class Api:
             ("GET", "/healthz", self.health),
             ("GET", "/v1/version", self.version),
             ("GET", "/v1/doctor", self.doctor),
+            ("POST", "/v1/shutdown", self.shutdown),
             ("GET", "/v1/infrastructures", self.infrastructures),
             ("GET", "/v1/deployables", self.list_deployables),
             ("POST", "/v1/deployables", self.apply),
@@ -186,6 +189,12 @@ class Api:
 
     async def doctor(self, _: Request) -> Response:
         return JSONResponse([{"check": "lxc", "state": "ok", "detail": "5.0.2", "hint": ""}])
+
+    async def shutdown(self, request: Request) -> Response:
+        self.fleet.shutdowns.append(await request.json())
+        if self.fleet.on_shutdown:
+            asyncio.get_running_loop().call_later(0.1, self.fleet.on_shutdown)
+        return JSONResponse({}, status_code=202)
 
     async def infrastructures(self, _: Request) -> Response:
         return JSONResponse([{"name": "lxc", "capabilities": []}])
@@ -385,7 +394,7 @@ class Api:
         if (body["name"], body["arch"]) not in self.fleet.jeos:
             return missing("image", body["name"])
         fails = "the mirror does not answer" if self.fleet.outcome == "failed" else ""
-        return JSONResponse({"job": self.fleet.job("image.build", f"{body['name']}/{body['arch']}", fails=fails)}, 202)
+        return JSONResponse({"job": self.fleet.job("jeos.build", f"{body['name']}/{body['arch']}", fails=fails)}, 202)
 
     async def delete_jeos(self, request: Request) -> Response:
         name = request.path_params["name"]

@@ -432,3 +432,31 @@ async def test_close_is_silent_and_final(sshd, guest):
     await asyncio.sleep(0.3)
     assert guest.lost == []
     assert running(sshd.service())
+
+
+async def test_our_own_agents_need_not_be_in_the_guest(sshd, guest):
+    """`ocf:pcloud:configure` is sent along: the guest carries nothing of ours."""
+    connection = await guest.connect(sshd)
+    mark = sshd.state / "configured with"
+    name = f"pct{os.getpid()}"
+    configure = {
+        "resource": f"cfg_web_{name}",
+        "provider": "pcloud",
+        "type": "configure",
+        "parameters": {
+            "resource": name,
+            "executable_0": "sh",
+            "executable_1": "-c",
+            "executable_2": 'printf %s "$db_host" > "$0"',
+            "executable_3": str(mark),
+            "param_db_host": 'it\'s "10.0.0.7" $HOME',
+        },
+    }
+    assert (await connection.execute(fake("monitor", **configure))).rc == 7
+    start = await connection.execute(fake("start", **configure))
+    assert (start.rc, start.exit_reason) == (0, "")
+    assert mark.read_text() == 'it\'s "10.0.0.7" $HOME'
+    assert (await connection.execute(fake("monitor", **configure))).rc == 0
+    assert (await connection.execute(fake("stop", **configure))).rc == 0
+    assert (await connection.execute(fake("monitor", **configure))).rc == 7
+    Path(f"/run/pcloud/resources/{name}.env").unlink()

@@ -144,7 +144,7 @@ class DeployableEngine:
 
     def remove(self) -> None:
         """Stop everything in order and remove every guest; `removed` tells the end."""
-        self.post(Recover())  # neither a pause nor a give-up keeps what shall be removed
+        self.post(Recover(why="it is removed"))  # neither a pause nor a give-up keeps what shall be removed
         self.configure(
             msgspec.structs.replace(self.state.deployable, assemblies=()),
             target="stopped",

@@ -67,8 +67,8 @@ def _recover(outcome: Outcome, seen: Recover) -> None:
     outcome.state = replace(
         outcome.state, memory=replace(escalation.forget(memory, *subjects), excluded={}), blocked=""
     )
-    outcome.apply("RECOVER", prefix, "the operator asked to try again: counters, waits and verdicts are forgotten")
-    outcome.tell("recover", prefix, "starting", "the operator asked to try again", severity=Severity.NOTICE)
+    outcome.apply("RECOVER", prefix, f"{seen.why}: counters, waits and verdicts are forgotten")
+    outcome.tell("recover", prefix, "", seen.why, severity=Severity.NOTICE)
 
 
 # --- guests
@@ -105,7 +105,7 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
             severity=Severity.WARNING,
             signal="infrastructure",
         )
-        failures.guest_failed(outcome, name, Fault.GONE, f"the guest died ({reason})", signal="infrastructure")
+        failures.guest_failed(outcome, name, Fault.GONE, reason, signal="infrastructure")
     elif guest.power is not Power.ON:
         outcome.guest(name, power=Power.OFF, link=Link.NONE, address="")
     outcome.decide = True

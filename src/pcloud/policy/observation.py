@@ -89,6 +89,7 @@ class Recover(msgspec.Struct, frozen=True, kw_only=True):
     """The user asks to try again after a give-up; an empty subject means all of the deployable."""
 
     subject: str = ""
+    why: str = "the operator asked to try again"
 
 
 class Blocked(msgspec.Struct, frozen=True, kw_only=True):

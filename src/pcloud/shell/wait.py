@@ -30,6 +30,7 @@ PATIENCE = 30.0
 INTERVAL = 0.25
 SETTLE = 2.0
 """Seconds for which a state that is exactly the one from before the request does not count as its outcome yet."""
+BUILDS = frozenset({"jeos.build", "deployable.images"})
 DEAD = frozenset({ResourceState.FAILED, ResourceState.UNRECOVERABLE})
 
 
@@ -171,7 +172,7 @@ def for_state(
     patience = Patience()
     while True:
         status = patience.ask(lambda: client.status(name))
-        for job in image_jobs(client, patience) if status is not None else []:
+        for job in builds(client, patience) if status is not None else []:
             show.job(job)
         passed = time.monotonic() - started
         if status is not None:
@@ -210,14 +211,10 @@ def for_job(client: Client, identity: str, *, timeout: float, show: View) -> Job
         time.sleep(INTERVAL)
 
 
-def image_jobs(client: Client, patience: Patience) -> list[Job]:
+def builds(client: Client, patience: Patience) -> list[Job]:
     """Return the image builds that go on at the moment."""
     jobs = patience.ask(client.jobs) or []
-    return [
-        job
-        for job in jobs
-        if job.state == "running" and ("image" in job.kind or "jeos" in job.kind or "build" in job.kind)
-    ]
+    return [job for job in jobs if job.state == "running" and job.kind in BUILDS]
 
 
 def _arrived(status: DeployableStatus, goal: ResourceState) -> bool:

@@ -14,9 +14,11 @@ import re
 import shlex
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 
 import msgspec
 
+import pcloud
 from pcloud.environment.transport import ExitCode, Operation, OperationStatus
 
 OCF_ROOT = "/usr/lib/ocf"
@@ -37,25 +39,33 @@ _SHOW = (
 )
 
 _SYSTEMD_START = f"""\
+umask 077
 case $1 in *.service)
-  if [ "$(systemctl show -p Restart --value -- "$1")" != no ]; then
-    d=/run/systemd/system/$1.d
-    mkdir -p "$d" && printf '[Service]\\nRestart=no\\n' > "$d/50-pcloud.conf" && systemctl daemon-reload || exit 1
+  e=/run/pcloud/resources/$2.env d=/run/systemd/system/$1.d
+  f=$d/99-pcloud.conf
+  mkdir -p /run/pcloud/resources && cat > "$e.new" && mv -f "$e.new" "$e" || exit 1
+  umask 022
+  w=$(printf '[Service]\\nRestart=no\\nEnvironmentFile=-%s' "$e")
+  if [ "$(cat "$f" 2>/dev/null)" != "$w" ]; then
+    mkdir -p "$d" && printf '%s\\n' "$w" > "$f.new" && mv -f "$f.new" "$f" && systemctl daemon-reload || exit 1
+  elif [ "$(systemctl show -p NeedDaemonReload --value -- "$1")" = yes ]; then
+    systemctl daemon-reload || exit 1
   fi ;;
 esac
 systemctl reset-failed -- "$1" 2>/dev/null
-systemctl start -- "$1"
+systemctl start -- "$1" </dev/null
 rc=$?
 {_SHOW}
 exit $rc
 """
-"""systemd's own `Restart=` would be a second master of the service. `reset-failed` clears systemd's start rate limit, which
-else refuses the fifth recovery within ten seconds."""
+"""Parameters, read from the input, become the service's environment, as with our agent. systemd's own `Restart=` would be a
+second master of the service. `reset-failed` clears systemd's start rate limit, which else refuses the fifth recovery within
+ten seconds."""
 
 _SYSTEMD_STOP = f'systemctl stop -- "$1"\nrc=$?\n{_SHOW}\nexit $rc\n'
 _SYSTEMD_RELOAD = f'systemctl reload -- "$1"\nrc=$?\n{_SHOW}\nexit $rc\n'
 _SYSTEMD_FORGET = """\
-f=/run/systemd/system/$1.d/50-pcloud.conf
+f=/run/systemd/system/$1.d/99-pcloud.conf
 if [ -f "$f" ]; then rm -f "$f" && rmdir --ignore-fail-on-non-empty "${f%/*}"; systemctl daemon-reload; fi
 """
 _FIND_CLASS = """\
@@ -199,13 +209,38 @@ def operation_words(operation: Operation, resource_class: str, *, username: str 
         case ServiceClass.OCF:
             environment += _ocf_environment(operation)
             agent = f"{OCF_ROOT}/resource.d/{operation.provider}/{operation.type}"
-            words = [*limit, *_lock(operation.resource), "env", agent, operation.action]
+            own = own_agent(operation)
+            run = ["sh", "-c", own, agent, operation.action] if own else ["env", agent, operation.action]
+            words = [*limit, *_lock(operation.resource), *run]
         case ServiceClass.LSB:
             action = "status" if operation.action == "monitor" else operation.action
             words = [*limit, *_lock(operation.resource), "env", f"/etc/init.d/{operation.type}", action]
         case _:
             words = [*limit, *_systemd_words(operation)]
     return [*as_root(username), *environment, *words]
+
+
+def own_agent(operation: Operation) -> str:
+    """Return the text of an OCF agent of ours (`ocf:pcloud:configure`, …), empty for others: it is sent with each operation,
+    so that the guest need not have it."""
+    if operation.provider != "pcloud":
+        return ""
+    path = Path(pcloud.__file__).parent / "agent" / "ocf" / operation.type
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def operation_input(operation: Operation, resource_class: str) -> bytes:
+    """Return what an operation's command reads: of a systemd unit's start its environment, which may hold secrets and so
+    is no word of a command that others in the guest could see."""
+    if resource_class != ServiceClass.SYSTEMD or operation.action != "start":
+        return b""
+    lines = []
+    for name, value in sorted(operation.parameters.items()):
+        if name.isidentifier() and not name.startswith("CRM_meta_") and name != "crm_feature_set":
+            for character in '\\"$`':
+                value = value.replace(character, "\\" + character)
+            lines.append(f'{name}="{value}"\n')
+    return "".join(lines).encode()
 
 
 def as_root(username: str) -> list[str]:
@@ -277,7 +312,7 @@ def _systemd_words(operation: Operation) -> list[str]:
     unit = unit_name(operation.type)
     match operation.action:
         case "start":
-            return script(_SYSTEMD_START, unit)
+            return script(_SYSTEMD_START, unit, operation.resource)
         case "stop":
             return script(_SYSTEMD_STOP, unit)
         case "reload":

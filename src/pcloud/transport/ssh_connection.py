@@ -231,7 +231,8 @@ class SshConnection:
             return commands.Outcome(
                 rc=ExitCode.UNIMPLEMENTED, status=OperationStatus.NOT_SUPPORTED, exit_reason=str(error)
             )
-        end = await self._run(words, operation.timeout + _MARGIN)
+        data = commands.operation_input(operation, resource_class)
+        end = await self._run(words, operation.timeout + _MARGIN, stdin=data)
         outcome = commands.interpret(operation, resource_class, end)
         delay = 0.1
         while outcome.pending:
@@ -245,14 +246,14 @@ class SshConnection:
             outcome = commands.interpret(operation, resource_class, end)
         return outcome
 
-    async def _run(self, words: Sequence[str], timeout: float) -> commands.RemoteExit:
+    async def _run(self, words: Sequence[str], timeout: float, *, stdin: bytes = b"") -> commands.RemoteExit:
         """Run words, trying again for a while when sshd grants no session; TransportError when the guest is lost."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         line = commands.command_line(words)
         while True:
             try:
-                end = await run(self._ssh, line, timeout=max(0.1, deadline - loop.time()))
+                end = await run(self._ssh, line, stdin=stdin, timeout=max(0.1, deadline - loop.time()))
                 self._proof = self._proof if end.timed_out else loop.time()
                 return end
             except asyncssh.ChannelOpenError:
