@@ -10,11 +10,11 @@ from pathlib import Path
 
 import asyncssh
 import pytest
-from tests.transport.sshd import Sshd, free_port, running, start_sshd, until
 
 from pcloud.environment.transport import Operation, OperationResult, OperationStatus, TransportError
 from pcloud.transport.ssh import SshTransport
 from pcloud.transport.ssh_connection import SshConnection, SshSettings
+from tests.transport.sshd import Sshd, free_port, running, start_sshd, until
 
 pytestmark = pytest.mark.real
 QUICK = SshSettings(health_interval=0.2, health_timeout=1.5, exit_poll=0.05)
