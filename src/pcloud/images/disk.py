@@ -48,7 +48,7 @@ async def build_machine(layers: Sequence[Path], target: Path, *, kernel: Kernel,
     `BUILD_FAILED`; Unavailable `PROGRAM_MISSING`.
     """
     image = MachineImage(disk=str(target / "disk.qcow2"), kernel=str(target / "kernel"), initrd=str(target / "initrd"))
-    target.mkdir(parents=True, exist_ok=True)
+    _make_folder(target)
     with tempfile.TemporaryDirectory(prefix=".machine-", dir=target) as folder:
         work = Path(folder)
         await _file_system(layers, work, kernel, size)
@@ -62,7 +62,7 @@ async def build_machine(layers: Sequence[Path], target: Path, *, kernel: Kernel,
 
 async def build_cloud(layers: Sequence[Path], target: Path, *, kernel: Kernel, size: int = 8192) -> Path:
     """Make `cloud.qcow2` in the folder `target`: a disk that boots by itself (GPT, GRUB for BIOS), for clouds."""
-    target.mkdir(parents=True, exist_ok=True)
+    _make_folder(target)
     with tempfile.TemporaryDirectory(prefix=".cloud-", dir=target) as folder:
         work = Path(folder)
         await _file_system(layers, work, kernel, size, boot=True)
@@ -106,7 +106,7 @@ async def import_disk(source: Path, target: Path, *, sha256: str) -> str:
         raise PcloudError.of(
             "BACKING_FILE", f"{source.name} refers to another file", hint="Flatten it: qemu-img convert"
         )
-    target.mkdir(parents=True, exist_ok=True)
+    _make_folder(target)
     partial = target / ".disk.qcow2.part"
     try:
         await _run("qemu-img", "convert", "-f", info.format, "-O", "qcow2", str(source), str(partial))
@@ -151,7 +151,8 @@ async def _file_system(layers: Sequence[Path], work: Path, kernel: Kernel, size:
     )
     (work / "merged").mkdir()
     await _run(
-        "unshare", "--mount", "sh", "-c", script, "sh", ":".join(lower), str(work / "merged"), _LABEL, str(work / "root.img"),
+        "unshare", "--mount", "sh", "-c", script, "sh",
+        ":".join(lower), str(work / "merged"), _LABEL, str(work / "root.img"),
     )  # fmt: skip
 
 
@@ -213,6 +214,10 @@ def _missing(program: str, package: str) -> Unavailable:
             code="PROGRAM_MISSING", message=f"{program} is not installed", hint=f"Install it: apt-get install {package}"
         )
     )
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def _sha256(path: Path) -> str:

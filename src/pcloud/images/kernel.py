@@ -24,11 +24,12 @@ from pcloud.model.errors import PcloudError, Problem, Unavailable
 _META_PACKAGE = "linux-image-cloud-amd64"
 _WANTED = (
     "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon",
-    "crc32c_generic", "crc32c_intel", "ext4", "isofs", "nls_iso8859-1", "nls_utf8", "sr_mod", "ata_piix", "ahci", "pvpanic-pci",
-    "button", "evdev", "autofs4",
+    "crc32c_generic", "crc32c_intel", "ext4", "isofs", "nls_iso8859-1", "nls_utf8", "sr_mod", "ata_piix", "ahci",
+    "pvpanic-pci", "button", "evdev", "autofs4",
 )  # fmt: skip
 """Modules that the initrd loads, where the kernel has them; it finds what they need by itself."""
-_APPLETS = "sh mount umount mkdir cat insmod sleep tar ip switch_root modprobe blkid base64 gunzip grep cut".split()
+_APPLETS = ("sh", "mount", "umount", "mkdir", "cat", "insmod", "sleep", "tar", "ip", "switch_root", "blkid", "gunzip",
+            "grep", "cut")  # fmt: skip
 _VERSION = 5
 """Raised when what is made from a kernel package changes."""
 
@@ -99,8 +100,8 @@ async def fetch_kernel(cache: Path) -> Kernel:
     package = await _newest_package()
     version = package.removeprefix("linux-image-")
     final = cache / f"{version}-{_VERSION}"
-    if not final.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+    if not _exists(final):
+        _make_folder(cache)
         with tempfile.TemporaryDirectory(prefix=".kernel-", dir=cache) as folder:
             work = Path(folder)
             await _unpack(package, work)
@@ -112,7 +113,7 @@ async def fetch_kernel(cache: Path) -> Kernel:
             try:
                 made.rename(final)
             except OSError:
-                if not final.exists():  # another build was first: use its result
+                if not _exists(final):  # another build was first: use its result
                     raise
     return Kernel(version=version, image=final / "image", initrd=final / "initrd", modules=final / "modules")
 
@@ -124,18 +125,13 @@ async def make_initrd(modules: Path, target: Path) -> None:
         raise Unavailable(
             Problem(code="PROGRAM_MISSING", message="busybox is not installed", hint="apt-get install busybox-static")
         )
+    if await asyncio.to_thread(_is_dynamic, busybox):
+        raise Unavailable(
+            Problem(code="PROGRAM_MISSING", message="busybox is not static", hint="apt-get install busybox-static")
+        )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "root")
-        for name in ("bin", "modules", "dev", "proc", "sys", "root", "seed"):
-            (root / name).mkdir(parents=True)
-        shutil.copy(busybox, root / "bin/busybox")
-        (root / "init").write_text(INIT)
-        (root / "init").chmod(0o755)
-        order = load_order(modules, _WANTED)
-        for path in order:
-            (root / "modules" / f"{module_name(path)}.ko").write_bytes(_module(path))
-        (root / "modules/order").write_text("".join(f"{module_name(path)}.ko\n" for path in order))
-        names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+        names = await asyncio.to_thread(_fill_initrd, root, modules, busybox)
         process = await asyncio.create_subprocess_exec(
             busybox, "cpio", "-o", "-H", "newc", "-R", "0:0",
             cwd=root,
@@ -146,7 +142,26 @@ async def make_initrd(modules: Path, target: Path) -> None:
         archive, error = await process.communicate("\n".join(names).encode())
         if process.returncode:
             raise PcloudError.of("BUILD_FAILED", f"cpio failed: {error.decode('utf-8', 'replace').strip()[-300:]}")
-        target.write_bytes(await asyncio.to_thread(gzip.compress, archive, 6))
+        await asyncio.to_thread(lambda: target.write_bytes(gzip.compress(archive, 6)))
+
+
+def _is_dynamic(program: str) -> bool:
+    with Path(program).open("rb") as file:
+        return b"/ld-" in file.read(4096)
+
+
+def _fill_initrd(root: Path, modules: Path, busybox: str) -> list[str]:
+    """Put the initrd's files into a folder and return their names."""
+    for name in ("bin", "modules", "dev", "proc", "sys", "root", "seed"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(busybox, root / "bin/busybox")
+    (root / "init").write_text(INIT)
+    (root / "init").chmod(0o755)
+    order = load_order(modules, _WANTED)
+    for path in order:
+        (root / "modules" / f"{module_name(path)}.ko").write_bytes(_module(path))
+    (root / "modules/order").write_text("".join(f"{module_name(path)}.ko\n" for path in order))
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
 def load_order(folder: Path, wanted: Iterable[str]) -> list[Path]:
@@ -173,6 +188,18 @@ def load_order(folder: Path, wanted: Iterable[str]) -> list[Path]:
 def module_name(path: Path) -> str:
     """Return a module's name as the kernel knows it."""
     return path.name.partition(".ko")[0].replace("-", "_")
+
+
+def _exists(path: Path) -> bool:
+    return path.exists()
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _first(folder: Path, pattern: str) -> Path | None:
+    return next(folder.glob(pattern), None)
 
 
 def _module(path: Path) -> bytes:
@@ -203,7 +230,7 @@ async def _newest_package() -> str:
 
 async def _unpack(package: str, work: Path) -> None:
     await _apt("apt-get", "-q", "download", package, cwd=work)
-    deb = next(work.glob("*.deb"), None)
+    deb = _first(work, "*.deb")
     if deb is None:
         raise _unavailable(f"apt-get download {package} left no package")
     await _apt("dpkg-deb", "-x", str(deb), str(work / "tree"))

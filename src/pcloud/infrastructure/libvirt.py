@@ -14,10 +14,11 @@ import functools
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import libvirt
+import msgspec
 
 from pcloud.environment.infrastructure import (
     Capability,
@@ -26,6 +27,7 @@ from pcloud.environment.infrastructure import (
     GuestInfo,
     GuestSpec,
     GuestState,
+    Image,
     InfrastructureError,
     InfrastructureUnavailable,
     Vitality,
@@ -38,6 +40,7 @@ from pcloud.infrastructure.libvirt_connection import LibvirtConnection
 from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
+from pcloud.infrastructure.preparing import prepared
 
 GUEST_ID = re.compile(r"[a-z0-9_][a-z0-9._-]{0,126}")
 _CONSOLE = 64 * 1024
@@ -64,8 +67,10 @@ class LibvirtInfrastructure:
     name = "libvirt"
     capabilities = frozenset({Capability.EXECUTE, Capability.CONSOLE, Capability.SECOND_SIGNAL, Capability.SAVED_STATE})
 
-    def __init__(self, settings: LibvirtSettings) -> None:
+    def __init__(self, settings: LibvirtSettings, prepare: Callable[[Image], Awaitable[Image]] | None = None) -> None:
+        """`prepare` makes of an image without a disk one that has one; without it such an image is refused."""
         self._settings = settings
+        self._prepare = prepare
         self._libvirt = LibvirtConnection(settings.uri, timeout=settings.call_timeout)
         self._storage = Storage(settings)
         self._networks = Networks(settings)
@@ -98,6 +103,7 @@ class LibvirtInfrastructure:
             if known.state is not GuestState.ABSENT and known.digest != spec.digest:
                 await self.delete(spec.guest_id)
                 known = GuestInfo(guest_id=spec.guest_id, state=GuestState.ABSENT)
+            spec = msgspec.structs.replace(spec, image=await prepared(spec.image, self._prepare))
             await self._bring_image(spec)
             fresh = known.state is GuestState.ABSENT
             timeout = max(spec.start_timeout, self._settings.call_timeout)

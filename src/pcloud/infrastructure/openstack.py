@@ -13,9 +13,11 @@ import base64
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from pcloud.environment.infrastructure import (
     Capability,
@@ -24,6 +26,7 @@ from pcloud.environment.infrastructure import (
     GuestInfo,
     GuestSpec,
     GuestState,
+    Image,
     InfrastructureError,
     InfrastructureUnavailable,
     Vitality,
@@ -33,6 +36,7 @@ from pcloud.infrastructure.openstack_images import ensure_image
 from pcloud.infrastructure.openstack_servers import Server, Servers
 from pcloud.infrastructure.openstack_session import Clash, Missing, OpenStackSession
 from pcloud.infrastructure.openstack_settings import OpenStackSettings
+from pcloud.infrastructure.preparing import prepared
 
 GUEST_ID = re.compile(r"[a-z0-9_][a-z0-9._-]{0,126}")
 _CONSOLE = 64 * 1024
@@ -48,8 +52,10 @@ class OpenStackInfrastructure:
     name = "openstack"
     capabilities = frozenset({Capability.CONSOLE, Capability.ANTI_AFFINITY})
 
-    def __init__(self, settings: OpenStackSettings) -> None:
+    def __init__(self, settings: OpenStackSettings, prepare: Callable[[Image], Awaitable[Image]] | None = None) -> None:
+        """`prepare` makes of an image without a disk one that has one; without it such an image is refused."""
         self._settings = settings
+        self._prepare = prepare
         self._session = OpenStackSession(settings)
         self._servers = Servers(self._session, settings.prefix)
         self._slots = asyncio.Semaphore(settings.parallel)
@@ -79,6 +85,8 @@ class OpenStackInfrastructure:
         name = self._name(spec.guest_id)
         async with self._slots:
             server = await self._only(name)
+            if server is None or server.status == "ERROR" or server.metadata.get("pcloud_digest") != spec.digest:
+                spec = msgspec.structs.replace(spec, image=await prepared(spec.image, self._prepare))
             if server is not None and server.status == "ERROR":
                 await self._delete_server(server)
                 server = None
