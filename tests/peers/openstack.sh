@@ -18,6 +18,12 @@ keystone_url=http://$ip:$keystone_port/v3
 rabbit_url=rabbit://guest:guest@$ip:$rabbit_port/
 venv=$peer/venv etc=$peer/etc databases=$peer/db logs=$peer/log run=$peer/run
 
+# The daemons must not inherit what whoever calls this holds open, such as a lock.
+for fd in /proc/$$/fd/*; do
+  fd=${fd##*/}
+  if ((fd > 2 && fd < 200)); then eval "exec $fd>&-"; fi
+done
+
 say() { echo "$(date +%T) $*"; }
 
 install_all() {

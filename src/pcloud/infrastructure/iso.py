@@ -1,7 +1,7 @@
 """A small ISO 9660 image from a few files in memory, for cloud-init's NoCloud seed.
 
 Pure. Written by hand because it is a page: one folder, names with Rock Ridge so that `meta-data` keeps its name, no
-program of the host. Source: ECMA-119; Rock Ridge (SUSP `SP`, RRIP `NM`).
+program of the host. Source: ECMA-119; Rock Ridge (SUSP `SP`, RRIP `PX`, `NM`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import struct
 from collections.abc import Mapping
 
 _SECTOR = 2048
+_RRIP = b"ER\x12\x01\x0a\x00\x00\x01RRIP_1991A"
 _DATE = bytes((70, 1, 1, 0, 0, 0, 0))
 
 
@@ -19,12 +20,12 @@ def iso_image(label: str, files: Mapping[str, bytes]) -> bytes:
         raise ValueError("too much for a seed")
     first = 21  # 16 descriptors, 17 end, 18 and 19 path tables, 20 the folder
     records = [
-        _record(b"\0", 20, _SECTOR, folder=True, extra=b"SP\x07\x01\xbe\xef\0"),
+        _record(b"\0", 20, _SECTOR, folder=True, extra=b"SP\x07\x01\xbe\xef\0" + _permissions(0o040755) + _RRIP),
         _record(b"\1", 20, _SECTOR, folder=True),
     ]
     content = b""
     for number, (name, data) in enumerate(sorted(files.items())):
-        extra = b"NM" + bytes((5 + len(name), 1, 0)) + name.encode("ascii")
+        extra = _permissions(0o100400) + b"NM" + bytes((5 + len(name), 1, 0)) + name.encode("ascii")
         records.append(_record(b"F%d.;1" % number, first + len(content) // _SECTOR, len(data), extra=extra))
         content += data + b"\0" * (-len(data) % _SECTOR)
     folder = b"".join(records)
@@ -57,6 +58,10 @@ def _record(name: bytes, sector: int, size: int, *, folder: bool = False, extra:
     )  # fmt: skip
     body += b"\0" * ((len(body) + 1) % 2)
     return bytes((len(body) + 1,)) + body
+
+
+def _permissions(mode: int) -> bytes:
+    return b"PX\x24\x01" + _both("I", mode) + _both("I", 1) + _both("I", 0) + _both("I", 0)
 
 
 def _both(kind: str, value: int) -> bytes:
