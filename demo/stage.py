@@ -76,7 +76,7 @@ class Stage:
 
     def daemon_pid(self) -> int:
         """Return the daemon's process id."""
-        return int((HOME / "run" / "up.pid").read_text().split()[0])
+        return int((HOME / "run" / "cped.lock").read_text().split()[0])
 
     def remove(self) -> None:
         """Remove the deployable, end the daemon and its engines, and remove the state folder."""

@@ -35,7 +35,8 @@ def test_configure_runs_once_with_its_parameters(tmp_path: Path) -> None:
     script.write_text('#!/bin/sh\nprintf "%s|%s|%s|%s" "$db_host" "$PCLOUD_DB_HOST" "$1" "$odd" > "$2"\n')
     script.chmod(0o755)
     given = {
-        "resource": "httpd", "executable_0": str(script), "executable_1": "one argument", "executable_2": str(tmp_path / "out"),
+        "resource": "httpd", "executable_0": str(script), "executable_1": "one argument",
+        "executable_2": str(tmp_path / "out"),
         "param_db_host": "10.0.0.1", "param_odd": nasty,
     }  # fmt: skip
     assert run("configure", "monitor", tmp_path, **given).returncode == 7

@@ -24,7 +24,9 @@ import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
+
+from pcloud.api import dashboard
 
 TOKEN = "test-token"
 
@@ -84,6 +86,7 @@ class Fleet:
             "reason": "",
             "since": time.time(),
             "becomes": None,
+            "states": {},
             "document": {"deployable": name},
         }
 
@@ -167,9 +170,14 @@ class Api:
             ("POST", "/v1/tokens", self.create_token),
             ("DELETE", "/v1/tokens/{name}", self.delete_token),
         ]
-        return Starlette(
-            routes=[Route(path, self.guarded(handler), methods=[method]) for method, path, handler in routes]
-        )
+        listed: list[BaseRoute] = [
+            Route(path, self.guarded(handler), methods=[method]) for method, path, handler in routes
+        ]
+        # Where a browser tells a test how far it is.
+        listed.append(Route("/ready/{number}", self.ready))
+        if dashboard.STATIC.is_dir():
+            listed.append(Mount("/ui", dashboard.files()))
+        return Starlette(routes=listed)
 
     def guarded(self, handler: Any) -> Any:
         async def endpoint(request: Request) -> Response:
@@ -180,6 +188,10 @@ class Api:
             return response
 
         return endpoint
+
+    async def ready(self, request: Request) -> Response:
+        self.fleet.calls.append((request.method, request.url.path))
+        return Response(status_code=204)
 
     async def health(self, _: Request) -> Response:
         return PlainTextResponse("ok")
@@ -272,10 +284,13 @@ class Api:
                 {
                     "name": name,
                     "state": state if state != "failed" else "running",
-                    "address": "10.0.3.2",
-                    "resources": [{"name": resource, "state": state} for resource in resources],
+                    "address": f"10.0.3.{number}",
+                    "resources": [
+                        {"name": resource, "state": found["states"].get(f"{name}/{resource}", state)}
+                        for resource in resources
+                    ],
                 }
-                for name, resources in found["assemblies"].items()
+                for number, (name, resources) in enumerate(found["assemblies"].items(), 2)
             ],
         }
 
@@ -287,6 +302,8 @@ class Api:
         found = self.find(request)
         if not found:
             return missing("deployable", request.path_params["name"])
+        if request.query_params.get("format") == "json":
+            return JSONResponse(found["document"])
         return PlainTextResponse(yaml.safe_dump(found["document"]))
 
     async def delete(self, request: Request) -> Response:

@@ -112,7 +112,7 @@ class Runner:
 
         def as_class(kind: str) -> None:
             if kind != "systemd" or parameters.get(watch.PROCESSES):
-                found(watch.find(kind, resource.id, parameters))
+                found(watch.find(kind, resource.id, parameters, self._loop.children))
             else:
                 self._systemd.main_process(resource.type, on_main)
 

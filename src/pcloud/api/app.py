@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from pcloud.api import deployables, errors, events, library, system
+from pcloud.api import dashboard, deployables, errors, events, library, system
 from pcloud.api.metrics import Metrics
 from pcloud.api.middleware import BodyLimit, HostGuard
 from pcloud.cpe.engine import CloudPolicyEngine
@@ -32,6 +32,7 @@ def make_app(engine: CloudPolicyEngine, tokens: TokenBook, metrics: Metrics, shu
     app.state.shutdown = shutdown
     for room in (system, deployables, library, events):
         app.include_router(room.router)
+    dashboard.install(app)
     errors.install(app)
     guarded: ASGIApp = BodyLimit(app, limit=engine.settings.api.body_limit)
     return HostGuard(guarded, allowed=engine.settings.api.allowed_hosts)

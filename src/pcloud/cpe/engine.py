@@ -339,7 +339,8 @@ class CloudPolicyEngine:
         self.desired.active(name)
         if name in self.desired.overlays and name not in self.desired.statuses:
             return await self.reload(name)  # what failed is its images
-        await self.command(name, "recover", {"assembly": assembly, "resource": resource})
+        subject = "/".join(part for part in (assembly, resource) if part)
+        await self.command(name, "recover", {"assembly": assembly, "resource": resource, "subject": subject})
         return await self.status(name)
 
     async def command(self, name: str, action: str, arguments: dict[str, Any], *, timeout: float = 30.0) -> Any:

@@ -175,7 +175,9 @@ class Fleet:
             slot.pid = link.hello.pid
         self._on_link(slot, link)
         # Spools of earlier processes of this slot: this one lives, those do not.
-        await self._take_spools(slot.name, but=link.process)
+        task = asyncio.create_task(self._take_spools(slot.name, but=link.process), name=f"spools-{slot.name}")
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
 
     async def _read(self, slot: Slot, link: EngineLink) -> None:
         while True:

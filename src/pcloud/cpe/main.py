@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -152,24 +154,31 @@ class Daemon:
             await self._sinks.start()
 
 
-TEMPLATES = "templates"
-"""Folder in the state folder for resource templates of this installation."""
-
-
 def real_documents(home: Home) -> Documents:
     """Return the model's readers and writers, with the templates of this home."""
     from pcloud.cpe.documents import ModelDocuments
 
-    return ModelDocuments(home.path / TEMPLATES)
+    return ModelDocuments(home.path)
 
 
 def real_images(home: Home, settings: DaemonSettings) -> Images:
     """Return the image store of this home."""
-    from pcloud.cpe.imaging import StoredImages
-    from pcloud.images.store import ImageStore
+    from pcloud.cpe.imaging import StoreImages
+    from pcloud.images.store import DEFAULT_ROOT, ImageStore
     from pcloud.model.templates import load_catalogue
 
-    return StoredImages(ImageStore(Path(settings.images.folder)), load_catalogue(home.path / TEMPLATES))
+    root = Path(settings.images.folder) if settings.images.folder else DEFAULT_ROOT
+    return StoreImages(ImageStore(root), load_catalogue(home.path))
+
+
+def with_url(settings: DaemonSettings, environment: Mapping[str, str]) -> DaemonSettings:
+    """Return the settings with the address of `$PCLOUD_URL`, where that names one, on top."""
+    url = urlsplit(environment.get("PCLOUD_URL", ""))
+    if not url.hostname:
+        return settings
+    port = url.port or (443 if url.scheme == "https" else 80)
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return with_options(settings, listen=f"{host}:{port}", tls=url.scheme == "https")
 
 
 def with_options(
@@ -227,7 +236,9 @@ def main(home: Path | None, listen: str, tls: bool, tls_cert: str, tls_key: str)
     place = Home(home) if home is not None else Home.default()
 
     def read() -> DaemonSettings:
-        settings = with_options(load(place.settings), listen=listen, tls=tls, cert=tls_cert, key=tls_key)
+        settings = with_options(
+            with_url(load(place.settings), os.environ), listen=listen, tls=tls, cert=tls_cert, key=tls_key
+        )
         try:
             split_address(settings.api.listen)
         except ValueError as error:

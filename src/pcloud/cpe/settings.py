@@ -68,8 +68,8 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class ImageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[images]`: the image store."""
 
-    folder: str = "/var/cache/pcloud/images"
-    """Where images are kept; other daemons on this host may share it."""
+    folder: str = ""
+    """Where images are kept; empty is /var/cache/pcloud/images."""
 
 
 class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -176,8 +176,12 @@ class DeployableEngine:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._observe() and self._configured and not self.state.blocked:
+            due = self._observe()
+            while due and self._configured and not self.state.blocked:
                 await self._decide()
+                # What came while the scheduler was asked makes its answer one about the past: ask again, act on neither.
+                due = bool(self._queue)
+                self._observe()
             self._advance()
             self._save()
             self._tell_status()
@@ -220,6 +224,8 @@ class DeployableEngine:
         except (SchedulerError, GraphError) as error:
             log.warning("deployable %s is blocked: %s", self.state.deployable.name, error)
             self.post(Blocked(reason=str(error)))
+            return
+        if self._queue:
             return
         if self._walk is not None:
             self._walk.cancel()

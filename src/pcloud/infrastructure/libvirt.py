@@ -21,7 +21,6 @@ import libvirt
 import msgspec
 
 from pcloud.environment.infrastructure import (
-    Capability,
     ExecResult,
     GuestEvent,
     GuestInfo,
@@ -35,6 +34,7 @@ from pcloud.environment.infrastructure import (
 from pcloud.infrastructure import libvirt_agent as agent
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure import seed
+from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.iso import iso_image
 from pcloud.infrastructure.libvirt_connection import LibvirtConnection
 from pcloud.infrastructure.libvirt_network import Networks
@@ -65,7 +65,7 @@ class LibvirtInfrastructure:
     """Guests as QEMU machines. Implements `pcloud.environment.infrastructure.Infrastructure`."""
 
     name = "libvirt"
-    capabilities = frozenset({Capability.EXECUTE, Capability.CONSOLE, Capability.SECOND_SIGNAL, Capability.SAVED_STATE})
+    capabilities = CAPABILITIES["libvirt"]
 
     def __init__(self, settings: LibvirtSettings, prepare: Callable[[Image], Awaitable[Image]] | None = None) -> None:
         """`prepare` makes of an image without a disk one that has one; without it such an image is refused."""

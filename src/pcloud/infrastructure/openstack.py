@@ -20,7 +20,6 @@ from typing import Any
 import msgspec
 
 from pcloud.environment.infrastructure import (
-    Capability,
     ExecResult,
     GuestEvent,
     GuestInfo,
@@ -32,6 +31,7 @@ from pcloud.environment.infrastructure import (
     Vitality,
 )
 from pcloud.infrastructure import seed
+from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.openstack_images import ensure_image
 from pcloud.infrastructure.openstack_servers import Server, Servers
 from pcloud.infrastructure.openstack_session import Clash, Missing, OpenStackSession
@@ -50,7 +50,7 @@ class OpenStackInfrastructure:
     """Guests as Nova servers. Implements `pcloud.environment.infrastructure.Infrastructure`."""
 
     name = "openstack"
-    capabilities = frozenset({Capability.CONSOLE, Capability.ANTI_AFFINITY})
+    capabilities = CAPABILITIES["openstack"]
 
     def __init__(self, settings: OpenStackSettings, prepare: Callable[[Image], Awaitable[Image]] | None = None) -> None:
         """`prepare` makes of an image without a disk one that has one; without it such an image is refused."""
