@@ -6,9 +6,7 @@ from pcloud.environment.infrastructure import Capability
 
 CAPABILITIES: dict[str, frozenset[Capability]] = {
     "lxc": frozenset({Capability.EXECUTE, Capability.CONSOLE, Capability.SECOND_SIGNAL}),
-    "libvirt": frozenset(
-        # EXECUTE and half of SECOND_SIGNAL need the QEMU guest agent in the image; a hung QEMU is seen without it
-        {Capability.EXECUTE, Capability.CONSOLE, Capability.SECOND_SIGNAL, Capability.SAVED_STATE}
-    ),
+    # Commands through the QEMU guest agent need that in the image, so they are not promised: the engine goes by ssh.
+    "libvirt": frozenset({Capability.CONSOLE, Capability.SECOND_SIGNAL}),
     "openstack": frozenset({Capability.CONSOLE, Capability.ANTI_AFFINITY}),
 }
