@@ -3,12 +3,15 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check bench dashboard clean
+.PHONY: help setup setup-libvirt demo test check bench dashboard clean
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install Debian and Python packages, build what is compiled; the commands are then in .venv/bin
 	@tools/setup
+
+setup-libvirt: setup ## what guests as machines need besides: libvirt, QEMU and the binding that fits
+	@tools/setup-libvirt
 
 demo: setup ## the main job on this machine: WordPress on two guests, broken in five ways, healed (KEEP=1 leaves it running)
 	@$(PY) -m demo

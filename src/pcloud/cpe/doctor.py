@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pcloud.cpe.ports import Check
+from pcloud.infrastructure.checks import checks_of
 
 _PROGRAMS = (
     ("lxc-start", "containers (infrastructure lxc)", "apt-get install lxc"),
@@ -26,9 +29,8 @@ def doctor(home: Path, infrastructures: Mapping[str, Any]) -> list[Check]:
     """Return every check's outcome."""
     found = [_root(), *(_program(*one) for one in _PROGRAMS), *(_library(*one) for one in _LIBRARIES)]
     found += [_room(home), _cgroups(), _memory()]
-    found += [
-        Check(check=f"infrastructure {name}", state="ok", detail="configured") for name in sorted(infrastructures)
-    ]
+    for name in sorted({"lxc", *infrastructures}):
+        found += [msgspec.convert(check, Check, from_attributes=True) for check in checks_of(name)]
     return found
 
 

@@ -446,6 +446,10 @@ class DeployableEngine:
         """Whether nothing of a deployable without assemblies is left."""
         return not self.state.assemblies() and not self._tasks
 
+    def material(self, assembly: str) -> GuestMaterial:
+        """Return an assembly's image and keys; KeyError when there is no such assembly."""
+        return self._executor.guests[assembly]
+
     @property
     def running_guests(self) -> int:
         """How many guests are known to run."""
