@@ -23,7 +23,7 @@ SERVICE = r"""#!/bin/sh
 # A resource agent for tests. Parameters: dir (where it keeps its state), text.
 dir="$OCF_RESKEY_dir"
 echo "$1" >> "$dir/calls"
-running() { [ -s "$dir/pid" ] && kill -0 "$(cat "$dir/pid")" 2>/dev/null; }
+running() { [ -s "$dir/pid" ] && grep -q '^State:.[^Z]' "/proc/$(cat "$dir/pid")/status" 2>/dev/null; }
 case "$1" in
 start)
   if [ -e "$dir/fail-start" ]; then echo "ocf-exit-reason:told to fail" >&2; exit 1; fi

@@ -90,7 +90,7 @@ export class Decisions extends LitElement {
     const seen = one.observations ?? [];
     const rules = one.rules ?? [];
     const actions = one.actions ?? [];
-    const cost = Object.entries(one.cost ?? {}).filter(([name]) => name.endsWith("_ms"));
+    const cost = Object.entries(one.cost ?? {}).filter(([name]) => name.endsWith("_ms") || name === "seconds");
     return html`<details ?open=${open}>
       <summary><span class="when muted">${clock(one.time, true)}</span>${one.trigger}</summary>
       <dl>
@@ -125,7 +125,7 @@ export class Decisions extends LitElement {
         </dd>
         ${cost.length
           ? html`<dt>cost</dt>
-              <dd class="muted">${cost.map(([name, value]) => `${name.replace(/_ms$/, "")} ${duration(value / 1000)}`).join(", ")}</dd>`
+              <dd class="muted">${cost.map(([name, value]) => (name === "seconds" ? `all ${duration(value)}` : `${name.replace(/_ms$/, "")} ${duration(value / 1000)}`)).join(", ")}</dd>`
           : nothing}
         ${one.outcome
           ? html`<dt>outcome</dt>

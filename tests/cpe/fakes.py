@@ -15,7 +15,7 @@ from pcloud.model.errors import NotFound, Problem, Unavailable
 
 
 class FolderImages:
-    """`bookworm` is there at once, `slow` takes a second, `broken` fails."""
+    """`bookworm` is there at once, `trixie` takes a second, `jammy` fails."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,7 +35,7 @@ class FolderImages:
         key = self.key(assembly)
         with self.builds.open("a") as file:
             file.write(f"{key}\n")
-        if assembly.image.startswith("broken"):
+        if assembly.image == "jammy":
             report(0.2, "downloading")
             raise Unavailable(Problem(code="MIRROR_DOWN", message="the mirror does not answer"))
         for step in range(10):
@@ -47,7 +47,7 @@ class FolderImages:
     async def jeos(self) -> Sequence[Jeos]:
         return [
             Jeos(name=name, arch="x86_64", state="ready" if (self.folder / f"{name}-").exists() else "absent")
-            for name in ("bookworm", "trixie", "slow")
+            for name in ("bookworm", "trixie", "jammy")
         ]
 
     async def build_jeos(self, name: str, arch: str, report: Report) -> None:

@@ -59,7 +59,9 @@ class Fleet:
     shutdowns: list[dict[str, Any]] = field(default_factory=list)
     on_shutdown: Callable[[], None] | None = None
 
-    def emit(self, kind: str, subject: str, state: str = "", reason: str = "", severity: str = "info") -> None:
+    def emit(
+        self, kind: str, subject: str, state: str = "", reason: str = "", severity: str = "info", **more: Any
+    ) -> None:
         names = [*subject.split("/"), "", ""][:3]
         data = dict(zip(("deployable", "assembly", "resource"), names, strict=True))
         self.events.append(
@@ -71,7 +73,7 @@ class Fleet:
                 "subject": subject,
                 "time": datetime.now(UTC).isoformat(),
                 "datacontenttype": "application/json",
-                "data": {**data, "state": state, "reason": reason, "severity": severity},
+                "data": {**data, "state": state, "reason": reason, "severity": severity, **more},
             }
         )
 
@@ -95,6 +97,7 @@ class Fleet:
         if found["becomes"] and time.time() - found["since"] >= self.delay:
             found["state"], found["becomes"], found["since"] = found["becomes"], None, time.time()
             found["reason"] = "the resource db/mysqld does not start" if found["state"] == "failed" else ""
+            self.emit("deployable.state", found["name"], found["state"], final=found["state"] == "failed")
         return found
 
     def begin(self, found: dict[str, Any], state: str, becomes: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,41 @@ def test_apply_that_can_not_run_is_told_and_fails(pcloud: Run, api: Running, man
     assert "shop is failed: the resource db/mysqld does not start [DEPLOYABLE_FAILED]" in ended.stderr
     assert "db/mysqld: failed [RESOURCE_FAILED]" in ended.stderr
     assert "pcloud explain shop" in ended.stderr
+
+
+def test_a_failure_that_is_being_recovered_is_not_the_outcome(pcloud: Run, api: Running, manifest: str) -> None:
+    """While the engine backs off after a failed start, the deployable is `failed`; only the final event ends the wait."""
+    api.fleet.delay = 3600
+    helper = threading.Thread(target=recover_later, args=(api,))
+    helper.start()
+    ended = pcloud("apply", "-f", manifest, "--wait")
+    helper.join()
+    assert ended.returncode == 0, ended.stderr
+    assert "shop/db/mysqld: failed" in ended.stderr
+    assert "shop/db/mysqld: running" in ended.stderr
+
+
+def recover_later(api: Running) -> None:
+    def shown() -> int:
+        return sum(path == "/v1/deployables/shop" for _, path in list(api.fleet.calls))
+
+    deadline = time.monotonic() + 30
+    while shown() < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found = api.fleet.deployables["shop"]
+    found.update(state="failed", becomes=None)
+    api.fleet.emit("deployable.state", "shop", "failed", "mysqld does not start")
+    seen = shown()
+    while shown() < seen + 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found.update(state="running")
+
+
+def test_what_is_not_tried_again_ends_the_wait(pcloud: Run, api: Running, manifest: str) -> None:
+    api.fleet.outcome = "unrecoverable"
+    ended = pcloud("apply", "-f", manifest, "--wait")
+    assert ended.returncode == 1
+    assert "db/mysqld: unrecoverable" in ended.stderr
 
 
 def test_apply_that_takes_too_long(pcloud: Run, api: Running, manifest: str) -> None:

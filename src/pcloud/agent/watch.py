@@ -31,14 +31,17 @@ class Watch:
         return bool(self._fds)
 
     def add(self, pids: list[int]) -> None:
-        """Watch these processes too; such as have ended already are left out."""
+        """Watch these processes too. One that has ended already is told like one that ends now."""
         for pid in pids:
             if pid in self._fds or pid <= 1 or len(self._fds) >= MAX_WATCHED:
                 continue
             try:
                 fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                self._loop.soon(self._ended)
+                continue
             except OSError:
-                continue  # it has just ended, or the kernel has no pidfd: the interval finds out
+                continue  # no descriptors left, or a kernel without pidfd: the interval finds out
             self._fds[pid] = fd
             self._loop.watch(fd, READ, lambda _events, pid=pid: self._on_end(pid))  # type: ignore[misc]
 

@@ -164,26 +164,6 @@ async def recover(request: Request, name: Name, body: Annotated[schemas.RecoverB
     return Json(await cpe(request).recover(name, assembly=what.assembly, resource=what.resource), status_code=202)
 
 
-@router.post(
-    "/{name}/{action}",
-    status_code=202,
-    dependencies=[OPERATOR],
-    response_model=schemas.Status,
-    responses=documented(404, 409),
-)
-async def act(request: Request, name: Name, action: Literal["start", "stop", "reload", "pause", "resume"]) -> Response:
-    """Start, stop or reload it; pause recovery, or resume it."""
-    engine = cpe(request)
-    actions = {
-        "start": engine.start_deployable,
-        "stop": engine.stop_deployable,
-        "reload": engine.reload,
-        "pause": engine.pause,
-        "resume": engine.resume,
-    }
-    return Json(await actions[action](name), status_code=202)
-
-
 @router.get("/{name}/explain", dependencies=[VIEWER], response_model=list[dict[str, object]], responses=documented(404))
 async def explain(
     request: Request,
@@ -273,3 +253,24 @@ async def execute(request: Request, name: Name, assembly: Name, body: schemas.Ex
 async def console(request: Request, name: Name, assembly: Name) -> Response:
     """Return the newest part of a guest's console log."""
     return Response(await cpe(request).console(name, assembly), media_type="text/plain; charset=utf-8")
+
+
+# Last, because its path would also match those above.
+@router.post(
+    "/{name}/{action}",
+    status_code=202,
+    dependencies=[OPERATOR],
+    response_model=schemas.Status,
+    responses=documented(404, 409),
+)
+async def act(request: Request, name: Name, action: Literal["start", "stop", "reload", "pause", "resume"]) -> Response:
+    """Start, stop or reload it; pause recovery, or resume it."""
+    engine = cpe(request)
+    actions = {
+        "start": engine.start_deployable,
+        "stop": engine.stop_deployable,
+        "reload": engine.reload,
+        "pause": engine.pause,
+        "resume": engine.resume,
+    }
+    return Json(await actions[action](name), status_code=202)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pcloud.api.errors import refusal
 from pcloud.model.errors import Problem
+
+_DRAINED = 64 * 1024 * 1024
+_DRAIN_SECONDS = 5.0
 
 
 class HostGuard:
@@ -72,11 +76,25 @@ class BodyLimit:
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
                 if seen > self._limit:
+                    await _drain(message, receive)
                     raise HTTPException(413, f"a request may hold {self._limit} bytes at most")
             return message
 
         await self._app(scope, counted, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _drain({"type": "http.request", "more_body": True}, receive)
         problem = Problem(code="TOO_LARGE", message=f"a request may hold {self._limit} bytes at most")
         await refusal(413, [problem], {"Connection": "close"})(scope, receive, send)
+
+
+async def _drain(message: Message, receive: Receive) -> None:
+    """Read on for a while without keeping anything: a client that is still sending would else never see the answer."""
+    left = _DRAINED
+    try:
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while message["type"] == "http.request" and message.get("more_body") and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+    except TimeoutError:
+        return

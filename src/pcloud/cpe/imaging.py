@@ -34,8 +34,9 @@ def image_spec(assembly: Assembly, catalogue: Catalogue) -> AssemblyImageSpec:
         attributes = assembly.attributes_of(path)
         owner = attributes.owner if ":" in attributes.owner else f"{attributes.owner}:{attributes.owner}"
         files.append(ImageFile(path=path, content=content, mode=attributes.mode, owner=owner))
+    distribution = catalogue.distributions.get(assembly.image)
     return AssemblyImageSpec(
-        jeos=assembly.image,
+        jeos=distribution.name if distribution is not None else assembly.image,
         arch=assembly.arch,
         packages=catalogue.packages_for(assembly),
         files=tuple(files),
