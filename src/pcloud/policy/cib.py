@@ -89,7 +89,8 @@ def render(state: State, now: float) -> bytes:
         f'<nvpair id="p5" name="maintenance-mode" value="{_bool(maintenance)}"/></cluster_property_set></crm_config><nodes>'
     )
     parts = [head]
-    places = state.places or ("default",)
+    # A guest's place is one even while the infrastructure has not told its places: else it would not be there.
+    places = tuple(dict.fromkeys((*state.places, *(g.place for g in state.guests.values() if g.place)))) or ("default",)
     parts += (f'<node id="{i}" uname={quoteattr(PLACE + place)}/>' for i, place in enumerate(places, 1))
     parts.append("</nodes><resources>")
     parts += (text for assembly in state.assemblies() for text in _primitives(state, assembly, now))
