@@ -13,7 +13,7 @@ import time
 
 from demo.faults import Fault, Play
 from demo.report import console, heading, table, timeline
-from demo.stage import HERE, HOME, NAME, Stage, StageError
+from demo.stage import HOME, NAME, Stage, StageError
 from pcloud.model.errors import PcloudError
 
 
@@ -23,7 +23,7 @@ def perform(stage: Stage, faults: list[Fault]) -> None:
     stage.prepare()
     stage.pcloud("up", "--detach")
     began = time.time()
-    stage.pcloud("apply", "-f", str(HERE / "wordpress.yaml"), "--wait", "--timeout", "20m")
+    stage.pcloud("apply", "-f", str(stage.manifest), "--wait", "--timeout", "20m")
     console.print(f"\nall of it runs after {time.time() - began:.1f} s")
     stage.pcloud("status", NAME)
     play = Play(stage)

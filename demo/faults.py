@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 import uuid
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from demo.stage import NAME, Stage, StageError, wait_for
@@ -79,6 +80,12 @@ class Play:
         except PcloudError:
             return False
 
+    def _answers(self) -> bool:
+        try:
+            return self.client.healthy()
+        except PcloudError:
+            return False
+
     def processes(self) -> dict[str, str]:
         """Return what must not change when only our own processes die: services' main processes and guests' boots."""
         return {
@@ -97,12 +104,12 @@ class Play:
         return self._make(fault, lambda: self.guest("mysql", "kill", "-9", main), "mysql/mysqld")
 
     def guest_killed(self) -> Fault:
-        """The wordpress guest is killed from outside: its init process, seen from this machine."""
+        """The wordpress guest killed from outside."""
         fault = Fault("guest-killed", "the wordpress guest killed from outside")
         return self._make(fault, lambda: _kill_guest(self.stage), "wordpress")
 
     def escalation(self) -> Fault:
-        """apache2 killed as often as its escalation rule allows, and once more."""
+        """apache2 killed 3 times within 60 s: escalated to a restart of its guest."""
         fault = Fault("escalation", "apache2 killed 3 times within 60 s")
         boot = self.guest("wordpress", "stat", "-c", "%Y", "/proc/1")
         start = self.client.cursor()
@@ -131,7 +138,7 @@ class Play:
         began = time.time()
         for pid in old:
             os.kill(pid, signal.SIGKILL)
-        found = wait_for("a new engine", lambda: self.stage.engine_pids() and self.stage.engine_pids() != old, 30)
+        found = wait_for("a new engine", lambda: len(set(self.stage.engine_pids()) - set(old)) == len(old), 30)
         fault.detected_s = found - began
         self._found_running(start)
         fault.recovered_s = self._healthy() - began
@@ -140,12 +147,13 @@ class Play:
         return fault
 
     def daemon_killed(self) -> Fault:
-        """`kill -9` of the daemon; whatever supervises it (here: this script, by `pcloud up`) starts it again."""
+        """`kill -9` of the daemon."""
+        # What supervises it starts it again: systemd on a real host, here this script.
         fault = Fault("daemon-killed", "kill -9 of the daemon")
         before, start, pid = self.processes(), self.client.cursor(), self.stage.daemon_pid()
         began = time.time()
         os.kill(pid, signal.SIGKILL)
-        fault.detected_s = wait_for("the end of the daemon", lambda: not self.client.healthy(), 10) - began
+        fault.detected_s = wait_for("the end of the daemon", lambda: not self._answers(), 10) - began
         self.stage.pcloud("up", "--detach")
         fault.recovered_s = self._healthy() - began
         self._collect(fault, start)
@@ -177,8 +185,6 @@ class Play:
 
     def _event(self, cursor: str, wanted: Any, what: str) -> float:
         """Wait for an event after a cursor; return its time."""
-        from datetime import datetime
-
         found: list[CloudEvent] = []
 
         def look() -> bool:
@@ -194,8 +200,8 @@ class Play:
 
     def _collect(self, fault: Fault, cursor: str) -> None:
         fault.events = list(self.client.events({"deployable": NAME}, after=cursor, limit=1000).events)
-        began = min((_time(event) for event in fault.events), default=time.time())
-        fault.decisions = [d for d in self.client.explain(NAME, limit=50) if d["time"] >= began - 1][::-1]
+        began = min((event_time(event) for event in fault.events), default=time.time())
+        fault.decisions = [d for d in self.client.explain(NAME, limit=50) if d["time"] >= began - 0.05][::-1]
 
     def _untouched(self, fault: Fault, before: dict[str, str]) -> None:
         after = self.processes()
@@ -214,9 +220,7 @@ def _type(event: CloudEvent) -> str:
     return event.type.removeprefix("org.pacemaker-cloud.")
 
 
-def _time(event: CloudEvent) -> float:
-    from datetime import datetime
-
+def event_time(event: CloudEvent) -> float:
     return datetime.fromisoformat(event.time.replace("Z", "+00:00")).timestamp()
 
 

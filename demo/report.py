@@ -10,7 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from demo.faults import Fault
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 MARKS = {"failed": "[red]✗[/]", "running": "[green]✓[/]", "starting": "[yellow]…[/]", "suspect": "[yellow]?[/]"}
 
 
@@ -21,16 +21,16 @@ def heading(text: str) -> None:
 
 def timeline(fault: Fault) -> None:
     """Print what happened, moment by moment, and why."""
-    from demo.faults import _time
+    from demo.faults import event_time
 
     if not fault.events:
         return
-    zero = _time(fault.events[0])
+    zero = event_time(fault.events[0])
     for event in fault.events:
         subject = "/".join(part for part in (event.text("assembly"), event.text("resource")) if part) or "deployable"
         mark = MARKS.get(event.text("state"), "·")
         console.print(
-            f"  {_time(event) - zero:7.3f} s {mark} [bold]{subject}[/] {event.text('state')}: {event.text('reason')}"
+            f"  {event_time(event) - zero:7.3f} s {mark} [bold]{subject}[/] {event.text('state')}: {event.text('reason')}"
         )
     for decision in fault.decisions:
         for rule in decision["rules"]:

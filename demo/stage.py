@@ -19,6 +19,7 @@ from pcloud.client.settings import load
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 HOME = Path(os.environ.get("PCLOUD_DEMO_HOME", "/var/lib/pcloud-demo"))
+LIBVIRT = Path(f"{HOME}-libvirt")
 BRIDGE = "pcloud-demo0"
 NAME = "wordpress"
 
@@ -50,7 +51,24 @@ class Stage:
             self.remove()
         HOME.mkdir(mode=0o700, parents=True)
         (HOME / "port").write_text(str(self._port))
-        (HOME / "pcloud.toml").write_text(f'[infrastructures.lxc]\nbridge = "{BRIDGE}"\n')
+        (HOME / "pcloud.toml").write_text(self._settings())
+        # The same manifest, one word changed.
+        text = (HERE / "wordpress.yaml").read_text()
+        self.manifest.write_text(text.replace("infrastructure: lxc\n", f"infrastructure: {self.infrastructure}\n", 1))
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest that is applied."""
+        return HOME / "wordpress.yaml"
+
+    def _settings(self) -> str:
+        if self.infrastructure == "libvirt":
+            from demo import libvirtd
+
+            where = libvirtd.uri(LIBVIRT)
+            names = 'network = "pcloud-demo"\npool = "pcloud-demo"\nmemory = 768'
+            return f'[infrastructures.libvirt]\nuri = "{where}"\n{names}\n'
+        return f'[infrastructures.lxc]\nbridge = "{BRIDGE}"\n'
 
     def pcloud(self, *words: str, check: bool = True) -> int:
         """Run a `pcloud` command as a user would, on this terminal; StageError when it fails."""
@@ -76,7 +94,7 @@ class Stage:
 
     def daemon_pid(self) -> int:
         """Return the daemon's process id."""
-        return int((HOME / "run" / "up.pid").read_text().split()[0])
+        return int((HOME / "run" / "cped.lock").read_text().split()[0])
 
     def remove(self) -> None:
         """Remove the deployable, end the daemon and its engines, and remove the state folder."""
@@ -84,10 +102,15 @@ class Stage:
             self.pcloud("up", "--detach", check=False)
             if any(each.name == NAME for each in self.client().deployables()):
                 self.pcloud("delete", NAME, "--wait", "--yes", check=False)
-            self.pcloud("down", "--engines", check=False)
+            self.pcloud("down", check=False)
         leftover = self.engine_pids()
         if leftover:
             raise StageError(f"engine processes {leftover} are still there")
+        if LIBVIRT.exists():
+            from demo import libvirtd
+
+            libvirtd.stop(LIBVIRT)
+            shutil.rmtree(LIBVIRT)
         shutil.rmtree(HOME)
 
 

@@ -13,8 +13,12 @@ from collections.abc import Callable
 from pcloud.agent import watch
 from pcloud.agent.loop import Loop, Timer, log
 from pcloud.agent.operation import CANCELLED, DONE, ERROR, FAILED, NOT_RUNNING, OK, PROMOTED, UNIMPLEMENTED, Result
-from pcloud.agent.runner import Runner, Running
+from pcloud.agent.runner import Runner
 from pcloud.agent.systemd import Systemd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pcloud.agent.runner import Running
 
 _CONFIRM = 0.1
 """Seconds after which a monitor that an exit triggered, and that saw nothing, looks again: the service's parent may not have
@@ -106,7 +110,8 @@ class Resource:
         self.active: Command | None = None
         self.running: Running | None = None
         self.watch: watch.Watch | None = None
-        self.searched = 0.0
+        self.searched = -1e9
+        """When its processes were last looked for."""
         self.quiet = 0
         """How many times in a row an exit triggered a monitor that saw nothing."""
 
@@ -244,6 +249,8 @@ class Executor:
         )
         if command.action.lower() == "stop" and resource.watch is not None:
             resource.watch.clear()
+        if command.interval:
+            self._search(resource, command)
         resource.running = self._runner.run(
             resource, command, lambda result: self._completed(resource, command, result)
         )
@@ -293,16 +300,19 @@ class Executor:
                 resource.quiet = 0
         command.again = False
         command.timer = self._loop.later(wait, lambda: self._due(resource, command))
-        if well:
-            self._search(resource, command, fresh=not same)
-        elif resource.watch is not None:
-            resource.watch.clear()
+        if not well:
+            resource.searched = -1e9
+            if resource.watch is not None:
+                resource.watch.clear()
 
     # --- exits of the service's processes
 
-    def _search(self, resource: Resource, command: Command, *, fresh: bool) -> None:
+    def _search(self, resource: Resource, command: Command) -> None:
+        """Find and watch the service's processes, *before* a monitor looks at it: so no moment is left in which a
+        process could end unseen. A monitor that an exit has just triggered runs without this delay."""
         now = time.monotonic()
-        if resource.watch or (not fresh and now < resource.searched + _SEARCH_EVERY):
+        hurry = command.signal == "exit" and not resource.quiet
+        if resource.watch or hurry or now < resource.searched + _SEARCH_EVERY:
             return
         resource.searched = now
         if resource.watch is None:
@@ -313,7 +323,7 @@ class Executor:
         if self.resources.get(resource.id) is not resource:
             return
         log(6, f"{resource.id}: a process ended")
-        resource.searched = 0.0
+        resource.searched = -1e9
         for command in resource.recurring:
             if not command.stopping:
                 self._kick(resource, command, "exit")

@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 
@@ -84,6 +84,11 @@ class Loop:
     def on_exit(self, pid: int, callback: Callable[[int], None]) -> None:
         """Call back with the wait status when that child ends."""
         self._children[pid] = callback
+
+    @property
+    def children(self) -> Container[int]:
+        """The children that `on_exit` waits for."""
+        return self._children.keys()
 
     def on_signal(self, number: int, callback: Callable[[], None]) -> None:
         """Call back, in the loop, for that signal."""

@@ -49,9 +49,9 @@ def failed_to_start(path: str, error: OSError) -> Result:
 
     reason = f"{path}: {os.strerror(error.errno or 0)}"
     if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.ENOEXEC):
-        return Result(NOT_INSTALLED, ABSENT, reason)
+        return Result(NOT_INSTALLED, DONE, reason)  # "done" as upstream, which finds out in the forked child
     if error.errno in (errno.EACCES, errno.EPERM):
-        return Result(NO_PRIVILEGE, FAILED, reason)
+        return Result(NO_PRIVILEGE, DONE, reason)
     return Result(ERROR, FAILED, os.strerror(error.errno or 0))
 
 

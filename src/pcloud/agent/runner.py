@@ -6,24 +6,21 @@ Owns: the choice between `ocf`, `lsb`, `systemd` and `service`. `done` is called
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
 
 from pcloud.agent import programs, watch
 from pcloud.agent.loop import Loop
 from pcloud.agent.operation import ABSENT, ERROR, FAILED, FAILED_FATAL, NOT_INSTALLED, Child, Result, failed_to_start
-from pcloud.agent.systemd import Systemd
+from pcloud.agent.systemd import Run, Systemd
 
+TYPE_CHECKING = False  # `typing` itself would cost memory in every guest
 if TYPE_CHECKING:
+    from typing import Union
+
     from pcloud.agent.executor import Command, Resource
 
+    Running = Union[Child, Run, "_Service"]
+
 Done = Callable[[Result], None]
-
-
-class Running(Protocol):
-    """An operation under way."""
-
-    def kill(self) -> None:
-        """End it at once; `done` follows."""
 
 
 class Runner:
@@ -112,7 +109,7 @@ class Runner:
 
         def as_class(kind: str) -> None:
             if kind != "systemd" or parameters.get(watch.PROCESSES):
-                found(watch.find(kind, resource.id, parameters))
+                found(watch.find(kind, resource.id, parameters, self._loop.children))
             else:
                 self._systemd.main_process(resource.type, on_main)
 

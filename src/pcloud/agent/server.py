@@ -154,7 +154,7 @@ class Client:
             size = session.receive_into(self._server.buffer)
             if size == 0:
                 break
-            for payload in self._decoder.feed(self._server.buffer.raw[:size]):
+            for payload in self._decoder.feed(bytes(self._server.view[:size])):
                 self._server.on_message(self, parse(payload))
                 if self._socket is None:
                     return
@@ -213,6 +213,7 @@ class Server:
         "on_gone",
         "on_message",
         "on_new",
+        "view",
     )
 
     def __init__(
@@ -228,6 +229,7 @@ class Server:
         self.credentials = credentials
         self.on_new, self.on_message, self.on_gone = on_new, on_message, on_gone
         self.buffer = gnutls.buffer()
+        self.view = memoryview(self.buffer).cast("B")
         self.clients: dict[str, Client] = {}
         self._strangers = 0
         self._number = 0

@@ -7,7 +7,7 @@ parent is. Callbacks in the loop. What can not be found here is still found by t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from pcloud.agent.loop import READ, Loop
 
@@ -31,14 +31,17 @@ class Watch:
         return bool(self._fds)
 
     def add(self, pids: list[int]) -> None:
-        """Watch these processes too; such as have ended already are left out."""
+        """Watch these processes too. One that has ended already is told like one that ends now."""
         for pid in pids:
             if pid in self._fds or pid <= 1 or len(self._fds) >= MAX_WATCHED:
                 continue
             try:
                 fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                self._loop.soon(self._ended)
+                continue
             except OSError:
-                continue  # it has just ended, or the kernel has no pidfd: the interval finds out
+                continue  # no descriptors left, or a kernel without pidfd: the interval finds out
             self._fds[pid] = fd
             self._loop.watch(fd, READ, lambda _events, pid=pid: self._on_end(pid))  # type: ignore[misc]
 
@@ -86,12 +89,15 @@ def _all() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def _is_ours(pid: int) -> bool:
-    """Whether it is an agent's run under way, not a service: those are our own children."""
-    return pid == os.getpid() or _parent(pid) == os.getpid()
+def _is_run(pid: int, running: Container[int]) -> bool:
+    """Whether it belongs to an agent's run under way (they have process groups of their own) and not to a service."""
+    try:
+        return pid == os.getpid() or os.getpgid(pid) in running
+    except ProcessLookupError:
+        return True
 
 
-def by_name(names: list[str]) -> list[int]:
+def by_name(names: list[str], running: Container[int] = ()) -> list[int]:
     """Return main processes with one of these names (of the program or of its first argument)."""
     wanted = {name.encode()[:255] for name in names if name}
     short = {name[:15] for name in wanted}
@@ -103,14 +109,14 @@ def by_name(names: list[str]) -> list[int]:
         first = _read(f"/proc/{pid}/cmdline", 4096).split(b"\0", 1)[0]
         if first and first.rsplit(b"/", 1)[-1].rstrip(b":") in wanted:
             found.add(pid)
-    return [pid for pid in roots(found) if not _is_ours(pid)]
+    return [pid for pid in roots(found) if not _is_run(pid, running)]
 
 
-def by_mark(variable: str, value: str) -> list[int]:
+def by_mark(variable: str, value: str, running: Container[int] = ()) -> list[int]:
     """Return main processes that inherited an environment variable with that value: started by the resource's agent."""
     wanted = f"{variable}={value}".encode()
     found = {pid for pid in _all() if wanted in _read(f"/proc/{pid}/environ").split(b"\0")}
-    return [pid for pid in roots(found) if not _is_ours(pid)]
+    return [pid for pid in roots(found) if not _is_run(pid, running)]
 
 
 def by_pid_file(path: str) -> list[int]:
@@ -133,12 +139,13 @@ def by_control_group(group: str) -> list[int]:
     return []
 
 
-def find(resource_class: str, resource_id: str, parameters: dict[str, str]) -> list[int]:
+def find(resource_class: str, resource_id: str, parameters: dict[str, str], running: Container[int] = ()) -> list[int]:
     """Return the processes of an `ocf` or `lsb` resource: by name where the names are given, else by its pid file, else by
-    what they inherited from the agent that started them."""
+    what they inherited from the agent that started them.
+    `running` are the process groups of agents' runs under way."""
     names = parameters.get(PROCESSES, "").replace(",", " ").split()
     if names:
-        return by_name(names)
+        return by_name(names, running)
     for name in ("pidfile", "pid_file", "pid"):
         path = parameters.get(name, "")
         if path.startswith("/"):
@@ -146,4 +153,4 @@ def find(resource_class: str, resource_id: str, parameters: dict[str, str]) -> l
             if pids:
                 return pids
     variable = "OCF_RESOURCE_INSTANCE" if resource_class == "ocf" else "PCLOUD_RESOURCE"
-    return by_mark(variable, resource_id)
+    return by_mark(variable, resource_id, running)

@@ -71,6 +71,10 @@ class Client:
         """The infrastructures that the daemon knows."""
         return self.connection.call("GET", "/v1/infrastructures", list[Any])
 
+    def shutdown(self, *, engines: bool, guests: bool) -> None:
+        """End the daemon; `engines`: and its engine processes; `guests`: stop every deployable in order before."""
+        self.connection.call("POST", "/v1/shutdown", None, body={"engines": engines, "guests": guests})
+
     # --- deployables
 
     def deployables(self) -> list[records.DeployableSummary]:

@@ -27,11 +27,9 @@ from pcloud.policy.cib import resource_id
 from pcloud.policy.definition import configure_digest, resolved, service_digest
 from pcloud.policy.graph import Action
 from pcloud.policy.observation import GuestActed, GuestSeen, Observation, Operated
-from pcloud.policy.state import ISOLATING, State, needs_configure
+from pcloud.policy.state import ISOLATING, State
 
 PORTS = {"remote": 3121, "ssh": 22}
-ENVIRONMENT_FOLDER = "/run/pcloud/resources"
-"""Where the configure step writes a resource's parameters, in the guest."""
 CONFIGURE_TIMEOUT = 300.0
 
 
@@ -192,10 +190,7 @@ class Executor:
                     **{f"param_{name}": value for name, value in parameters.items()},
                 },
             )  # fmt: skip
-        if resource.resource_class != "ocf":
-            parameters = {}
-            if needs_configure(resource):
-                parameters["pcloud_environment"] = f"{ENVIRONMENT_FOLDER}/{resource.name}.env"
+        # Of a systemd unit they become its environment, by our agent; Pacemaker's own ignores them.
         return Operation(
             resource=resource_id(subject), resource_class=resource.resource_class, provider=resource.provider,
             type=resource.type, action=task, interval=interval, timeout=timeout, parameters=parameters,

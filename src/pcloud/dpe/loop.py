@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 RECHECK = 60.0
 """Seconds after which a deployable that is not as it shall be is looked at again, whatever was (not) observed."""
+ASK_AGAIN = 5
+"""How often the scheduler is asked anew in succession because of news that ended no action."""
 FAULT_PAUSE = 1.0
 """Seconds until an engine that failed by a fault of ours works again: a fault that stays must not spin."""
 INFRASTRUCTURE_RETRY = 2.0
@@ -83,7 +85,8 @@ class DeployableEngine:
         self._ends = 0
         """How many actions have ended: whether one did while the scheduler was deciding."""
         self._outdated = False
-        """An action ended while the scheduler was deciding: what it answered is not used, it is asked again."""
+        """Something came while the scheduler was deciding: what it answered is not used, it is asked again."""
+        self._asked_again = 0
         self._walk: Walk | None = None
         self._decision: Decision | None = None
         self._names = cib.Names({}, {}, {})
@@ -186,6 +189,7 @@ class DeployableEngine:
             await self._wake.wait()
             self._wake.clear()
             decide = self._observe() or self._outdated
+            self._outdated = False
             if decide and self._configured and not self.state.blocked:
                 await self._decide()
             if not self._outdated:
@@ -232,8 +236,10 @@ class DeployableEngine:
             log.warning("deployable %s is blocked: %s", self.state.deployable.name, error)
             self.post(Blocked(reason=str(error)))
             return
-        # What ended meanwhile is not in the state that was decided on: carrying the answer out could do it a second time.
-        self._outdated = ends != self._ends
+        # What came meanwhile makes it an answer about the past: it is asked again. Above all when an action ended, which
+        # the answer could have carried out a second time; a mere flood of news must not keep it from acting for ever.
+        self._outdated = ends != self._ends or (bool(self._queue) and self._asked_again < ASK_AGAIN)
+        self._asked_again = self._asked_again + 1 if self._outdated else 0
         if self._outdated:
             self._wake.set()
             return
@@ -473,6 +479,10 @@ class DeployableEngine:
     def gone(self) -> bool:
         """Whether nothing of a deployable without assemblies is left."""
         return not self.state.assemblies() and not self._tasks
+
+    def material(self, assembly: str) -> GuestMaterial:
+        """Return an assembly's image and keys; KeyError when there is no such assembly."""
+        return self._executor.guests[assembly]
 
     @property
     def running_guests(self) -> int:

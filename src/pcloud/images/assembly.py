@@ -16,8 +16,10 @@ from pcloud.model.errors import InvalidDocument
 
 RECIPE = 2
 """Raised when the builder makes something else from the same spec."""
-PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+)?")
-UNIT_NAME = re.compile(r"[A-Za-z0-9:_.@\\-]+")
+PACKAGE = re.compile(
+    r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?"
+)  # apt takes `name-` as "remove name"
+UNIT_NAME = re.compile(r"[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\-]*")
 AGENT_PACKAGES = {
     "pcloud": (),
     "pacemaker": ("pacemaker-remote", "pacemaker-resource-agents", "resource-agents"),

@@ -43,14 +43,16 @@ def _overall(state: State, assemblies: tuple[AssemblyStatus, ...]) -> tuple[Reso
         return ResourceState.PAUSED, "recovery is paused"
     if state.infrastructure_down:
         return ResourceState.UNKNOWN, f"the infrastructure does not answer: {state.infrastructure_down}"
-    found = {assembly.state for assembly in assemblies}
+    # A failure that is being recovered from is no end: only what was given up is `failed` as a whole.
+    found = {ResourceState.STARTING if a.state is ResourceState.FAILED else a.state for a in assemblies}
     if state.target == "stopped":
         if found <= {ResourceState.STOPPED} and not state.leaving:
             return ResourceState.STOPPED, ""
         return ResourceState.STARTING if ResourceState.STARTING in found else ResourceState.RUNNING, "being stopped"
     for worst in _ORDER:
         if worst in found:
-            reason = next((a.reason for a in assemblies if a.state is worst and a.reason), "")
+            matching = (worst, ResourceState.FAILED) if worst is ResourceState.STARTING else (worst,)
+            reason = next((f"{a.name}: {a.reason}" for a in assemblies if a.state in matching and a.reason), "")
             return worst, reason
     return (ResourceState.RUNNING, "") if found <= {ResourceState.RUNNING} else (ResourceState.STARTING, "")
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from pcloud.environment.transport import TransportError
 from pcloud.wire import frame, gnutls
@@ -190,13 +191,20 @@ def _ignore_end(_error: TransportError) -> None:
     """Nobody to tell (any more)."""
 
 
+async def _resolve(loop: asyncio.AbstractEventLoop, address: str, port: int) -> list[tuple[Any, ...]]:
+    try:
+        return list(socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+    except OSError:  # a name: looked up in a thread, since that may take long
+        return list(await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM))
+
+
 async def open_channel(
     address: str, port: int, credentials: gnutls.Credentials, buffer: Buffer, *, source: str = ""
 ) -> Channel:
     """Connect and shake hands. Errors: TransportError with code UNREACHABLE, REFUSED or TLS. Cancelling cleans up."""
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=0)
+        found = await _resolve(loop, address, port)
     except OSError as error:
         raise TransportError("UNREACHABLE", f"{address}: {error.strerror or error}") from error
     family, kind, protocol, _name, where = found[0]

@@ -153,7 +153,7 @@ class RemoteConnection:
         """Make the guest prove that it answers; TransportError (NO_ANSWER) when it does not in time."""
         try:
             async with asyncio.timeout(timeout):
-                await self._ask(m.command(m.OP_POKE), timeout=None)
+                await self._send(m.command(m.OP_POKE))
         except TimeoutError as error:
             raise TransportError("NO_ANSWER", f"the guest's agent did not answer within {timeout:g} s") from error
 
@@ -198,11 +198,11 @@ class RemoteConnection:
         self._channel.send(request.to_bytes())
         return future
 
-    async def _ask(self, request: m.Element, *, timeout: float | None = REPLY_TIMEOUT) -> m.Element:
+    async def _ask(self, request: m.Element) -> m.Element:
         """Send a request and return its reply. One that does not come in time ends the connection (NO_REPLY)."""
-        return await self._await_reply(self._send(request), timeout)
+        return await self._await_reply(self._send(request), REPLY_TIMEOUT)
 
-    async def _await_reply(self, future: asyncio.Future[m.Element], timeout: float | None) -> m.Element:
+    async def _await_reply(self, future: asyncio.Future[m.Element], timeout: float) -> m.Element:
         try:
             async with asyncio.timeout(timeout):
                 return await future
@@ -365,7 +365,7 @@ class RemoteConnection:
             self._frame_since = 0.0
         elif not self._frame_since:
             self._frame_since = now
-        elif now - self._frame_since > max(timeout, REPLY_TIMEOUT):
+        elif now - self._frame_since > REPLY_TIMEOUT:
             self._channel.end(TransportError("TOO_SLOW", "the guest's agent did not finish a message"))
             return
         if not self._poked and now - self._heard >= interval * 0.75 and self._channel.open:
