@@ -249,7 +249,9 @@ class DeployableEngine:
         # What does not depend on a failed action goes on: the failure is observed, and a newer decision overtakes this one.
         self._walk = Walk(graph, abort_on_failure=False)
         if self._decision is not None:
-            self._decision.made(self.state, graph, self._names, decide=loop.time() - began, library=loop.time() - asked)
+            self._decision.made(
+                self.state, graph, self._names, now=now, decide=loop.time() - began, library=loop.time() - asked
+            )
 
     def _advance(self) -> None:
         """Start what may start now."""

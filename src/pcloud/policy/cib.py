@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from xml.sax.saxutils import quoteattr
+from xml.sax import saxutils
 
 import msgspec
 
@@ -30,6 +30,12 @@ CHANGED = "0" * 32
 """A digest of nothing: the scheduler restarts the resource because its definition changed."""
 PLACE = "place."
 """Prefix of the node name of a place, which keeps it apart from assemblies' names."""
+
+
+@lru_cache(maxsize=4096)
+def quoteattr(text: str) -> str:
+    """Return a value as a quoted XML attribute; the same few names are written over and over."""
+    return saxutils.quoteattr(text)
 
 
 @lru_cache(maxsize=1024)
