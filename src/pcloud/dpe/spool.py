@@ -111,7 +111,11 @@ class Spool:
         """Write the file anew without what is acknowledged: under constant load it is never empty."""
         fresh = self.path.with_suffix(".new")
         tail = self._tail()
-        file = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            file = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            log.warning("%s can not be written anew, it stays as it is: %s", self.path, error)
+            return
         try:
             if os.write(file, tail) < len(tail):
                 raise OSError("no room for the rest")
