@@ -1,8 +1,8 @@
 """Stand-in guests: one process that plays thousands of agents, over real TLS and the real protocol.
 
-`python -m bench.standin [--address A] [--port P] --authkey FILE` listens, prints the port, and serves until its standard input
-ends. Each connection is a guest of its own; every operation succeeds at once (a probe says "not running" until the start), and
-recurring ones are remembered and never fail. Not measured: its own memory and time are the peer's, not ours.
+`python -m bench.standin [--address A] [--port P] --authkey FILE` listens, prints the port, and serves until its standard
+input ends. Each connection is a guest of its own; every operation succeeds at once (a probe says "not running" until the
+start), and recurring ones never fail. Its own memory and time belong to nobody's measurement.
 """
 
 from __future__ import annotations
