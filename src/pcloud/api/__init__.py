@@ -1,1 +1,1 @@
-"""HTTP: the native REST API, CloudFormation, Heat, events as a stream, metrics."""
+"""HTTP: the native REST interface `/v1`, server-sent events, metrics. The only room that knows HTTP on our side."""

@@ -13,6 +13,9 @@ from typing import Protocol
 
 import msgspec
 
+from pcloud.model.image import Identity as Identity
+from pcloud.model.image import Image as Image
+
 
 class GuestState(StrEnum):
     """What the infrastructure says of a guest."""
@@ -50,33 +53,6 @@ class Capability(StrEnum):
     """`check` gives an answer that is independent of the transport."""
     LIMITS = "limits"
     """Memory and CPU limits can be changed while the guest runs."""
-
-
-class Image(msgspec.Struct, frozen=True, kw_only=True):
-    """An image that guests are made from, as the image store knows it."""
-
-    name: str
-    digest: str
-    """Changes when and only when the content's description changes."""
-    path: str = ""
-    """The image's folder on this host. LXC finds `layers` in it: root file system folders, lowest first."""
-    layers: tuple[str, ...] = ()
-    disk: str = ""
-    """A qcow2 file, for infrastructures that boot disks; kernel and initrd beside it for direct boot."""
-    kernel: str = ""
-    initrd: str = ""
-
-
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes one guest different from another of the same image; written into it before its first start."""
-
-    hostname: str
-    authorized_key: str = ""
-    """Public ssh key (one line) of root's authorized_keys."""
-    agent_key: bytes = b""
-    """The Pacemaker Remote key, written to /etc/pacemaker/authkey (mode 0600)."""
-    host_private_key: str = ""
-    """The ssh host key (OpenSSH private format), made by us so that we can pin it."""
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):

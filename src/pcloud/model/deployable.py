@@ -75,6 +75,15 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """Names of resources of the same assembly that start before this one and stop after it."""
 
 
+class FileAttributes(msgspec.Struct, frozen=True, kw_only=True):
+    """Permissions and owner of one of an assembly's files, where they are not root's and 0644."""
+
+    path: str
+    mode: int = 0o644
+    owner: str = "root:root"
+    """`USER` or `USER:GROUP`, names or numbers, as the image knows them."""
+
+
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
     """This assembly's resources start when all resources of `assembly` run."""
 
@@ -95,6 +104,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Beyond those that the resources' templates bring."""
     files: tuple[tuple[str, str], ...] = ()
     """(absolute path, content) pairs."""
+    file_attributes: tuple[FileAttributes, ...] = ()
+    """Of those of the files that are not root's with mode 0644, in the order of the files."""
     commands: tuple[tuple[str, ...], ...] = ()
     """Argument vectors run in the image when it is built, in order."""
     resources: tuple[Resource, ...] = ()
@@ -112,6 +123,13 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until the guest's agent must answer."""
     stop_timeout: float = 30.0
     """Seconds an orderly shut-down may take before the guest is destroyed."""
+
+    def attributes_of(self, path: str) -> FileAttributes:
+        """Return the permissions and owner of one of the files."""
+        for attributes in self.file_attributes:
+            if attributes.path == path:
+                return attributes
+        return FileAttributes(path=path)
 
     def resource(self, name: str) -> Resource:
         """Return the resource of that name; KeyError when there is none."""

@@ -1,0 +1,380 @@
+"""The executor: resources, the queue of each, recurring operations, and what is told of their results.
+
+Owns: every resource and command in this guest. One operation at a time per resource, in the order of arrival; recurring ones
+repeat `interval` after they ended. Semantics follow upstream's executor (2.1.5); concurrency: callbacks of the loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+
+from pcloud.agent import watch
+from pcloud.agent.loop import Loop, Timer, log
+from pcloud.agent.operation import CANCELLED, DONE, ERROR, FAILED, NOT_RUNNING, OK, PROMOTED, UNIMPLEMENTED, Result
+from pcloud.agent.runner import Runner
+from pcloud.agent.systemd import Systemd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Notify = Callable[["Command", Result, bool], None]
+    from pcloud.agent.runner import Running
+
+_CONFIRM = 0.1
+"""Seconds after which a monitor that an exit triggered, and that saw nothing, looks again: the service's parent may not have
+reaped the process yet."""
+_SEARCH_EVERY = 30.0
+"""Seconds between searches for a resource's processes while none is found."""
+
+
+class Command:
+    """One operation asked for by a client."""
+
+    __slots__ = (
+        "action",
+        "again",
+        "call_id",
+        "client",
+        "delay",
+        "first_sent",
+        "interval",
+        "last_rc",
+        "last_status",
+        "options",
+        "parameters",
+        "queued",
+        "ran",
+        "ran_at",
+        "rc",
+        "rc_changed",
+        "resource_id",
+        "signal",
+        "start_delay",
+        "stopping",
+        "timeout",
+        "timer",
+        "told_at",
+        "user_data",
+    )
+
+    def __init__(self, resource_id: str, action: str, interval: int, timeout: int, parameters: dict[str, str]) -> None:
+        """`interval` and `timeout` are milliseconds."""
+        self.resource_id = resource_id
+        self.action = action
+        self.interval = interval
+        self.timeout = timeout
+        self.parameters = parameters
+        self.start_delay = self.options = self.call_id = 0
+        self.client = ""
+        self.user_data: str | None = None
+        self.delay: Timer | None = None
+        self.timer: Timer | None = None
+        self.queued = self.ran = 0.0
+        self.ran_at = self.rc_changed = self.told_at = 0
+        self.rc = 0
+        self.first_sent = False
+        self.last_rc = self.last_status = 0
+        self.signal = ""
+        self.again = self.stopping = False
+
+    def matches(self, action: str, interval: int) -> bool:
+        """Whether it is that operation (names are compared as upstream does, without regard to case)."""
+        return self.interval == interval and self.action.lower() == action.lower()
+
+
+class Resource:
+    """A registered resource."""
+
+    __slots__ = (
+        "active",
+        "id",
+        "options",
+        "pending",
+        "provider",
+        "quiet",
+        "recurring",
+        "resource_class",
+        "running",
+        "searched",
+        "type",
+        "watch",
+    )
+
+    def __init__(self, resource_id: str, resource_class: str, provider: str, agent: str, options: int) -> None:
+        self.id = resource_id
+        self.resource_class = resource_class
+        self.provider = provider
+        self.type = agent
+        self.options = options
+        self.pending: list[Command] = []
+        self.recurring: list[Command] = []
+        self.active: Command | None = None
+        self.running: Running | None = None
+        self.watch: watch.Watch | None = None
+        self.searched = -1e9
+        """When its processes were last looked for."""
+        self.quiet = 0
+        """How many times in a row an exit triggered a monitor that saw nothing."""
+
+
+class Executor:
+    """All resources of this guest."""
+
+    __slots__ = ("_loop", "_notify", "_runner", "_systemd", "resources")
+
+    def __init__(self, loop: Loop, notify: Notify) -> None:
+        """`notify(command, result, deleted)` is called for each result that is to be told."""
+        self._loop = loop
+        self._notify = notify
+        self._systemd = Systemd(loop)
+        self._runner = Runner(loop, self._systemd)
+        self.resources: dict[str, Resource] = {}
+
+    # --- what clients ask for; results are 0 or a negative errno
+
+    def register(self, resource_id: str, resource_class: str, provider: str, agent: str, options: int) -> int:
+        """Make a resource known. The same again changes nothing; another one of that name replaces it."""
+        old = self.resources.get(resource_id)
+        if old is not None:
+            if (old.resource_class.lower(), old.provider.lower(), old.type.lower()) == (
+                resource_class.lower(),
+                provider.lower(),
+                agent.lower(),
+            ):
+                return 0
+            self._remove(old)
+        self.resources[resource_id] = Resource(resource_id, resource_class, provider, agent, options)
+        return 0
+
+    def unregister(self, resource_id: str) -> int:
+        """Forget a resource; what is queued or repeats is cancelled, what runs ends by itself (-EINPROGRESS)."""
+        resource = self.resources.get(resource_id)
+        if resource is None:
+            return 0
+        busy = resource.active is not None
+        self._remove(resource)
+        return -errno.EINPROGRESS if busy else 0
+
+    def execute(self, command: Command) -> int:
+        """Queue an operation."""
+        resource = self.resources.get(command.resource_id)
+        if resource is None:
+            return -errno.ENODEV
+        if command.interval and self._merge(resource, command):
+            return 0
+        if command.action.lower() == "stop":
+            self._cancel_recurring(resource, None)
+        resource.pending.append(command)
+        command.queued = time.monotonic()
+        if command.start_delay:
+            command.delay = self._loop.later(command.start_delay / 1000, lambda: self._delay_over(resource, command))
+        self._loop.soon(lambda: self._next(resource))  # after the reply has been queued
+        return 0
+
+    def cancel(self, resource_id: str, action: str, interval: int) -> int:
+        """Cancel a queued or recurring operation."""
+        resource = self.resources.get(resource_id)
+        if resource is None:
+            return -errno.ENODEV
+        for command in [*resource.pending, *resource.recurring]:
+            if command.matches(action, interval):
+                self._cancel(resource, command)
+                return 0
+        return -errno.EOPNOTSUPP
+
+    def client_gone(self, last: bool) -> None:
+        """A client disconnected; with the last one end the recurring operations of resources that were registered so."""
+        if last:
+            for resource in list(self.resources.values()):
+                if resource.options & 3 == 3:
+                    self._cancel_recurring(resource, None)
+
+    # --- queues
+
+    def _merge(self, resource: Resource, command: Command) -> bool:
+        """The same recurring operation again: the one that is there takes the new call's identity and runs now."""
+        for known in [*resource.pending, *resource.recurring]:
+            if not known.matches(command.action, command.interval) or known.stopping:
+                continue
+            known.first_sent = False
+            known.user_data, known.call_id = command.user_data, command.call_id
+            known.parameters, known.timeout, known.options = command.parameters, command.timeout, command.options
+            self._kick(resource, known, "")
+            return True
+        return False
+
+    def _kick(self, resource: Resource, command: Command, signal: str) -> None:
+        """Run a recurring operation now instead of at its time."""
+        if command is resource.active:
+            command.again = True
+            command.signal = command.signal or signal
+        elif command.timer is not None:
+            command.timer.cancel()
+            command.signal = signal
+            self._due(resource, command)
+        else:
+            command.signal = command.signal or signal  # queued already
+
+    def _due(self, resource: Resource, command: Command) -> None:
+        command.timer = None
+        if self.resources.get(resource.id) is resource and command in resource.recurring:
+            resource.pending.append(command)
+            command.queued = time.monotonic()
+            self._next(resource)
+
+    def _delay_over(self, resource: Resource, command: Command) -> None:
+        command.delay = None
+        self._next(resource)
+
+    def _next(self, resource: Resource) -> None:
+        """Start the next operation, if none runs. One that waits for its start delay lets others pass."""
+        if resource.active is not None:
+            return
+        for command in resource.pending:
+            if command.delay is None:
+                break
+        else:
+            return
+        resource.pending.remove(command)
+        if command.interval and command not in resource.recurring:
+            resource.recurring.append(command)
+        resource.active = command
+        command.ran = time.monotonic()
+        command.ran_at = int(time.time())
+        log(
+            7 if command.action == "monitor" else 6,
+            f"executing {resource.id} {command.action} (call {command.call_id})",
+        )
+        if command.action.lower() == "stop" and resource.watch is not None:
+            resource.watch.clear()
+        if command.interval:
+            self._search(resource, command)
+        resource.running = self._runner.run(
+            resource, command, lambda result: self._completed(resource, command, result)
+        )
+
+    def _completed(self, resource: Resource, command: Command, result: Result) -> None:
+        known = self.resources.get(resource.id) is resource
+        resource.active = resource.running = None
+        if command.stopping:
+            result.rc, result.status = OK, CANCELLED
+        if command.rc != result.rc:
+            # A cluster orders two results of one call by these whole seconds, and ignores a failure that is not later
+            # than the success before it. We notice exits within the same second, so the change gets the next one.
+            command.rc_changed = max(int(time.time()), command.told_at + 1)
+        same = command.first_sent and command.last_rc == result.rc and command.last_status == result.status
+        triggered = command.signal == "exit"
+        self._tell(command, result, deleted=not known)
+        if command.interval and known and not command.stopping:
+            self._after_recurring(resource, command, result, triggered=triggered, same=same)
+        elif command in resource.recurring:
+            resource.recurring.remove(command)
+        if known:
+            self._next(resource)
+
+    def _tell(self, command: Command, result: Result, *, deleted: bool) -> None:
+        command.rc = result.rc
+        same = command.last_rc == result.rc and command.last_status == result.status
+        if command.first_sent and same and command.options & 4:
+            return
+        command.first_sent = True
+        command.last_rc, command.last_status = result.rc, result.status
+        command.told_at = max(command.rc_changed, command.ran_at)
+        self._notify(command, result, deleted)
+
+    def _after_recurring(
+        self, resource: Resource, command: Command, result: Result, *, triggered: bool, same: bool
+    ) -> None:
+        """Set the next run, and watch the service's processes while it is well."""
+        well = result.status == DONE and result.rc in (OK, PROMOTED)
+        wait = command.interval / 1000
+        if command.again:
+            # Something happened while it ran; its result may be of before that.
+            wait = min(wait, _CONFIRM)
+        elif triggered and well and same and resource.quiet < 8:
+            # A process ended, yet all looks well: look once more soon, later each time it turns out to be nothing.
+            resource.quiet += 1
+            wait = min(wait, _CONFIRM * 2**resource.quiet / 2)
+        else:
+            command.signal = ""
+            if well and not triggered:
+                resource.quiet = 0
+        command.again = False
+        command.timer = self._loop.later(wait, lambda: self._due(resource, command))
+        if not well:
+            resource.searched = -1e9
+            if resource.watch is not None:
+                resource.watch.clear()
+
+    # --- exits of the service's processes
+
+    def _search(self, resource: Resource, command: Command) -> None:
+        """Find and watch the service's processes, *before* a monitor looks at it: so no moment is left in which a
+        process could end unseen. A monitor that an exit has just triggered runs without this delay."""
+        now = time.monotonic()
+        hurry = command.signal == "exit" and not resource.quiet
+        if resource.watch or hurry or now < resource.searched + _SEARCH_EVERY:
+            return
+        resource.searched = now
+        if resource.watch is None:
+            resource.watch = watch.Watch(self._loop, lambda: self._process_ended(resource))
+        self._runner.find_processes(resource, command.parameters, resource.watch.add)
+
+    def _process_ended(self, resource: Resource) -> None:
+        if self.resources.get(resource.id) is not resource:
+            return
+        log(6, f"{resource.id}: a process ended")
+        resource.searched = -1e9
+        for command in resource.recurring:
+            if not command.stopping:
+                self._kick(resource, command, "exit")
+
+    # --- cancelling
+
+    def _cancel(self, resource: Resource, command: Command) -> None:
+        if command.timer is not None:
+            command.timer.cancel()
+            command.timer = None
+        if command.delay is not None:
+            command.delay.cancel()
+            command.delay = None
+        if command is resource.active:
+            command.stopping = True
+            if command in resource.recurring:
+                resource.recurring.remove(command)
+            if resource.running is not None:
+                resource.running.kill()  # `_completed` tells
+            return
+        if command in resource.pending:
+            resource.pending.remove(command)
+        if command in resource.recurring:
+            resource.recurring.remove(command)
+        known = self.resources.get(resource.id) is resource
+        self._tell(command, Result(OK, CANCELLED), deleted=not known)
+
+    def _cancel_recurring(self, resource: Resource, client: str | None) -> None:
+        for command in [*resource.recurring, *resource.pending]:
+            if command.interval and (client is None or command.client == client):
+                self._cancel(resource, command)
+
+    def _remove(self, resource: Resource) -> None:
+        del self.resources[resource.id]
+        commands = list(resource.recurring)
+        commands += [command for command in resource.pending if command not in commands]
+        for command in commands:
+            self._cancel(resource, command)
+        if resource.watch is not None:
+            resource.watch.clear()
+        if resource.resource_class in ("systemd", "service"):
+            self._systemd.release(resource.type)
+
+
+def refuse_stonith(command: Command) -> Result:
+    """Return what upstream's remote executor answers for a fence device: it has no fencer to ask."""
+    if command.action == "monitor" and command.interval == 0:
+        return Result(NOT_RUNNING, FAILED)
+    if command.action in ("start", "stop", "monitor"):
+        return Result(ERROR, FAILED, "No connection to fencer")
+    return Result(UNIMPLEMENTED, FAILED, "No connection to fencer")

@@ -1,0 +1,67 @@
+"""The storm brake: how many guests may be started at once on one infrastructure, the most important first.
+
+One brake is shared by all deployables of an engine process. When more wait than a threshold, one summary event says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+
+class Brake:
+    """A semaphore whose waiters are served by priority (higher first), then in order of arrival."""
+
+    def __init__(self, limit: int, *, storm: Callable[[int], None] | None = None, threshold: int = 0) -> None:
+        """`storm` is called with the number of waiters when it first exceeds `threshold` (default: the limit)."""
+        if limit < 1:
+            raise ValueError("a brake lets at least one through")
+        self._free = limit
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._arrivals = 0
+        self._storm = storm
+        self._threshold = threshold or limit
+        self._told = False
+
+    @property
+    def waiting(self) -> int:
+        """How many starts wait."""
+        return len(self._waiting)
+
+    @asynccontextmanager
+    async def slot(self, priority: int) -> AsyncIterator[None]:
+        """Hold one of the places while the body runs."""
+        await self._acquire(priority)
+        try:
+            yield
+        finally:
+            self._release()
+
+    async def _acquire(self, priority: int) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        self._arrivals += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (-priority, self._arrivals, turn))
+        if len(self._waiting) > self._threshold and not self._told:
+            self._told = True
+            if self._storm is not None:
+                self._storm(len(self._waiting))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._release()  # the turn came in the moment of the cancellation: pass it on
+            raise
+
+    def _release(self) -> None:
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._told = False
+        self._free += 1

@@ -1,0 +1,341 @@
+"""Many engines in one process: takes the daemon's messages, gives each deployable its engine, watches infrastructures.
+
+Concurrency: messages are handled in order of arrival; what takes time (removing a deployable, a command in a guest) runs
+in a task of its own and answers with a `Reply`. When the daemon goes away engines go on, and it is called again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from pcloud.dpe.brake import Brake
+from pcloud.dpe.entering import run_by_ssh
+from pcloud.dpe.environment import Environment
+from pcloud.dpe.loop import DeployableEngine
+from pcloud.dpe.messages import (
+    Acknowledge,
+    Command,
+    Down,
+    Hello,
+    Load,
+    Reply,
+    Settings,
+    Shutdown,
+    Statistics,
+    Status,
+    Unload,
+    Up,
+    encode,
+    receive_down,
+)
+from pcloud.dpe.spool import Spool
+from pcloud.environment.clock import Clock
+from pcloud.environment.infrastructure import (
+    Capability,
+    Infrastructure,
+    InfrastructureError,
+    InfrastructureUnavailable,
+)
+from pcloud.environment.scheduler import Scheduler
+from pcloud.environment.transport import Transport, TransportError
+from pcloud.events.event import Event, Severity
+from pcloud.model.deployable import ResourceState
+from pcloud.model.status import DeployableStatus
+from pcloud.policy.observation import InfrastructureState, Recover
+from pcloud.policy.state import Memory
+
+log = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 0.2
+WATCH_RETRY_SECONDS = 2.0
+STATISTICS_SECONDS = 5.0
+
+
+class Host:
+    """The engines of one engine process."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        spool: Spool,
+        scheduler: Scheduler,
+        transports: dict[str, Transport],
+        open_infrastructure: Callable[[str, dict[str, Any]], Infrastructure],
+        hello: Callable[[tuple[str, ...]], Hello],
+    ) -> None:
+        """`open_infrastructure` makes the driver of a name from its settings; `hello` makes our first message."""
+        self._clock = clock
+        self._spool = spool
+        self._scheduler = scheduler
+        self._transports = transports
+        self._open = open_infrastructure
+        self._hello = hello
+        self._settings = Settings()
+        self._engines: dict[str, DeployableEngine] = {}
+        self._environments: dict[str, Environment] = {}
+        self._places: dict[str, tuple[str, ...]] = {}
+        self._statuses: dict[str, DeployableStatus] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writer: asyncio.StreamWriter | None = None
+        self._ended = asyncio.Event()
+
+    # --- the daemon
+
+    async def serve(self, connect: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]) -> None:
+        """Work until told to end; connect to the daemon again whenever it goes away."""
+        self._spawn(self._report_statistics())
+        while not self._ended.is_set():
+            try:
+                reader, writer = await connect()
+            except OSError:
+                await self._pause(RECONNECT_SECONDS)
+                continue
+            try:
+                await self._converse(reader, writer)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                log.info("the daemon went away; engines go on")
+            except (ValueError, msgspec.MsgspecError):
+                log.exception("the daemon sent something that makes no sense; connecting anew")
+                await self._pause(RECONNECT_SECONDS)
+            finally:
+                self._writer = None
+                self._spool.disconnected()
+                writer.close()
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            return
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._send(self._hello(tuple(self._engines)))
+        self._spool.connected(writer)
+        for status in self._statuses.values():
+            self._send(Status(status=status))
+        while not self._ended.is_set():
+            await self._handle(await receive_down(reader))
+
+    def _send(self, message: Up) -> None:
+        if self._writer is not None:
+            self._writer.write(encode(message))
+
+    async def _handle(self, message: Down) -> None:
+        match message:
+            case Settings():
+                self._settings = message
+            case Load():
+                await self._load(message)
+            case Unload():
+                self._spawn(self._unload(message))
+            case Command():
+                self._spawn(self._command(message))
+            case Acknowledge():
+                self._spool.acknowledged(message.sequence)
+            case Shutdown():
+                self._ended.set()
+
+    def end(self) -> None:
+        """End the process's work; guests go on."""
+        self._ended.set()
+        if self._writer is not None:
+            self._writer.close()
+
+    # --- deployables
+
+    async def _load(self, load: Load) -> None:
+        name = load.deployable.name
+        try:
+            environment = self._environment(load.deployable.infrastructure)
+        except InfrastructureError as error:
+            self._refuse(load, str(error))
+            return
+        engine = self._engines.get(name)
+        if engine is None:
+            memory = self._memory(name, load.state)
+            publish = partial(self._publish, name)
+            engine = DeployableEngine(environment, load.deployable, memory=memory, publish=publish)
+            self._engines[name] = engine
+            engine.start()
+        engine.configure(
+            load.deployable,
+            target=load.target,
+            guests=load.guests,
+            paused=load.paused,
+            places=await self._known_places(environment.infrastructure),
+        )
+
+    def _memory(self, name: str, state: bytes | None) -> Memory | None:
+        """Read what a former engine left; what can not be read costs its counters, not the deployable."""
+        try:
+            return msgspec.msgpack.decode(state, type=Memory) if state else None
+        except msgspec.MsgspecError as error:
+            reason = f"the engine's memory can not be read, failure counters begin afresh: {error}"
+            self._spool.event(
+                Event(time=self._clock.time(), type="engine", deployable=name, reason=reason, severity=Severity.WARNING)
+            )
+            return None
+
+    def _refuse(self, load: Load, reason: str) -> None:
+        name = load.deployable.name
+        self._spool.event(
+            Event(
+                time=self._clock.time(), type="deployable.state", deployable=name, state="failed", reason=reason,
+                severity=Severity.CRITICAL,
+            )
+        )  # fmt: skip
+        self._publish(name, DeployableStatus(name=name, state=ResourceState.FAILED, reason=reason, target=load.target))
+
+    def _publish(self, name: str, status: DeployableStatus) -> None:
+        self._statuses[name] = status
+        self._send(Status(status=status))
+
+    async def _known_places(self, infrastructure: Infrastructure) -> tuple[str, ...]:
+        if infrastructure.name not in self._places:
+            try:
+                self._places[infrastructure.name] = tuple(await infrastructure.places())
+            except InfrastructureError as error:
+                log.warning("%s does not tell its places: %s", infrastructure.name, error)
+                return ()
+        return self._places[infrastructure.name]
+
+    async def _unload(self, unload: Unload) -> None:
+        engine = self._engines.get(unload.name)
+        if engine is not None:
+            if unload.delete:
+                engine.remove()
+                await engine.removed.wait()
+            await engine.close()
+            self._engines.pop(unload.name, None)
+        self._statuses.pop(unload.name, None)
+        self._send(Reply(request=unload.request))
+
+    async def _command(self, command: Command) -> None:
+        engine = self._engines.get(command.name)
+        if engine is None:
+            self._send(Reply(request=command.request, error=f"NOT_LOADED: {command.name} is not loaded here"))
+            return
+        try:
+            result = await self._carry_out(engine, command)
+        except InfrastructureError as error:
+            self._send(Reply(request=command.request, error=f"INFRASTRUCTURE: {error}"))
+        except TransportError as error:
+            self._send(Reply(request=command.request, error=f"{error.code}: {error}"))
+        except (KeyError, TypeError, ValueError) as error:
+            self._send(Reply(request=command.request, error=f"BAD_COMMAND: {error}"))
+        else:
+            self._send(Reply(request=command.request, result=result))
+
+    async def _carry_out(self, engine: DeployableEngine, command: Command) -> Any:
+        arguments = command.arguments
+        infrastructure = self._environment(engine.state.deployable.infrastructure).infrastructure
+        match command.action:
+            case "recover":
+                engine.post(Recover(subject=arguments.get("subject", "")))
+                return None
+            case "execute":
+                assembly, argv = arguments["assembly"], [str(word) for word in arguments["argv"]]
+                guest_id = f"{command.name}.{assembly}"
+                stdin, timeout = arguments.get("stdin", b""), float(arguments.get("timeout", 60.0))
+                if Capability.EXECUTE in infrastructure.capabilities:
+                    done = await infrastructure.execute(guest_id, argv, stdin=stdin, timeout=timeout)
+                else:
+                    ssh, material = self._transports["ssh"], engine.material(assembly)
+                    done = await run_by_ssh(infrastructure, ssh, guest_id, material, argv, stdin=stdin, timeout=timeout)
+                return {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+            case "console":
+                return await infrastructure.console(f"{command.name}.{arguments['assembly']}")
+            case "snapshot":
+                return msgspec.to_builtins(engine.state)
+            case _:
+                raise ValueError(f"there is no command {command.action}")
+
+    # --- infrastructures
+
+    def _environment(self, name: str) -> Environment:
+        if name not in self._environments:
+            infrastructure = self._open(name, self._settings.infrastructures.get(name, {}))
+            brake = Brake(self._settings.starts_in_flight, storm=partial(self._storm, name))
+            self._environments[name] = Environment(
+                clock=self._clock, infrastructure=infrastructure, transports=self._transports,
+                scheduler=self._scheduler, journal=self._spool, brake=brake,
+            )  # fmt: skip
+            self._spawn(self._watch(name, infrastructure))
+        return self._environments[name]
+
+    def _storm(self, name: str, waiting: int) -> None:
+        reason = (
+            f"{waiting} guests wait to be started on {name}; at most {self._settings.starts_in_flight} start at once"
+        )
+        self._spool.event(
+            Event(
+                time=self._clock.time(),
+                type="storm",
+                reason=reason,
+                severity=Severity.WARNING,
+                data={"waiting": waiting},
+            )
+        )
+
+    async def _watch(self, name: str, infrastructure: Infrastructure) -> None:
+        while True:
+            try:
+                async for event in infrastructure.watch():
+                    deployable, _, assembly = event.guest_id.partition(".")
+                    engine = self._engines.get(deployable)
+                    if engine is not None and engine.state.deployable.infrastructure == name:
+                        engine.guest_event(assembly, event)
+            except InfrastructureUnavailable as error:
+                for engine in self._engines.values():
+                    if engine.state.deployable.infrastructure == name:
+                        engine.post(InfrastructureState(error=str(error)))
+            except InfrastructureError:
+                log.exception("the watch of %s ended; it is taken up again", name)
+            await asyncio.sleep(WATCH_RETRY_SECONDS)
+
+    async def _report_statistics(self) -> None:
+        before: dict[str, float] = {}
+        while True:
+            counters = {
+                "deployables": float(len(self._engines)),
+                "guests": float(sum(engine.running_guests for engine in self._engines.values())),
+                "decisions": float(sum(engine.number for engine in self._engines.values())),
+            }
+            if counters != before:
+                before = counters
+                self._send(Statistics(counters=counters))
+            await asyncio.sleep(STATISTICS_SECONDS)
+
+    # --- the end
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("a task of the engine process failed", exc_info=task.exception())
+
+    async def close(self) -> None:
+        """Let go of everything; guests go on."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for engine in tuple(self._engines.values()):
+            await engine.close()
+        for environment in self._environments.values():
+            await environment.infrastructure.close()
+        for transport in self._transports.values():
+            await transport.close()
+        await self._scheduler.close()

@@ -1,0 +1,123 @@
+"""The connections of one deployable to its guests: made, lost, asked a second opinion about, made again.
+
+Runs beside the control loop in tasks of its own, one a guest while it reconnects; everything it learns becomes an
+observation. It decides nothing: whether a silent guest is dead is for `pcloud.policy` to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from functools import partial
+
+from pcloud.dpe.environment import Environment
+from pcloud.environment.infrastructure import InfrastructureError, Vitality
+from pcloud.environment.transport import Connection, Endpoint, OperationResult, TransportError
+from pcloud.policy.observation import LinkLost, LinkRestored, Observation, SecondOpinion
+
+ATTEMPT_TIMEOUT = 5.0
+"""Seconds for one attempt to connect, and for one second opinion."""
+FIRST_WAIT = 0.1
+LONGEST_WAIT = 5.0
+
+
+class Links:
+    """One deployable's connections, by assembly."""
+
+    __slots__ = ("_changed", "_connections", "_environment", "_post", "_reconnecting")
+
+    def __init__(
+        self,
+        environment: Environment,
+        post: Callable[[Observation], None],
+        changed: Callable[[str, OperationResult], None],
+    ) -> None:
+        """`post` takes observations; `changed` takes results of recurring operations, by assembly."""
+        self._environment = environment
+        self._post = post
+        self._changed = changed
+        self._connections: dict[str, Connection] = {}
+        self._reconnecting: dict[str, asyncio.Task[None]] = {}
+
+    def get(self, assembly: str) -> Connection:
+        """Return the live connection; TransportError when there is none."""
+        connection = self._connections.get(assembly)
+        if connection is None:
+            raise TransportError("NOT_CONNECTED", f"there is no connection to {assembly}")
+        return connection
+
+    async def connect(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint], timeout: float) -> None:
+        """Connect, trying again until `timeout` seconds are over; then the last TransportError is raised. `endpoint` is
+        asked before every attempt, then and later: a guest may come back elsewhere."""
+        await self.drop(assembly)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        wait = FIRST_WAIT
+        while True:
+            try:
+                await self._attempt(assembly, transport, endpoint, min(ATTEMPT_TIMEOUT, timeout))
+                return
+            except TransportError:
+                if loop.time() + wait >= deadline:
+                    raise
+            await asyncio.sleep(wait)
+            wait = min(wait * 1.5, 1.0)
+
+    async def _attempt(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint], timeout: float) -> None:
+        """Connect once. A connection that is lost before anybody could hold it was never made: TransportError."""
+        holder: list[Connection] = []
+        early: list[TransportError] = []
+
+        def lost(error: TransportError) -> None:
+            if not holder:
+                early.append(error)
+            elif self._connections.get(assembly) is holder[0]:
+                del self._connections[assembly]
+                self._post(LinkLost(assembly=assembly, reason=str(error)))
+                again = asyncio.get_running_loop().create_task(self._reconnect(assembly, transport, endpoint))
+                self._reconnecting[assembly] = again
+
+        connection = await self._environment.transports[transport].connect(
+            endpoint(), on_result=partial(self._changed, assembly), on_lost=lost, timeout=timeout
+        )
+        if early:
+            raise early[0]
+        holder.append(connection)
+        self._connections[assembly] = connection
+
+    async def _reconnect(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint]) -> None:
+        wait = FIRST_WAIT
+        while True:
+            try:
+                await self._attempt(assembly, transport, endpoint, ATTEMPT_TIMEOUT)
+            except TransportError:
+                self._post(SecondOpinion(assembly=assembly, vitality=await self._opinion(endpoint().guest_id)))
+            else:
+                self._reconnecting.pop(assembly, None)
+                self._post(LinkRestored(assembly=assembly))
+                return
+            # Jitter, so that a thousand guests that fell silent together do not come back together.
+            await asyncio.sleep(wait * random.uniform(0.75, 1.25))  # noqa: S311
+            wait = min(wait * 2, LONGEST_WAIT)
+
+    async def _opinion(self, guest_id: str) -> Vitality:
+        try:
+            return await self._environment.infrastructure.check(guest_id, timeout=ATTEMPT_TIMEOUT)
+        except InfrastructureError:
+            return Vitality.UNKNOWN
+
+    async def drop(self, assembly: str) -> None:
+        """Close a guest's connection and stop trying to reach it."""
+        task = self._reconnecting.pop(assembly, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        connection = self._connections.pop(assembly, None)
+        if connection is not None:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Close all connections; guests go on."""
+        for assembly in {*self._connections, *self._reconnecting}:
+            await self.drop(assembly)

@@ -1,0 +1,1 @@
+"""Images: JEOS definitions and their builder, assembly images on top, guests' identities; `store.ImageStore` is the door."""

@@ -1,0 +1,94 @@
+"""Commands in a guest through lxc-attach: bounded in time and output, killed with everything they started.
+
+Concurrency: no state; any number at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from pcloud.environment.infrastructure import ExecResult, InfrastructureError
+
+MAX_OUTPUT = 1024 * 1024
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+async def attach(
+    lxc_path: Path, name: str, argv: Sequence[str], *, stdin: bytes, timeout: float, wait_killed: bool = True
+) -> ExecResult:
+    """Run a command in a running guest. TimeoutError after `timeout` seconds, when it has been killed."""
+    command = [
+        "lxc-attach",
+        "-P",
+        str(lxc_path),
+        "-n",
+        name,
+        "--clear-env",
+        "-v",
+        PATH,
+        "-v",
+        "HOME=/root",
+        "--",
+        *argv,
+    ]
+    return await run(command, stdin=stdin, timeout=timeout, wait_killed=wait_killed)
+
+
+async def run(command: Sequence[str], *, stdin: bytes = b"", timeout: float, wait_killed: bool = True) -> ExecResult:
+    """Run a command in a process group of its own. TimeoutError after `timeout` seconds, when the group was killed;
+    `wait_killed` False does not wait for its end (a process in a frozen guest can not die)."""
+    if any("\0" in argument for argument in command):
+        raise InfrastructureError("an argument holds a NUL character", permanent=True)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise InfrastructureError(f"{command[0]} can not be run: {error.strerror}") from error
+    assert process.stdout is not None
+    assert process.stderr is not None
+    done = False
+    try:
+        async with asyncio.timeout(timeout):
+            stdout, stderr, _ = await asyncio.gather(
+                _drain(process.stdout), _drain(process.stderr), _feed(process.stdin, stdin)
+            )
+            returncode = await process.wait()
+            done = True
+    finally:
+        if not done:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if wait_killed:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), 5.0)
+    return ExecResult(returncode=returncode, stdout=stdout, stderr=stderr)
+
+
+async def _drain(stream: asyncio.StreamReader) -> bytes:
+    """Read to the end, keep the first MAX_OUTPUT bytes: a chatty command must not fill our memory nor block."""
+    kept = bytearray()
+    while chunk := await stream.read(65536):
+        if len(kept) < MAX_OUTPUT:
+            kept += chunk[: MAX_OUTPUT - len(kept)]
+    return bytes(kept)
+
+
+async def _feed(stream: asyncio.StreamWriter | None, content: bytes) -> None:
+    if stream is None:
+        return
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the command need not read it
+        stream.write(content)
+        await stream.drain()
+    stream.close()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        await stream.wait_closed()

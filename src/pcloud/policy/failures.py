@@ -1,0 +1,136 @@
+"""What follows from a failure: restart, wait, escalate, give up. The escalation ladder is here and nowhere else."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from pcloud.events.event import Severity
+from pcloud.model.deployable import Escalation
+from pcloud.policy import escalation
+from pcloud.policy.outcome import Outcome
+from pcloud.policy.state import Fault, Health
+
+
+def service_failed(outcome: Outcome, subject: str, rule: Escalation, what: str) -> None:
+    """Count a failure of a service; escalate to its guest when it was one too many."""
+    assembly = subject.partition("/")[0]
+    shown = subject.removesuffix("!configure")
+    memory, escalates, number = escalation.count(outcome.state.memory, shown, rule, outcome.now)
+    outcome.state = replace(outcome.state, memory=memory)
+    if not escalates:
+        outcome.apply(
+            "RESTART_RESOURCE",
+            shown,
+            f"failure {number} of {rule.failures} within {rule.period:g} s: restart it where it is",
+        )
+        return
+    why = f"{shown} failed {number} times within {rule.period:g} s ({what})"
+    outcome.apply("ESCALATE_TO_ASSEMBLY", shown, f"{why}: the guest {assembly} is restarted, counting starts afresh")
+    outcome.tell(
+        "escalation", shown, "failed", f"{why}; escalated to its guest {assembly}",
+        severity=Severity.WARNING, level="assembly", failures=number, period=rule.period,
+    )  # fmt: skip
+    guest_failed(outcome, assembly, Fault.ESCALATED, why, signal="escalation")
+
+
+def guest_failed(outcome: Outcome, assembly: str, fault: Fault, why: str, *, signal: str) -> None:
+    """Count a failure of a guest and mark it for a restart; escalate to the deployable when it was one too many."""
+    state = outcome.state
+    if state.guest(assembly).fault is not Fault.NONE:
+        mark(outcome, assembly, max(fault, state.guest(assembly).fault, key=_gravity), why, signal=signal)
+        return
+    rule = state.deployable.assembly(assembly).escalation if not state.is_leaving(assembly) else None
+    mark(outcome, assembly, fault, why, signal=signal)
+    if rule is None:
+        return
+    memory, escalates, number = escalation.count(state.memory, assembly, rule, outcome.now)
+    outcome.state = replace(outcome.state, memory=replace(outcome.state.memory, failures=memory.failures))
+    if not escalates:
+        outcome.apply(
+            "RESTART_ASSEMBLY",
+            assembly,
+            f"failure {number} of {rule.failures} within {rule.period:g} s: restart the guest",
+        )
+        return
+    reason = f"the guest {assembly} failed {number} times within {rule.period:g} s ({why})"
+    outcome.apply("ESCALATE_TO_DEPLOYABLE", assembly, f"{reason}: all of the deployable is restarted in order")
+    outcome.tell(
+        "escalation", assembly, "failed", f"{reason}; escalated to the deployable",
+        severity=Severity.WARNING, level="deployable", failures=number, period=rule.period,
+    )  # fmt: skip
+    deployable_failed(outcome, assembly, reason)
+
+
+def deployable_failed(outcome: Outcome, assembly: str, why: str) -> None:
+    """Restart everything in order; when that was one too many, move the guest elsewhere, or give up and say so once."""
+    deployable = outcome.state.deployable
+    rule = deployable.escalation
+    memory, exhausted, number = escalation.count(outcome.state.memory, "", rule, outcome.now)
+    outcome.state = replace(outcome.state, memory=memory)
+    if exhausted:
+        elsewhere = relocate(outcome, assembly)
+        if not elsewhere:
+            reason = f"restarted as a whole {number - 1} times within {rule.period:g} s and still failing: {why}"
+            outcome.memory(gave_up=reason)
+            outcome.apply("GIVE_UP", "", f"{reason}; no other place to run it, so recovery stops until `recover`")
+            outcome.tell("deployable.state", "", "failed", reason, severity=Severity.CRITICAL, final=True)
+            return
+        outcome.apply("RELOCATE", assembly, f"{why}: moved away to another place ({', '.join(elsewhere)} remain)")
+        outcome.tell(
+            "escalation", assembly, "failed", f"{why}; moved to another place", severity=Severity.WARNING, level="place"
+        )
+    for other in deployable.assemblies:
+        mark(outcome, other.name, Fault.ESCALATED, why, signal="escalation")
+
+
+def relocate(outcome: Outcome, assembly: str) -> tuple[str, ...]:
+    """Exclude the place where a guest runs; return the places that remain, nothing when it was the last."""
+    state = outcome.state
+    gone = {*state.memory.excluded.get(assembly, ()), state.guest(assembly).place}
+    remaining = tuple(place for place in state.places if place not in gone)
+    if remaining:
+        outcome.memory(excluded={**state.memory.excluded, assembly: tuple(sorted(gone - {""}))})
+    return remaining
+
+
+def mark(outcome: Outcome, assembly: str, fault: Fault, why: str, *, signal: str) -> None:
+    """Mark a guest for being stopped and started; remembered, so that a crash of the engine does not lose it."""
+    guest = outcome.state.guest(assembly)
+    if _gravity(guest.fault) >= _gravity(fault):
+        fault = guest.fault
+    outcome.guest(assembly, fault=fault, reason=why, signal=signal, failed_at=guest.failed_at or outcome.now)
+    outcome.memory(faults={**outcome.state.memory.faults, assembly: (fault, why)})
+    outcome.decide = True
+
+
+def must_wait(outcome: Outcome, subject: str, what: str) -> None:
+    """Note that a start failed and how long nothing is tried."""
+    shown = subject.removesuffix("!configure")
+    memory, seconds = escalation.wait(outcome.state.memory, shown, outcome.now)
+    outcome.state = replace(outcome.state, memory=memory)
+    attempts = memory.backoff[shown].attempts
+    outcome.apply("BACK_OFF", shown, f"{what}: attempt {attempts} failed, the next one in {seconds:g} s")
+
+
+def unrecoverable(outcome: Outcome, subject: str, why: str) -> None:
+    """Note that trying again can not help; one clear event, no loop."""
+    shown = subject.removesuffix("!configure")
+    if shown in outcome.state.memory.unrecoverable:
+        return
+    outcome.memory(unrecoverable={**outcome.state.memory.unrecoverable, shown: why})
+    outcome.apply("UNRECOVERABLE", shown, f"{why}: trying again can not help; mend it, then `recover`")
+    kind = "resource.state" if "/" in shown else "assembly.state"
+    outcome.tell(kind, shown, "unrecoverable", why, severity=Severity.CRITICAL, final=True)
+
+
+def forget_services(outcome: Outcome, assembly: str, health: Health) -> None:
+    """Forget the history of everything in a guest, as after its restart."""
+    services = dict(outcome.state.services)
+    for subject, service in services.items():
+        if subject.partition("/")[0] == assembly:
+            services[subject] = replace(service, health=health, monitored=0.0, rc=0)
+    outcome.state = replace(outcome.state, services=services)
+
+
+def _gravity(fault: Fault) -> int:
+    return (Fault.NONE, Fault.ESCALATED, Fault.UNREACHABLE, Fault.UNSTOPPABLE, Fault.HUNG, Fault.GONE).index(fault)

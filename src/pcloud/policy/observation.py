@@ -1,0 +1,119 @@
+"""What the engine can learn about a deployable: the only things that change a `State`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pcloud.environment.infrastructure import GuestInfo, Vitality
+from pcloud.model.deployable import Deployable, Resource
+
+
+class Configured(msgspec.Struct, frozen=True, kw_only=True):
+    """The user's wishes: first load, change, start, stop, pause, resume."""
+
+    deployable: Deployable
+    target: str
+    paused: bool
+    hostnames: dict[str, str]
+    images: dict[str, str]
+    places: tuple[str, ...]
+
+
+class GuestSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """The infrastructure told of a guest, asked or unasked."""
+
+    assembly: str
+    info: GuestInfo
+    reason: str = ""
+
+
+class GuestActed(msgspec.Struct, frozen=True, kw_only=True):
+    """An action on a guest ended: `start`, `stop`, `connect`, `disconnect`, `delete`."""
+
+    assembly: str
+    action: str
+    error: str = ""
+    permanent: bool = False
+    unavailable: bool = False
+    """The infrastructure's API did not answer: nothing may be concluded."""
+    info: GuestInfo | None = None
+    seconds: float = 0.0
+
+
+class LinkLost(msgspec.Struct, frozen=True, kw_only=True):
+    """The transport to a guest fell silent."""
+
+    assembly: str
+    reason: str
+
+
+class LinkRestored(msgspec.Struct, frozen=True, kw_only=True):
+    """The transport to a guest that had fallen silent answers again."""
+
+    assembly: str
+
+
+class SecondOpinion(msgspec.Struct, frozen=True, kw_only=True):
+    """The infrastructure's independent word on a guest whose transport is silent."""
+
+    assembly: str
+    vitality: Vitality
+
+
+class Operated(msgspec.Struct, frozen=True, kw_only=True):
+    """A resource operation ended, or a recurring monitor's result changed."""
+
+    subject: str
+    """`ASSEMBLY/RESOURCE` or its configure step."""
+    action: str
+    interval: float = 0.0
+    rc: int = 0
+    error: str = ""
+    """Not empty when it timed out or could not be carried out."""
+    not_connected: bool = False
+    """The guest was not reached: nothing may be concluded about the service."""
+    reason: str = ""
+    signal: str = "request"
+    seconds: float = 0.0
+    digest: str = ""
+    definition: Resource | None = None
+
+
+class InfrastructureState(msgspec.Struct, frozen=True, kw_only=True):
+    """The infrastructure's API went away (`error`) or came back (empty)."""
+
+    error: str
+    places: tuple[str, ...] = ()
+    """Where guests can run, as far as it told when it came back."""
+
+
+class Recover(msgspec.Struct, frozen=True, kw_only=True):
+    """The user asks to try again after a give-up; an empty subject means all of the deployable."""
+
+    subject: str = ""
+    why: str = "the operator asked to try again"
+
+
+class Blocked(msgspec.Struct, frozen=True, kw_only=True):
+    """The scheduler gave no answer for this state."""
+
+    reason: str
+
+
+class Tick(msgspec.Struct, frozen=True, kw_only=True):
+    """A timer of ours ended."""
+
+
+Observation = (
+    Configured
+    | GuestSeen
+    | GuestActed
+    | LinkLost
+    | LinkRestored
+    | SecondOpinion
+    | Operated
+    | InfrastructureState
+    | Recover
+    | Blocked
+    | Tick
+)

@@ -1,0 +1,110 @@
+"""Why each action is taken, in plain words: from the state the decision was made from and the action's subject."""
+
+from __future__ import annotations
+
+from pcloud.model.deployable import Reference
+from pcloud.policy.definition import configure_digest, service_digest
+from pcloud.policy.state import Fault, Health, Link, Power, State, configure_step
+
+_FAULTS = {
+    Fault.GONE: "died",
+    Fault.HUNG: "hangs: two independent signals agree",
+    Fault.UNSTOPPABLE: "holds a service that could not be stopped",
+    Fault.UNREACHABLE: "can not be reached",
+    Fault.ESCALATED: "is restarted by escalation",
+}
+
+
+def why_guest(state: State, name: str, action: str) -> str:
+    """Return why a guest is started or stopped."""
+    guest = state.guest(name)
+    if action == "monitor":
+        return "nothing is known of it yet: ask the infrastructure before anything is started"
+    if state.is_leaving(name):
+        return "it is no longer part of the deployable"
+    if state.target == "stopped":
+        return "the deployable shall be stopped"
+    if guest.fault is not Fault.NONE:
+        return f"the guest {_FAULTS[guest.fault]}: {guest.reason}"
+    wanted = state.images.get(name, "")
+    if guest.power is Power.ON and guest.digest and wanted and guest.digest != wanted:
+        return "what the guest is made from changed: it is made anew"
+    if action == "connect":
+        return "its services are reached through this connection"
+    if action == "stop":
+        return f"it may not run at {guest.place}" if guest.place else "it shall not run"
+    return "it shall run and does not"
+
+
+def why_service(state: State, subject: str, action: str) -> str:
+    """Return why an operation on a service (or its configure step) is carried out."""
+    assembly, _, name = subject.removesuffix("!configure").partition("/")
+    guest, service = state.guest(assembly), state.service(subject)
+    if action == "monitor":
+        return (
+            "keep watching it" if service.health is Health.RUNNING else "find out what runs before anything is started"
+        )
+    if state.is_leaving(assembly, name):
+        return "it is no longer part of the deployable"
+    if state.target == "stopped":
+        return "the deployable shall be stopped"
+    if guest.fault is not Fault.NONE:
+        return f"its guest {_FAULTS[guest.fault]}"
+    if service.health is Health.FAILED:
+        seen = {"exit": "seen at once by the watch on its process", "interval": "seen by its monitor"}
+        told = seen.get(service.signal, "")
+        return f"{name} failed: {service.reason}{f' ({told})' if told else ''}"
+    if service.health is Health.START_FAILED:
+        return f"its start failed: {service.reason}"
+    if _changed(state, subject):
+        return "its parameters changed, or an address they refer to did"
+    if service.failed_at:
+        return f"{name} failed: {service.reason}"
+    first = _cause(state, assembly, name)
+    if first and (service.health is Health.RUNNING or action == "stop"):
+        return f"it depends on {first}, which is restarted"
+    if guest.link is not Link.CONNECTED:
+        return f"its guest {assembly} is started"
+    if subject.endswith("!configure"):
+        return f"{name} is configured before it starts"
+    return "it shall run and does not"
+
+
+def _changed(state: State, subject: str) -> bool:
+    assembly, _, name = subject.removesuffix("!configure").partition("/")
+    try:
+        resource = state.deployable.assembly(assembly).resource(name)
+    except KeyError:
+        return False
+    for key, digest in (
+        (subject, service_digest(state, resource)),
+        (configure_step(subject.removesuffix("!configure")), configure_digest(state, resource)),
+    ):
+        known = state.service(key).digest
+        if known and digest and known != digest and state.service(key).health is Health.RUNNING:
+            return True
+    return False
+
+
+def _cause(state: State, assembly: str, name: str) -> str:
+    """Return the failed or faulty thing that this service is ordered after, if there is one."""
+    deployable = state.deployable
+    try:
+        own = deployable.assembly(assembly)
+        resource = own.resource(name)
+    except KeyError:
+        return ""
+    before = [f"{assembly}/{other}" for other in resource.after]
+    for dependency in own.after:
+        before += [f"{dependency.assembly}/{r.name}" for r in deployable.assembly(dependency.assembly).resources]
+    before += [c.first.replace(".", "/") for c in deployable.constraints if c.then == f"{assembly}.{name}"]
+    for parameter in resource.parameters:
+        if isinstance(parameter.value, Reference):
+            before.append(parameter.value.assembly)
+    for subject in dict.fromkeys(before):
+        guest = state.guest(subject.partition("/")[0])
+        service = state.service(subject)
+        failed = service.health in (Health.FAILED, Health.START_FAILED) or bool(service.failed_at)
+        if failed or guest.fault is not Fault.NONE or _changed(state, subject):
+            return subject
+    return ""

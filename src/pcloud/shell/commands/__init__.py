@@ -1,0 +1,1 @@
+"""The commands of `pcloud`, a module for each section of its help."""

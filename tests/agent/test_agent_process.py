@@ -1,0 +1,361 @@
+"""The agent as a process: its clients, strangers, end, size, and what it runs on."""
+
+import ast
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pcloud.agent.__main__ import UsageError, read_options
+from pcloud.transport.remote import RemoteTransport
+from pcloud.wire import messages as m
+from tests.remoted import SOURCE, free_port, wait_for
+from tests.transport.client import connected, operation
+
+AGENT = [*sorted((SOURCE / "pcloud" / "agent").glob("*.py")), *sorted((SOURCE / "pcloud" / "wire").glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", AGENT, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_source_is_python_3_9(path):
+    tree = ast.parse(path.read_text(), feature_version=(3, 9))
+    # Annotations may be newer than 3.9 because they are not evaluated.
+    assert (
+        any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+        or len(tree.body) < 3
+    )
+
+
+def test_it_imports_little_and_starts_fast():
+    command = [
+        sys.executable,
+        "-S",
+        "-c",
+        "import sys, pcloud.agent.dispatch, pcloud.agent.__main__; print(*sys.modules)",
+    ]
+    loaded = subprocess.run(
+        command, env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {
+        "asyncio",
+        "subprocess",
+        "logging",
+        "argparse",
+        "pathlib",
+        "threading",
+        "uuid",
+        "xml",
+        "json",
+        "typing",
+        "re",
+        "inspect",
+    }
+    assert not heavy & set(loaded), heavy & set(loaded)
+
+
+def test_start_up_takes_less_than_300_ms(agent):
+    agent.stop()
+    took = []
+    for _ in range(5):
+        begun = time.monotonic()
+        agent.start()
+        took.append(time.monotonic() - begun)
+        agent.stop()
+    assert min(took) < 0.3, took
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port"],
+        ["--port", "x"],
+        ["--port=99999"],
+        ["--nothing", "1"],
+        ["extra"],
+        ["--log-level", "loud"],
+        ["--ca", "x"],
+    ],
+)
+def test_bad_command_lines(arguments):
+    with pytest.raises(UsageError):
+        read_options(arguments)
+    done = subprocess.run(
+        [sys.executable, "-m", "pcloud.agent", *arguments],
+        env={"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--help" in done.stderr
+
+
+def test_help_version_and_defaults():
+    for option, text in (("--help", "--authkey FILE"), ("--version", "pcloud-remoted ")):
+        done = subprocess.run(
+            [sys.executable, "-m", "pcloud.agent", option],
+            env={"PYTHONPATH": str(SOURCE)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert text in done.stdout
+    options = read_options([])
+    assert (options["address"], options["port"], options["authkey"]) == ("", "3121", "/etc/pacemaker/authkey")
+
+
+def test_a_port_that_is_taken(agent):
+    done = subprocess.run(
+        [sys.executable, "-m", "pcloud.agent", "--address", "127.0.0.1", "--port", str(agent.port)],
+        env={"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    assert "can not listen" in done.stderr
+
+
+async def test_strangers_cost_nothing_but_their_connection(agent):
+    strangers = []
+    try:
+        for payload in (b"", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 70000, os.urandom(5000)):
+            for _ in range(10):
+                one = socket.create_connection(("127.0.0.1", agent.port))
+                one.settimeout(5)
+                try:
+                    one.sendall(payload)
+                except OSError:
+                    pass  # refused while we were sending: as it should be
+                strangers.append(one)
+        async with connected(agent) as (connection, _):
+            assert (await connection.execute(operation(agent, "start"))).rc == 0
+    finally:
+        for one in strangers:
+            one.close()
+    wait_for(lambda: _descriptors(agent) < 20, what="closing the strangers' connections")
+
+
+def _descriptors(agent) -> int:
+    return len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))
+
+
+async def test_too_many_strangers_are_turned_away_and_clients_stay(agent):
+    async with connected(agent) as (connection, _):
+        strangers = [socket.create_connection(("127.0.0.1", agent.port)) for _ in range(100)]
+        try:
+            await connection.check(timeout=5)
+            assert _descriptors(agent) < 100
+        finally:
+            for one in strangers:
+                one.close()
+        await connection.check(timeout=5)
+    wait_for(lambda: _descriptors(agent) < 20, what="closing the strangers' connections")
+    async with connected(agent):
+        pass
+
+
+async def test_a_new_client_is_announced_to_the_others(agent):
+    async with connected(agent) as (one, _):
+        seen = []
+        usual = one._channel.on_payload
+        one._channel.on_payload = lambda payload: (seen.append(m.parse(payload)), usual(payload))
+        async with connected(agent):
+            pass
+        await one.check(timeout=5)
+    assert "lrmd_rsc_new_client" in [message.get("lrmd_op") for message in seen]
+
+
+async def test_a_thousand_connections_come_and_go(agent):
+    transport = RemoteTransport()
+    before = 0
+    for round_number in range(20):
+        async with connected(agent) as (connection, _):
+            await connection.execute(operation(agent, "monitor", interval=600, resource=f"r{round_number % 3}"))
+        if round_number == 5:
+            before = _memory(agent)
+    for _ in range(300):
+        async with connected(agent):
+            pass
+    await transport.close()
+    wait_for(lambda: _descriptors(agent) < 20, what="closing connections")
+    assert _memory(agent) - before < 1500, "kB of memory were lost"
+
+
+def _memory(agent) -> int:
+    text = Path(f"/proc/{agent.process.pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_"))
+
+
+async def test_an_order_to_end_leaves_services_running(agent):
+    async with connected(agent) as (connection, recorder):
+        await connection.execute(operation(agent, "start"))
+        pid = agent.service_pid()
+        agent.process.send_signal(signal.SIGTERM)
+        await recorder.until(lambda r: r.lost)
+        assert recorder.lost[0].code == "CLOSED"
+    assert agent.process.wait(10) == 0
+    os.kill(pid, 0)
+
+
+async def test_an_order_to_end_asks_the_relay_first(agent):
+    async with connected(agent, ipc_provider=True) as (_, recorder):
+        agent.process.send_signal(signal.SIGTERM)  # answered by the transport: nothing will be stopped, go
+        await recorder.until(lambda r: r.lost)
+    assert agent.process.wait(10) == 0
+
+
+async def test_it_waits_for_a_cluster_that_acknowledged(agent):
+    async with connected(agent, ipc_provider=True) as (connection, recorder):
+        asked = []
+
+        def acknowledge(message):
+            asked.append(message.get("lrmd_ipc_op"))
+            connection._send(m.command(m.OP_IPC_FWD).set("lrmd_ipc_op", "shutdown_ack").set("lrmd_ipc_session", "0"))
+
+        usual = connection._channel.on_payload
+
+        def on_payload(payload):
+            message = m.parse(payload)
+            acknowledge(message) if message.tag == m.PROXY else usual(payload)
+
+        connection._channel.on_payload = on_payload
+        await connection.execute(operation(agent, "start"))
+        agent.process.send_signal(signal.SIGTERM)
+        assert (await connection.execute(operation(agent, "stop"))).rc == 0  # still served
+        assert asked == ["shutdown_req"]
+        with socket.socket() as probe:  # but nobody new
+            assert probe.connect_ex(("127.0.0.1", agent.port)) != 0
+        assert agent.process.poll() is None
+        assert recorder.lost == []
+    assert agent.process.wait(10) == 0
+
+
+async def test_kill_9_and_restart(agent):
+    async with connected(agent) as (connection, recorder):
+        await connection.execute(operation(agent, "start"))
+        pid = agent.service_pid()
+        agent.process.kill()
+        agent.process.wait()
+        await recorder.until(lambda r: r.lost)
+    agent.start()
+    async with connected(agent) as (connection, recorder):
+        assert (await connection.execute(operation(agent, "monitor"))).rc == 0
+        assert agent.service_pid() == pid
+        await connection.execute(operation(agent, "monitor", interval=60))
+        os.kill(pid, signal.SIGKILL)
+        await recorder.until(lambda r: r.results)
+        assert recorder.results[0].signal == "exit"
+
+
+async def test_exits_are_noticed_in_milliseconds(agent):
+    took = []
+    async with connected(agent) as (connection, recorder):
+        for number in range(5):
+            await connection.execute(operation(agent, "start"))
+            await connection.execute(operation(agent, "monitor", interval=60))
+            begun = time.monotonic()
+            os.kill(agent.service_pid(), signal.SIGKILL)
+            await recorder.until(lambda r, n=number: len(r.results) > n)
+            took.append(time.monotonic() - begun)
+            await connection.execute(operation(agent, "stop"))
+    assert [result.rc for result in recorder.results] == [7] * 5
+    assert sorted(took)[2] < 0.25, took
+
+
+@pytest.mark.parametrize("how", ["names", "pidfile"])
+async def test_processes_are_found_by_name_or_pid_file(agent, how, tmp_path):
+    """A service that the agent did not start itself."""
+    service = subprocess.Popen(["sleep", "4242"], env={"PATH": os.environ["PATH"]})
+    (agent.state / "pid").write_text(str(service.pid))
+    changes = {"parameters": {"dir": str(agent.state)}}
+    if how == "names":
+        changes["processes"] = ("sleep",)
+    else:
+        changes["parameters"]["pidfile"] = str(agent.state / "pid")
+    async with connected(agent) as (connection, recorder):
+        assert (await connection.execute(operation(agent, "monitor", interval=60, **changes))).rc == 0
+        service.kill()
+        service.wait()
+        await recorder.until(lambda r: r.results)
+        assert (recorder.results[0].rc, recorder.results[0].signal) == (7, "exit")
+
+
+async def test_a_monitor_that_sees_nothing_after_an_exit_is_not_hammered(agent):
+    """The named process ends again and again, and the service is well all the while."""
+    (agent.state / "pid").write_text(str(os.getpid()))
+    crashing = subprocess.Popen(["sh", "-c", "while :; do sleep 0.0517 & wait; done"])
+    try:
+        async with connected(agent) as (connection, recorder):
+            monitor = operation(agent, "monitor", interval=0.5, processes=("sleep",))
+            assert (await connection.execute(monitor)).rc == 0
+            before = len(agent.calls())
+            begun = time.monotonic()
+            wait_for(lambda: time.monotonic() - begun > 3, what="three seconds")
+            assert len(agent.calls()) - before < 40
+            assert recorder.results == []
+    finally:
+        (agent.state / "pid").unlink()
+        crashing.kill()
+        crashing.wait()
+
+
+@pytest.mark.real
+def test_as_process_1_it_reaps(tmp_path):
+    """In a PID namespace of its own, as in a container without an init."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a PID namespace")
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    port = free_port()
+    command = [
+        "unshare",
+        "-p",
+        "-m",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+        sys.executable,
+        "-S",
+        "-m",
+        "pcloud.agent",
+    ]
+    command += ["--address", "127.0.0.1", "--port", str(port), "--authkey", str(key)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(SOURCE)}, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: _accepts(port), what="listening")
+        agent = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+        # An orphan is made inside: a child of a shell that ends at once.
+        inside = ["nsenter", "-t", str(agent), "-p", "-m", "sh", "-c", "(sleep 0.2 &) ; exit 0"]
+        subprocess.run(inside, check=True)
+        wait_for(lambda: _zombies(agent) == [] and _children(agent) == [], what="reaping")
+        os.kill(agent, signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _zombies(pid: int) -> list[int]:
+    states = []
+    for child in _children(pid):
+        try:
+            if Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                states.append(child)
+        except OSError:
+            continue
+    return states

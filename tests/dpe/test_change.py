@@ -1,0 +1,115 @@
+"""A running deployable is changed: only what changed is touched."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from pcloud.model.deployable import Assembly, Parameter
+from tests.dpe.harness import Scenario, play, resource, shop
+
+
+def test_applying_the_same_touches_nothing() -> None:
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.world.log.clear()
+        s.configure(shop())
+        await s.settle(10)
+        assert s.world.log == []
+
+    play(shop(), story)
+
+
+def test_a_new_assembly_is_started_and_a_removed_one_is_stopped_and_deleted() -> None:
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.world.log.clear()
+        cache = Assembly(name="cache", resources=(resource("redis"),))
+        s.configure(replace(shop(), assemblies=(*shop().assemblies, cache)))
+        await s.settle(10)
+        assert s.world.actions("boot", "start", "stop") == ["boot shop.cache", "start rsc_cache_redis"]
+        s.world.log.clear()
+        s.configure(shop())
+        await s.settle(10)
+        assert s.world.actions("stop", "shutdown", "delete", "boot") == [
+            "stop rsc_cache_redis", "shutdown shop.cache", "delete shop.cache",
+        ]  # fmt: skip
+        assert s.state == "running"
+        assert set(s.engine.state.guests) == {"db", "web"}
+
+    play(shop(), story)
+
+
+def test_resources_come_and_go_without_touching_their_neighbours() -> None:
+    db, web = shop().assemblies
+    more = replace(web, resources=(*web.resources, resource("memcached")))
+
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.world.log.clear()
+        s.configure(replace(shop(), assemblies=(db, more)))
+        await s.settle(10)
+        assert s.world.actions("start", "stop", "boot") == ["start rsc_web_memcached"]
+        s.configure(shop())
+        await s.settle(10)
+        assert s.world.actions("start", "stop", "boot") == ["start rsc_web_memcached", "stop rsc_web_memcached"]
+        assert "web/memcached" not in s.engine.state.services
+
+    play(shop(), story)
+
+
+def test_a_changed_parameter_reconfigures_and_restarts_only_its_service() -> None:
+    db, web = shop().assemblies
+    httpd = replace(web.resources[0], parameters=(*web.resources[0].parameters, Parameter(name="port", value="81")))
+
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.world.log.clear()
+        s.configure(replace(shop(), assemblies=(db, replace(web, resources=(httpd,)))))
+        await s.settle(10)
+        assert s.state == "running"
+
+    s = play(shop(), story)
+    assert s.world.actions("start", "stop", "boot") == [
+        "stop rsc_web_httpd", "stop cfg_web_httpd", "start cfg_web_httpd", "start rsc_web_httpd",
+    ]  # fmt: skip
+
+
+def test_a_changed_monitor_interval_restarts_nothing() -> None:
+    db, web = shop().assemblies
+    httpd = replace(web.resources[0], monitor_interval=3.0)
+
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.world.log.clear()
+        s.configure(replace(shop(), assemblies=(db, replace(web, resources=(httpd,)))))
+        await s.settle(10)
+
+    s = play(shop(), story)
+    assert s.world.actions() == ["monitor/3 rsc_web_httpd"]
+
+
+def test_a_changed_image_makes_only_that_guest_anew() -> None:
+    db, web = shop().assemblies
+
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.world.log.clear()
+        s.configure(replace(shop(), assemblies=(db, replace(web, image="trixie"))))
+        await s.settle(10)
+        assert s.state == "running"
+        assert s.world.actions("boot") == ["boot shop.web"]
+
+    play(shop(), story)
+
+
+def test_everything_removed_leaves_nothing() -> None:
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.configure(replace(shop(), assemblies=()))
+        await s.settle(10)
+        assert s.world.guests == {}
+        assert s.engine.gone
+
+    s = play(shop(), story)
+    did = s.world.actions("stop")
+    assert did.index("stop rsc_web_httpd") < did.index("stop rsc_db_mysqld")

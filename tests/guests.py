@@ -1,0 +1,112 @@
+"""A Debian guest with full systemd and our agent in it, for tests of the agent: LXC on an overlay of a cached root."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pcloud.images.payload import agent_files
+
+CACHE = Path("/var/cache/pcloud-test/agent")
+PACKAGES = "systemd-sysv,iproute2,python3-minimal,libpython3-stdlib,libgnutls30,dbus,procps"
+
+
+def base() -> Path:
+    """Return the root file system that guests are laid over, built at the first call (some 20 s); skip where that can
+    not be."""
+    for program in ("lxc-start", "mmdebstrap", "ip"):
+        if not shutil.which(program):
+            pytest.skip(f"needs the program {program}")
+    if os.geteuid() != 0:
+        pytest.skip("needs root to run LXC guests")
+    root = CACHE / "rootfs"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            fresh = CACHE / "rootfs.new"
+            shutil.rmtree(fresh, ignore_errors=True)
+            command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", f"--include={PACKAGES}"]
+            command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale")]
+            done = subprocess.run([*command, "bookworm", str(fresh)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"needs a Debian mirror to build a guest: {done.stderr[-300:]}")
+            fresh.rename(root)
+    return root
+
+
+class Guest:
+    """One running guest; `address` is reachable from here."""
+
+    def __init__(self, folder: Path) -> None:
+        number = secrets.randbelow(16000)
+        self.name = f"agt{secrets.token_hex(3)}"
+        self.folder = folder
+        self.host_address = f"10.98.{number // 64}.{number % 64 * 4 + 1}"
+        self.address = f"10.98.{number // 64}.{number % 64 * 4 + 2}"
+        self.port = 3121
+        self.key = secrets.token_bytes(4096)
+        self.kind = "pcloud"
+
+    def start(self) -> None:
+        """Make the guest and wait until its agent listens."""
+        root = base()
+        upper = self.folder / "upper"
+        for file in agent_files():
+            target = upper / file.path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file.source, target)
+            target.chmod(file.mode)
+        wants = upper / "etc/systemd/system/multi-user.target.wants"
+        wants.mkdir(parents=True)
+        (wants / "pcloud-remoted.service").symlink_to("/etc/systemd/system/pcloud-remoted.service")
+        key = upper / "etc/pacemaker/authkey"
+        key.parent.mkdir(parents=True)
+        key.write_bytes(self.key)
+        key.chmod(0o600)
+        (upper / "etc/machine-id").write_text("")
+        (upper / "etc/default").mkdir(exist_ok=True)
+        (upper / "etc/default/pcloud-remoted").write_text('PCLOUD_REMOTED_OPTIONS="--log-level info"\n')
+        self.prepare(upper)
+        config = self.folder / self.name / "config"
+        config.parent.mkdir()
+        config.write_text(
+            f"lxc.uts.name = {self.name}\nlxc.rootfs.path = overlay:{root}:{upper}\n"
+            "lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed\nlxc.autodev = 1\nlxc.apparmor.profile = unconfined\n"
+            "lxc.tty.max = 0\nlxc.pty.max = 64\nlxc.signal.halt = SIGRTMIN+3\n"
+            f"lxc.console.logfile = {self.folder}/console\nlxc.net.0.type = veth\nlxc.net.0.veth.pair = {self.name}\n"
+            f"lxc.net.0.name = eth0\nlxc.net.0.flags = up\nlxc.net.0.ipv4.address = {self.address}/30\n"
+        )
+        command = ["lxc-start", "-P", str(self.folder), "-n", self.name, "-d", "-o", str(self.folder / "log")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            log = (self.folder / "log").read_text() if (self.folder / "log").exists() else ""
+            pytest.fail(f"the guest did not start: {done.stderr} {log[-1500:]}")
+        subprocess.run(["ip", "addr", "add", f"{self.host_address}/30", "dev", self.name], check=True)
+        subprocess.run(["ip", "link", "set", self.name, "up"], check=True)
+        deadline = time.monotonic() + 60
+        while self.run("systemctl", "is-active", "pcloud-remoted", check=False).strip() != "active":
+            assert time.monotonic() < deadline, self.run("journalctl", "-n", "50", check=False)
+            time.sleep(0.1)
+
+    def prepare(self, upper: Path) -> None:
+        """Put more into the guest before its start; for sub-classes."""
+
+    def run(self, *argv: str, check: bool = True) -> str:
+        """Run a command in the guest and return its output."""
+        command = ["lxc-attach", "-P", str(self.folder), "-n", self.name, "--clear-env", "--", *argv]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        assert not check or done.returncode == 0, (argv, done.stdout, done.stderr)
+        return done.stdout
+
+    def stop(self) -> None:
+        """End the guest and its network."""
+        subprocess.run(["lxc-stop", "-P", str(self.folder), "-n", self.name, "-k"], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "del", self.name], capture_output=True, check=False)

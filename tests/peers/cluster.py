@@ -1,0 +1,350 @@
+"""A real one-node cluster (corosync and Pacemaker) in namespaces of its own, with our agent as its remote and guest node.
+
+The cluster and the remote host each have their own network, mounts, IPC names and processes; a pair of virtual Ethernet
+devices joins them. No systemd is needed. Fencing goes through a fake fence agent that asks the test to do it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.remoted import SERVICE, SOURCE
+
+HOLD = """
+ip link set lo up
+for d in /var/lib/pacemaker /var/log/pacemaker /etc/pacemaker /etc/corosync /var/lib/corosync /var/log/corosync /dev/shm /run; do
+  mkdir -p $d; mount -t tmpfs tmpfs $d; done
+chmod 1777 /dev/shm; mkdir -p /run/crm /run/resource-agents /run/lock /var/log/pacemaker/bundles
+for s in cib pengine blackbox cores; do mkdir -p /var/lib/pacemaker/$s; done
+chown -R hacluster:haclient /var/lib/pacemaker /run/crm /var/log/pacemaker; chmod 770 /var/log/pacemaker
+cp "$1/authkey" /etc/pacemaker/authkey; chown root:haclient /etc/pacemaker/authkey; chmod 640 /etc/pacemaker/authkey
+cp "$1/corosync.conf" /etc/corosync/
+mkdir -p /run/layers/u1 /run/layers/w1 /run/layers/u2 /run/layers/w2
+mount -t overlay overlay -o lowerdir=/usr/lib/ocf/resource.d,upperdir=/run/layers/u1,workdir=/run/layers/w1 /usr/lib/ocf/resource.d
+mount -t overlay overlay -o lowerdir=/usr/sbin,upperdir=/run/layers/u2,workdir=/run/layers/w2 /usr/sbin
+cp -r "$1/agents/." /usr/lib/ocf/resource.d/; cp "$1/fence_test" /usr/sbin/
+touch "$1/$2.ready"; exec sleep infinity
+"""
+
+COROSYNC = """totem {{
+  version: 2
+  cluster_name: pcloud-test
+  transport: knet
+  crypto_cipher: none
+  crypto_hash: none
+}}
+nodelist {{
+  node {{
+    ring0_addr: {address}
+    name: node1
+    nodeid: 1
+  }}
+}}
+quorum {{
+  provider: corosync_votequorum
+}}
+logging {{
+  to_logfile: yes
+  logfile: /var/log/corosync/corosync.log
+  to_syslog: no
+}}
+"""
+
+FENCE = r"""#!/bin/sh
+# Asks the test, through files, to fence a node; answers when the test says that it is done.
+dir=@DIR@
+while read -r line; do case "$line" in action=*) action=${line#action=} ;; nodename=*) node=${line#nodename=} ;;
+  port=*|plug=*) [ -n "$node" ] || node=${line#*=} ;; esac; done
+case "${1#--action=}" in metadata|meta-data) action=metadata ;; esac
+[ "$1" = -o ] && action=$2
+case "$action" in
+metadata) cat <<'X'
+<?xml version="1.0"?>
+<resource-agent name="fence_test" shortdesc="for tests"><longdesc>for tests</longdesc><parameters>
+<parameter name="action" unique="0" required="1"><content type="string" default="reboot"/></parameter>
+<parameter name="port" unique="0" required="0"><content type="string"/></parameter></parameters>
+<actions><action name="on" automatic="0"/><action name="off"/><action name="reboot"/><action name="status"/>
+<action name="list"/><action name="monitor"/><action name="metadata"/></actions></resource-agent>
+X
+exit 0 ;;
+monitor|status|list|on) exit 0 ;;
+off|reboot)
+  echo "$action $node" >> $dir/fence.asked
+  for _ in $(seq 300); do [ "$(wc -l < $dir/fence.asked)" = "$(cat $dir/fence.done 2>/dev/null | wc -l)" ] && exit 0; sleep 0.1; done
+  exit 1 ;;
+esac
+exit 1
+"""
+
+GUEST = r"""#!/bin/sh
+# A "guest" for tests: our agent on another port, started and stopped as a resource. Parameters: command, state.
+running() { [ -s "$OCF_RESKEY_state" ] && grep -q '^State:.[^Z]' "/proc/$(cat "$OCF_RESKEY_state")/status" 2>/dev/null; }
+case "$1" in
+start) running && exit 0
+  setsid sh -c "$OCF_RESKEY_command" >>/run/guest.log 2>&1 </dev/null & echo $! > "$OCF_RESKEY_state"; sleep 0.5; running ;;
+stop) running && kill -9 "$(cat "$OCF_RESKEY_state")"; rm -f "$OCF_RESKEY_state"; exit 0 ;;
+monitor) running && exit 0; exit 7 ;;
+meta-data) cat <<'X'
+<?xml version="1.0"?>
+<resource-agent name="guest" version="1.0"><version>1.1</version><longdesc lang="en">for tests</longdesc>
+<shortdesc lang="en">for tests</shortdesc><parameters>
+<parameter name="command"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/></parameter>
+<parameter name="state"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/></parameter>
+</parameters><actions><action name="start" timeout="20s"/><action name="stop" timeout="20s"/>
+<action name="monitor" timeout="20s" interval="10s"/><action name="meta-data" timeout="5s"/></actions></resource-agent>
+X
+;;
+esac
+"""
+
+META = """cat <<'X'
+<?xml version="1.0"?>
+<resource-agent name="service" version="1.0"><version>1.1</version><longdesc lang="en">for tests</longdesc>
+<shortdesc lang="en">for tests</shortdesc><parameters>
+<parameter name="dir"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/></parameter>
+</parameters><actions><action name="start" timeout="20s"/><action name="stop" timeout="20s"/>
+<action name="monitor" timeout="20s" interval="10s"/><action name="meta-data" timeout="5s"/></actions></resource-agent>
+X
+exit 0"""
+
+
+class Cluster:
+    """The cluster and the remote host beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        tag = secrets.token_hex(2)
+        number = secrets.randbelow(250) + 1
+        self.folder = folder
+        self.address, self.remote_address = f"10.97.{number}.1", f"10.97.{number}.2"
+        self.links = (f"agc{tag}", f"agr{tag}")
+        self.holders: dict[str, subprocess.Popen[bytes]] = {}
+        self.pids: dict[str, int] = {}
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.pacemaker: subprocess.Popen[bytes] | None = None
+        self.agent: subprocess.Popen[bytes] | None = None
+        self.state = folder / "state"
+        self.state.mkdir(mode=0o777)
+        self.fence = lambda: None
+        self._closing = False
+
+    def start(self) -> None:
+        """Bring all of it up; skip where the machine can not."""
+        for program in ("corosync", "pacemakerd", "cibadmin", "crm_mon", "unshare", "ip"):
+            if not shutil.which(program):
+                pytest.skip(f"needs the program {program} (Debian packages corosync, pacemaker, iproute2)")
+        if os.geteuid() != 0:
+            pytest.skip("needs root for namespaces")
+        (self.folder / "authkey").write_bytes(secrets.token_bytes(4096))
+        (self.folder / "corosync.conf").write_text(COROSYNC.format(address=self.address))
+        agents = self.folder / "agents" / "test"
+        agents.mkdir(parents=True)
+        service = SERVICE.replace(
+            """meta-data) echo '<resource-agent name="service"/>'; exit 0 ;;""", f"meta-data) {META} ;;"
+        )
+        for path, text in (
+            (agents / "service", service),
+            (agents / "guest", GUEST),
+            (self.folder / "fence_test", FENCE.replace("@DIR@", str(self.folder))),
+        ):
+            path.write_text(text)
+            path.chmod(0o755)
+        (self.folder / "fence.asked").touch()
+        (self.folder / "fence.asked").chmod(0o666)
+        self.folder.chmod(0o777)
+        for who in ("cluster", "remote"):
+            command = [
+                "unshare",
+                "-n",
+                "-m",
+                "-i",
+                "-p",
+                "--fork",
+                "--mount-proc",
+                "--kill-child",
+                "--propagation",
+                "private",
+            ]
+            command += ["bash", "-c", HOLD, "hold", str(self.folder), who]
+            with (self.folder / f"{who}.log").open("wb") as log:
+                self.holders[who] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self._until(lambda who=who: (self.folder / f"{who}.ready").exists(), 20, f"namespaces of the {who}")
+            holder = self.holders[who].pid
+            self.pids[who] = int(Path(f"/proc/{holder}/task/{holder}/children").read_text().split()[0])
+        subprocess.run(["ip", "link", "add", self.links[0], "type", "veth", "peer", "name", self.links[1]], check=True)
+        for who, link, address in zip(
+            ("cluster", "remote"), self.links, (self.address, self.remote_address), strict=True
+        ):
+            subprocess.run(["ip", "link", "set", link, "netns", str(self.pids[who])], check=True)
+            self.run(who, "ip", "addr", "add", f"{address}/24", "dev", link)
+            self.run(who, "ip", "link", "set", link, "up")
+        self.spawn("cluster", "corosync", "-f")
+        self._until(lambda: self.run("cluster", "corosync-cpgtool", check=False) is not None, 20, "corosync")
+        time.sleep(1)
+        self.start_pacemaker()
+        self.option("stonith-enabled", "false")
+        threading.Thread(target=self._fence_loop, daemon=True).start()
+
+    # --- processes
+
+    def command(self, who: str, *argv: str) -> list[str]:
+        """Return the command line that runs `argv` in the namespaces of `cluster` or `remote`."""
+        return ["nsenter", "-t", str(self.pids[who]), "-n", "-m", "-i", "-p", "--", *argv]
+
+    def run(self, who: str, *argv: str, check: bool = True, stdin: str = "") -> str:
+        """Run a command there and return its output."""
+        done = subprocess.run(self.command(who, *argv), capture_output=True, text=True, check=False, input=stdin)
+        assert not check or done.returncode == 0, (argv, done.stdout, done.stderr)
+        return done.stdout
+
+    def spawn(self, who: str, *argv: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a process there."""
+        with (self.folder / f"{Path(argv[0]).name}.log").open("ab") as log:
+            made = subprocess.Popen(
+                self.command(who, *argv),
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self.processes.append(made)
+        return made
+
+    def start_pacemaker(self) -> None:
+        """Start Pacemaker and wait until its node is online (the first election takes up to a minute)."""
+        self.pacemaker = self.spawn("cluster", "pacemakerd", "-f", PCMK_logfile="/var/log/pacemaker/pacemaker.log")
+        self._until(lambda: self.online("node1"), 120, "the cluster's node online")
+
+    def stop_pacemaker(self) -> None:
+        """Stop Pacemaker in order."""
+        assert self.pacemaker is not None
+        self.run("cluster", "pkill", "-TERM", "-x", "pacemakerd")
+        self.pacemaker.wait(120)
+
+    def start_agent(self) -> None:
+        """Start our agent on the remote host."""
+        argv = [sys.executable, "-S", "-m", "pcloud.agent", "--log-level", "debug"]
+        self.agent = self.spawn("remote", *argv, PYTHONPATH=str(SOURCE))
+
+    def signal_agent(self, number: int) -> None:
+        """Send a signal to the agent itself (which is a child of `nsenter`)."""
+        assert self.agent is not None
+        children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()
+        os.kill(int(children[0]) if children else self.agent.pid, number)
+
+    def _fence_loop(self) -> None:
+        done = 0
+        while not self._closing:
+            asked = (self.folder / "fence.asked").read_text().splitlines()
+            if len(asked) > done:
+                self.fence()
+                done += 1
+                (self.folder / "fence.done").write_text("".join(f"{line}\n" for line in asked[:done]))
+            time.sleep(0.05)
+
+    def fenced(self) -> list[str]:
+        """What the fake fence agent was asked."""
+        return (self.folder / "fence.asked").read_text().splitlines()
+
+    # --- configuration and state
+
+    def option(self, name: str, value: str) -> None:
+        """Set a cluster option."""
+        self.run("cluster", "crm_attribute", "-t", "crm_config", "-n", name, "-v", value)
+
+    def create(self, section: str, xml: str) -> None:
+        """Add to the configuration."""
+        self.run("cluster", "cibadmin", "-C", "-o", section, "-X", xml)
+
+    def meta(self, resource: str, name: str, value: str) -> None:
+        """Set a meta-attribute of a resource."""
+        self.run("cluster", "crm_resource", "-r", resource, "--meta", "-p", name, "-v", value)
+
+    def status(self) -> ElementTree.Element:
+        """Return crm_mon's XML; an empty element while the cluster does not answer."""
+        text = self.run("cluster", "crm_mon", "-1", "--output-as=xml", check=False)
+        return ElementTree.fromstring(text) if text else ElementTree.Element("none")
+
+    def online(self, node: str) -> bool:
+        """Whether the cluster holds a node online and clean."""
+        found = self.status().find(f".//nodes/node[@name='{node}']")
+        return found is not None and found.get("online") == "true" and found.get("unclean") == "false"
+
+    def idle(self) -> bool:
+        """Whether the cluster has nothing under way."""
+        return "S_IDLE" in self.run("cluster", "crmadmin", "-S", "node1", check=False)
+
+    def where(self, resource: str) -> str:
+        """The node on which a resource is active and well, or empty."""
+        for found in self.status().iterfind(f".//resources//resource[@id='{resource}']"):
+            node = found.find("node")
+            if found.get("role") == "Started" and found.get("failed") == "false" and node is not None:
+                return node.get("name", "") if found.get("pending") is None else ""
+        return ""
+
+    def wait_where(self, resource: str, node: str, timeout: float = 60) -> None:
+        """Wait until a resource is active on that node (empty: nowhere)."""
+        self._until(lambda: self.where(resource) == node, timeout, f"{resource} on {node or 'no node'}")
+
+    def _until(self, condition, timeout: float, what: str) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                text = self.run("cluster", "crm_mon", "-1rfA", check=False) if "cluster" in self.pids else ""
+                log = (
+                    self.run("cluster", "tail", "-n", "60", "/var/log/pacemaker/pacemaker.log", check=False)
+                    if self.pids
+                    else ""
+                )
+                pytest.fail(f"{what} did not happen within {timeout:.0f} s\n{text}\n{log}")
+            time.sleep(0.1)
+
+    def until(self, condition, timeout: float, what: str) -> None:
+        """Poll until `condition()` holds."""
+        self._until(condition, timeout, what)
+
+    def calls(self, resource: str) -> list[str]:
+        """The actions that were asked of a `test:service` whose state is `resource`'s folder."""
+        path = self.state / resource / "calls"
+        return path.read_text().split() if path.exists() else []
+
+    def service(self, name: str, node: str, interval: str = "60s") -> None:
+        """Configure a `test:service` pinned to a node."""
+        (self.state / name).mkdir()
+        self.create(
+            "resources",
+            f'<primitive id="{name}" class="ocf" provider="test" type="service"><instance_attributes id="{name}-i">'
+            f'<nvpair id="{name}-i-dir" name="dir" value="{self.state / name}"/></instance_attributes><operations>'
+            f'<op id="{name}-m" name="monitor" interval="{interval}" timeout="20s"/></operations></primitive>',
+        )
+        self.create(
+            "constraints",
+            f'<rsc_location id="l-{name}" rsc="{name}"><rule id="l-{name}-r" score="-INFINITY"><expression id="l-{name}-e" '
+            f'attribute="#uname" operation="ne" value="{node}"/></rule></rsc_location>',
+        )
+
+    def pid(self, name: str, who: str = "remote") -> str:
+        """Process id, in the namespace, of a `test:service`."""
+        return (self.state / name / "pid").read_text().strip()
+
+    def stop(self) -> None:
+        """End all of it."""
+        self._closing = True
+        for pid in self.pids.values():
+            os.kill(pid, signal.SIGKILL)  # the namespace's first process: all in it end
+        for process in [*self.processes, *self.holders.values()]:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        subprocess.run(["ip", "link", "del", self.links[0]], capture_output=True, check=False)

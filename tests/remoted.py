@@ -1,0 +1,197 @@
+"""Daemons that speak Pacemaker Remote, as real processes on loopback: ours, and Pacemaker's own from Debian's package.
+
+Both get the same OCF agents (`test:service`) and init scripts from a temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src"
+CACHE = Path("/var/cache/pcloud-test/pacemaker-remote")
+
+SERVICE = r"""#!/bin/sh
+# A resource agent for tests. Parameters: dir (where it keeps its state), text.
+dir="$OCF_RESKEY_dir"
+echo "$1" >> "$dir/calls"
+running() { [ -s "$dir/pid" ] && grep -q '^State:.[^Z]' "/proc/$(cat "$dir/pid")/status" 2>/dev/null; }
+case "$1" in
+start)
+  if [ -e "$dir/fail-start" ]; then echo "ocf-exit-reason:told to fail" >&2; exit 1; fi
+  running && exit 0
+  setsid sleep 1000 </dev/null >/dev/null 2>&1 &
+  echo $! > "$dir/pid"; exit 0 ;;
+stop)
+  running && kill "$(cat "$dir/pid")"
+  rm -f "$dir/pid"; exit 0 ;;
+monitor)
+  if [ -e "$dir/hang" ]; then sleep 600 & echo $! > "$dir/hanging"; wait; fi
+  running && exit 0
+  echo "ocf-exit-reason:no process" >&2; exit 7 ;;
+validate-all) env > "$dir/env"; exit 0 ;;
+notify) sleep 0.4; echo done >> "$dir/calls"; exit 0 ;;
+reload) head -c 3000000 /dev/zero | tr '\0' x; exit 0 ;;
+migrate_to) exit 77 ;;
+migrate_from) kill -9 $$ ;;
+meta-data) echo '<resource-agent name="service"/>'; exit 0 ;;
+*) exit 3 ;;
+esac
+"""
+
+SCRIPT = r"""#!/bin/sh
+### BEGIN INIT INFO
+# Provides:          thing
+# Short-Description: a thing for tests
+### END INIT INFO
+dir="$(cat "$(dirname "$0")/dir")"
+case "$1" in
+start) setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > "$dir/pid" ;;
+stop) [ -s "$dir/pid" ] && kill "$(cat "$dir/pid")"; rm -f "$dir/pid"; exit 0 ;;
+status) if [ -s "$dir/pid" ] && kill -0 "$(cat "$dir/pid")" 2>/dev/null; then exit 0; else exit 3; fi ;;
+*) exit 2 ;;
+esac
+"""
+
+
+def free_port() -> int:
+    """Return a TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition, timeout: float = 10.0, what: str = "it") -> None:
+    """Poll until the condition holds; fail after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {timeout} s"
+        time.sleep(0.01)
+
+
+class Daemon:
+    """A running daemon and its folders."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.port = free_port()
+        self.key = secrets.token_bytes(4096)
+        self.key_file = folder / "authkey"
+        self.key_file.write_bytes(self.key)
+        self.ocf_root = folder / "ocf"
+        self.init = folder / "init.d"
+        self.state = folder / "state"
+        agents = self.ocf_root / "resource.d" / "test"
+        for path in (agents, self.init, self.state):
+            path.mkdir(parents=True)
+        for path, text in ((agents / "service", SERVICE), (self.init / "thing", SCRIPT)):
+            path.write_text(text)
+            path.chmod(0o755)
+        (agents / "unrunnable").write_text("#!/bin/sh\n")
+        (self.init / "dir").write_text(str(self.state))
+        self.log = folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the daemon and wait until it listens."""
+        with self.log.open("ab") as log:
+            if self.kind == "pcloud":
+                environment = {
+                    **os.environ,
+                    "PYTHONPATH": str(SOURCE),
+                    "OCF_ROOT": str(self.ocf_root),
+                    "PCLOUD_LSB_ROOT": str(self.init),
+                }
+                command = [
+                    sys.executable,
+                    "-S",
+                    "-m",
+                    "pcloud.agent",
+                    "--address",
+                    "127.0.0.1",
+                    "--port",
+                    str(self.port),
+                ]
+                command += ["--authkey", str(self.key_file), "--log-level", "debug"]
+            else:
+                environment = {
+                    **os.environ,
+                    "PCMK_remote_address": "127.0.0.1",
+                    "PCMK_remote_port": str(self.port),
+                    "PCMK_authkey_location": str(self.key_file),
+                    "PCMK_logfile": "none",
+                }
+                command = ["unshare", "-m", "-i", "--propagation", "private", "sh", "-c", _ISOLATE, "sh"]
+                command += [str(self.ocf_root / "resource.d"), str(self.init), str(real_daemon())]
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        wait_for(self._listens, what=f"{self.kind} listening")
+
+    def _listens(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text(errors="replace")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        """Kill the daemon and what its agents started."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for name in ("pid", "hanging"):
+            path = self.state / name
+            if path.exists() and path.read_text().strip():
+                subprocess.run(["kill", "-9", path.read_text().strip()], check=False, stderr=subprocess.DEVNULL)
+
+    def service_pid(self) -> int:
+        """Process id of the service that `test:service` or `thing` runs."""
+        return int((self.state / "pid").read_text())
+
+    def calls(self) -> list[str]:
+        """The actions that were asked of `test:service`."""
+        path = self.state / "calls"
+        return path.read_text().split() if path.exists() else []
+
+
+# Its own mounts and IPC names: the daemon publishes sockets under fixed names, of which a machine has one set.
+_ISOLATE = """
+for d in /run /var/lib/pacemaker /var/log/pacemaker /etc/libqb; do mkdir -p $d && mount -t tmpfs tmpfs $d || exit 1; done
+touch /etc/libqb/force-filesystem-sockets
+mkdir -p /run/crm /run/resource-agents /run/lock /var/lib/pacemaker/cores
+mount --bind "$1" /usr/lib/ocf/resource.d && mount --bind "$2" /etc/init.d || exit 1
+exec "$3"
+"""
+
+
+def real_daemon() -> Path:
+    """Return Pacemaker's own daemon, unpacked (never installed: the package conflicts with pacemaker); skip where it
+    can not be had."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: the real pacemaker-remoted runs in namespaces")
+    path = CACHE / "root/usr/sbin/pacemaker-remoted"
+    if not path.exists():
+        if not shutil.which("apt-get") or not shutil.which("dpkg"):
+            pytest.skip("needs Debian's apt-get to fetch pacemaker-remote")
+        CACHE.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(["apt-get", "download", "pacemaker-remote"], cwd=CACHE, capture_output=True, check=False)
+        packages = sorted(CACHE.glob("pacemaker-remote_*.deb"))
+        if done.returncode or not packages:
+            pytest.skip("needs the Debian package pacemaker-remote, which could not be downloaded")
+        fresh = CACHE / f"root.{os.getpid()}"
+        subprocess.run(["dpkg", "-x", str(packages[-1]), str(fresh)], check=True)
+        if not path.exists():
+            fresh.rename(CACHE / "root")
+    if not Path("/usr/lib/ocf/resource.d").is_dir():
+        pytest.skip("needs the Debian package resource-agents")
+    missing = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=False).stdout.count("not found")
+    if missing:
+        pytest.skip("needs the libraries of the Debian packages pacemaker and libpacemaker1")
+    return path

@@ -1,0 +1,73 @@
+"""A connection with its callbacks recorded, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+from pcloud.environment.transport import Endpoint, Operation, OperationResult, TransportError
+from pcloud.transport.remote import RemoteTransport
+
+
+class Recorder:
+    """What a connection told."""
+
+    def __init__(self) -> None:
+        self.results: list[OperationResult] = []
+        self.lost: list[TransportError] = []
+        self._changed = asyncio.Event()
+
+    def on_result(self, result: OperationResult) -> None:
+        self.results.append(result)
+        self._changed.set()
+
+    def on_lost(self, error: TransportError) -> None:
+        self.lost.append(error)
+        self._changed.set()
+
+    async def until(self, condition, timeout: float = 10.0) -> None:
+        """Wait until `condition(self)` holds."""
+        async with asyncio.timeout(timeout):
+            while not condition(self):
+                self._changed.clear()
+                await self._changed.wait()
+
+
+def endpoint(daemon, **changes) -> Endpoint:
+    values = {
+        "guest_id": "test",
+        "address": getattr(daemon, "address", "127.0.0.1"),
+        "port": daemon.port,
+        "key": daemon.key,
+        **changes,
+    }
+    return Endpoint(**values)
+
+
+@asynccontextmanager
+async def connected(daemon, **settings):
+    """Yield (connection, recorder) of a fresh transport."""
+    transport = RemoteTransport(**settings)
+    recorder = Recorder()
+    try:
+        connection = await transport.connect(
+            endpoint(daemon), on_result=recorder.on_result, on_lost=recorder.on_lost, timeout=10
+        )
+        yield connection, recorder
+    finally:
+        await transport.close()
+
+
+def operation(daemon, action: str, **changes) -> Operation:
+    """An operation of the OCF agent `test:service`."""
+    values = {
+        "resource": "thing-1",
+        "resource_class": "ocf",
+        "provider": "test",
+        "type": "service",
+        "action": action,
+        "parameters": {"dir": str(daemon.state)},
+        "timeout": 10.0,
+        **changes,
+    }
+    return Operation(**values)
