@@ -79,7 +79,7 @@ SCENARIOS = {
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(120)
 async def test_crash_at_every_write(name: str, tmp_path: Path) -> None:
     before, after, end = SCENARIOS[name]
     points = 0
