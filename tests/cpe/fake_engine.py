@@ -16,10 +16,13 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from pcloud.dpe import messages
 from pcloud.events.event import Event
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.status import AssemblyStatus, DeployableStatus, ResourceStatus
+from pcloud.policy.state import Memory, initial
 
 
 class FakeEngine:
@@ -149,6 +152,9 @@ class FakeEngine:
             self.send(messages.Reply(request=message.request, result=result))
         elif message.action == "console":
             self.send(messages.Reply(request=message.request, result=b"login: \xff\n"))
+        elif message.action == "snapshot":
+            result = msgspec.to_builtins(initial(self.loaded[message.name][0], Memory()))
+            self.send(messages.Reply(request=message.request, result=result))
         elif message.action == "recover":
             self.event(message.name, "deployable.state", "running", "recovered", recovered=0.2)
             self.send(messages.Reply(request=message.request))

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from pcloud.api import dashboard, deployables, errors, events, library, system
+from pcloud.api import dashboard, deployables, errors, events, library, simulate, system
 from pcloud.api.metrics import Metrics
 from pcloud.api.middleware import BodyLimit, HostGuard
 from pcloud.cpe.engine import CloudPolicyEngine
+from pcloud.cpe.foresight import Foresight
 from pcloud.cpe.tokens import TokenBook
 from pcloud.cpe.version import version
 
@@ -27,10 +28,11 @@ def make_app(engine: CloudPolicyEngine, tokens: TokenBook, metrics: Metrics, shu
         description="Keeps applications made of guests running, and says why it did what it did.",
     )
     app.state.engine = engine
+    app.state.foresight = Foresight(engine)
     app.state.tokens = tokens
     app.state.metrics = metrics
     app.state.shutdown = shutdown
-    for room in (system, deployables, library, events):
+    for room in (system, simulate, deployables, library, events):
         app.include_router(room.router)
     dashboard.install(app)
     errors.install(app)

@@ -485,10 +485,15 @@ class CloudPolicyEngine:
         self, name: str, *, assembly: str = "", resource: str = "", limit: int = 20
     ) -> list[dict[str, Any]]:
         """Return the newest decisions, newest first; those that are about an assembly or resource when one is given."""
-        self.desired.row(name)
         subject = "/".join(part for part in (assembly, resource) if part)
-        records = await self.store.log.explain(name, limit=limit if not subject else 10_000)
-        return [record for record in records if concerns(record, assembly, resource)][:limit]
+        records = await self.decisions(name, limit=limit if not subject else 10_000)
+        found = [record for record in records if concerns(record, assembly, resource)][:limit]
+        return [{key: value for key, value in record.items() if key != "snapshot"} for record in found]
+
+    async def decisions(self, name: str, *, limit: int) -> list[dict[str, Any]]:
+        """Return the newest decision records as they were journalled, newest first: with what `replay` needs."""
+        self.desired.row(name)
+        return await self.store.log.explain(name, limit=limit)
 
     async def events(
         self, where: EventFilter, *, after: int = 0, limit: int = 100, newest: bool = False

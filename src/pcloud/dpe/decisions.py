@@ -10,6 +10,7 @@ from pcloud.policy.graph import Graph
 from pcloud.policy.observation import Observation
 from pcloud.policy.outcome import Rule
 from pcloud.policy.reasons import why_guest, why_service
+from pcloud.policy.recording import pack
 from pcloud.policy.state import State
 
 
@@ -19,7 +20,7 @@ class Decision:
     __slots__ = (
         "_actions",
         "_cost",
-        "_ended",
+        "_from",
         "_observations",
         "_order",
         "decided",
@@ -39,7 +40,8 @@ class Decision:
         self._actions: dict[tuple[str, str, int], dict[str, Any]] = {}
         self._order: dict[int, tuple[str, str, int]] = {}
         self._cost: dict[str, float] = {}
-        self._ended = 0.0
+        self._from: tuple[State, float] | None = None
+        """What it was made from, kept for `replay`."""
 
     def saw(self, observation: Observation, events: list[Event]) -> None:
         """Note what woke the engine; the events are its readable form."""
@@ -54,9 +56,10 @@ class Decision:
             self._observations.append({"what": kind, "signal": "", "detail": "", "time": self.time})
         self.trigger = self.trigger or _TRIGGERS.get(kind, "")
 
-    def made(self, state: State, graph: Graph, names: Names, *, decide: float, library: float) -> None:
-        """Note the graph that was the answer; costs in seconds."""
+    def made(self, state: State, graph: Graph, names: Names, *, now: float, decide: float, library: float) -> None:
+        """Note the graph that was the answer to a state at `now`; costs in seconds."""
         self.decided = True
+        self._from = (state, now)
         self._cost = {"decide_ms": round(decide * 1000, 3), "library_ms": round(library * 1000, 3)}
         for action in graph.actions:
             if action.pseudo:
@@ -109,6 +112,7 @@ class Decision:
             if action["state"] == "planned":
                 action["state"] = "cancelled"
         outcome = f"{done} of {len(actions)} actions done" + (f", {failed} failed" if failed else "")
+        kept = {"snapshot": pack(*self._from)} if self._from is not None and actions else {}
         return {
             "time": self.time,
             "number": self.number,
@@ -120,6 +124,7 @@ class Decision:
             "actions": actions,
             "cost": {**self._cost, "seconds": round(now - self.time, 3)},
             "outcome": outcome if actions else "nothing to do",
+            **kept,
         }
 
 

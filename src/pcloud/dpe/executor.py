@@ -7,6 +7,7 @@ work on the same resource at once.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import msgspec
 
@@ -121,7 +122,7 @@ class Executor:
         began = asyncio.get_running_loop().time()
         error = ""
         try:
-            endpoint = self._endpoint(state, assembly)
+            endpoint = partial(self._endpoint, state, assembly)
             await self._links.connect(assembly.name, assembly.transport, endpoint, assembly.start_timeout)
         except TransportError as failure:
             error = f"{failure} [{failure.code}]"

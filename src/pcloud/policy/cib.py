@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from xml.sax.saxutils import quoteattr
+from xml.sax import saxutils
 
 import msgspec
 
@@ -30,6 +30,12 @@ CHANGED = "0" * 32
 """A digest of nothing: the scheduler restarts the resource because its definition changed."""
 PLACE = "place."
 """Prefix of the node name of a place, which keeps it apart from assemblies' names."""
+
+
+@lru_cache(maxsize=4096)
+def quoteattr(text: str) -> str:
+    """Return a value as a quoted XML attribute; the same few names are written over and over."""
+    return saxutils.quoteattr(text)
 
 
 @lru_cache(maxsize=1024)
@@ -89,7 +95,8 @@ def render(state: State, now: float) -> bytes:
         f'<nvpair id="p5" name="maintenance-mode" value="{_bool(maintenance)}"/></cluster_property_set></crm_config><nodes>'
     )
     parts = [head]
-    places = state.places or ("default",)
+    # A guest's place is one even while the infrastructure has not told its places: else it would not be there.
+    places = tuple(dict.fromkeys((*state.places, *(g.place for g in state.guests.values() if g.place)))) or ("default",)
     parts += (f'<node id="{i}" uname={quoteattr(PLACE + place)}/>' for i, place in enumerate(places, 1))
     parts.append("</nodes><resources>")
     parts += (text for assembly in state.assemblies() for text in _primitives(state, assembly, now))

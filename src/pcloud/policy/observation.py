@@ -83,6 +83,8 @@ class InfrastructureState(msgspec.Struct, frozen=True, kw_only=True):
     """The infrastructure's API went away (`error`) or came back (empty)."""
 
     error: str
+    places: tuple[str, ...] = ()
+    """Where guests can run, as far as it told when it came back."""
 
 
 class Recover(msgspec.Struct, frozen=True, kw_only=True):

@@ -84,12 +84,12 @@ def _assembly(state: State, assembly: Assembly, now: float) -> AssemblyStatus:
 
 def _guest(state: State, name: str) -> tuple[ResourceState, str]:
     guest = state.guest(name)
+    if state.target == "stopped" and guest.probed and guest.power is not Power.ON:
+        return ResourceState.STOPPED, ""
     if name in state.memory.unrecoverable:
         return ResourceState.UNRECOVERABLE, state.memory.unrecoverable[name]
     if not guest.probed:
         return ResourceState.UNKNOWN if state.infrastructure_down else ResourceState.STARTING, ""
-    if state.target == "stopped" and guest.power is not Power.ON:
-        return ResourceState.STOPPED, ""
     if guest.fault is not Fault.NONE:
         return ResourceState.FAILED, guest.reason
     if guest.link is Link.LOST:
@@ -114,11 +114,14 @@ def _resource(state: State, assembly: Assembly, resource: Resource, now: float) 
 
 
 def _service(state: State, assembly: str, subject: str) -> tuple[ResourceState, str]:
-    if subject in state.memory.unrecoverable:
-        return ResourceState.UNRECOVERABLE, state.memory.unrecoverable[subject]
     service, guest = state.service(subject), state.guest(assembly)
     stopped = ResourceState.STOPPED if state.target == "stopped" else ResourceState.STARTING
-    if guest.probed and guest.power is not Power.ON:
+    off = guest.probed and guest.power is not Power.ON
+    if off and state.target == "stopped":
+        return ResourceState.STOPPED, ""
+    if subject in state.memory.unrecoverable:
+        return ResourceState.UNRECOVERABLE, state.memory.unrecoverable[subject]
+    if off:
         return stopped, ""
     if guest.link is Link.LOST and guest.fault is Fault.NONE:
         return ResourceState.SUSPECT, "its guest is silent"
