@@ -279,7 +279,16 @@ class OpenStackInfrastructure:
             addressed = bool(server.address) or self._settings.network == "none"
             return server.status == "ACTIVE" and not server.task and addressed
 
-        server = await self._until(name, ready, spec.start_timeout, "start")
+        try:
+            server = await self._until(name, ready, spec.start_timeout, "start")
+        except InfrastructureUnavailable:
+            raise
+        except InfrastructureError:
+            # One that is built for ever will never be anything else: the next start makes another.
+            for stuck in (await self._servers.all()).get(name, []):
+                if stuck.status == "BUILD":
+                    await self._delete_server(stuck)
+            raise
         assert server is not None
         return server
 
