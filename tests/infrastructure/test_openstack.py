@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -353,3 +354,20 @@ def test_errors_are_mapped():
     assert of(400).permanent
     assert of(403, "Quota exceeded for cores").permanent
     assert not of(409).permanent
+
+
+async def test_a_server_that_is_built_for_ever_is_replaced(infrastructure, image, nova):
+    """Nova loses track of a build now and then: it stays BUILD. The start fails, and the next one begins afresh."""
+    nova_compute = int((PEER / "run/nova-compute.pid").read_text())
+    await infrastructure.start(spec(image, "other"))
+    os.kill(nova_compute, signal.SIGSTOP)
+    try:
+        with pytest.raises(InfrastructureError):
+            starting = asyncio.create_task(infrastructure.start(spec(image, start_timeout=3.0)))
+            await asyncio.sleep(5)
+            os.kill(nova_compute, signal.SIGCONT)
+            await starting
+    finally:
+        os.kill(nova_compute, signal.SIGCONT)
+    assert (await infrastructure.inspect("shop.web")).state is GuestState.ABSENT
+    assert (await infrastructure.start(spec(image))).state is GuestState.RUNNING
