@@ -103,9 +103,7 @@ class Stage:
             if any(each.name == NAME for each in self.client().deployables()):
                 self.pcloud("delete", NAME, "--wait", "--yes", check=False)
             self.pcloud("down", check=False)
-        leftover = self.engine_pids()
-        if leftover:
-            raise StageError(f"engine processes {leftover} are still there")
+        wait_for("the end of the engine processes", lambda: not self.engine_pids(), 20)
         if LIBVIRT.exists():
             from demo import libvirtd
 

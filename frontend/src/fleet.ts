@@ -116,6 +116,24 @@ export class Fleet extends LitElement {
       progress::-moz-progress-bar {
         background: var(--running);
       }
+      @media (max-width: 560px) {
+        .tiles {
+          gap: 0.5rem;
+        }
+        .tile {
+          padding: 0.5rem 0.8rem;
+          min-width: 0;
+        }
+        .tile b {
+          font-size: 1.3rem;
+        }
+        li a {
+          grid-template-columns: minmax(0, 1fr) auto auto;
+        }
+        progress {
+          display: none;
+        }
+      }
       .empty {
         padding: 2.5rem 1.1rem;
         text-align: center;

@@ -69,6 +69,10 @@ export class App extends LitElement {
         padding: 0.3rem 0.7rem;
         cursor: pointer;
       }
+      button,
+      header a {
+        white-space: nowrap;
+      }
       button:hover {
         color: var(--text);
         border-color: var(--muted);
@@ -81,6 +85,14 @@ export class App extends LitElement {
       @media (max-width: 640px) {
         .wide {
           display: none;
+        }
+        header {
+          gap: 0.5rem;
+          padding-inline: 0.8rem;
+          font-size: 0.9rem;
+        }
+        button {
+          padding-inline: 0.5rem;
         }
       }
     `,

@@ -45,7 +45,7 @@ class Decision:
 
     def saw(self, observation: Observation, events: list[Event]) -> None:
         """Note what woke the engine; the events are its readable form."""
-        kind = type(observation).__name__
+        kind = _KINDS[type(observation).__name__]
         for event in events:
             subject = "/".join(part for part in (event.assembly, event.resource) if part) or "deployable"
             signal = event.data.get("signal", "")
@@ -92,7 +92,11 @@ class Decision:
     def ended(self, key: tuple[str, str, int], *, ok: bool, seconds: float) -> None:
         """Note the end of an action."""
         if key in self._actions:
-            self._actions[key] |= {"state": "done" if ok else "failed", "seconds": round(seconds, 4)}
+            # Taken out and put back: actions stand in the order in which they ended.
+            self._actions[key] = self._actions.pop(key) | {
+                "state": "done" if ok else "failed",
+                "seconds": round(seconds, 4),
+            }
 
     @property
     def worth_keeping(self) -> bool:
@@ -101,7 +105,7 @@ class Decision:
 
     def record(self, now: float) -> dict[str, Any]:
         """Return the journal record, at the decision's end."""
-        actions = list(self._actions.values())
+        actions = sorted(self._actions.values(), key=lambda action: action["state"] == "planned")
         done = sum(1 for a in actions if a["state"] == "done")
         failed = sum(1 for a in actions if a["state"] == "failed")
         for action in actions:
@@ -124,10 +128,24 @@ class Decision:
         }
 
 
+_KINDS = {
+    "Configured": "configuration",
+    "GuestSeen": "infrastructure",
+    "GuestActed": "action on a guest",
+    "LinkLost": "transport",
+    "LinkRestored": "transport",
+    "SecondOpinion": "second signal",
+    "Operated": "resource operation",
+    "InfrastructureState": "infrastructure",
+    "Recover": "operator",
+    "Blocked": "scheduler",
+    "Tick": "timer",
+}
+"""Kinds of observations, in words."""
 _TRIGGERS = {
-    "Configured": "the deployable was loaded, or what it shall be changed",
-    "Tick": "a wait is over",
-    "GuestSeen": "the infrastructure told of a guest",
-    "GuestActed": "an action on a guest ended",
-    "Operated": "an operation told something new",
+    "configuration": "the deployable was loaded, or what it shall be changed",
+    "timer": "a wait is over",
+    "infrastructure": "the infrastructure told of a guest",
+    "action on a guest": "an action on a guest ended",
+    "resource operation": "an operation told something new",
 }

@@ -161,7 +161,7 @@ class Host:
             return
         engine = self._engines.get(name)
         if engine is None:
-            memory = msgspec.msgpack.decode(load.state, type=Memory) if load.state else None
+            memory = self._memory(name, load.state)
             publish = partial(self._publish, name)
             engine = DeployableEngine(environment, load.deployable, memory=memory, publish=publish)
             self._engines[name] = engine
@@ -173,6 +173,17 @@ class Host:
             paused=load.paused,
             places=await self._known_places(environment.infrastructure),
         )
+
+    def _memory(self, name: str, state: bytes | None) -> Memory | None:
+        """Read what a former engine left; what can not be read costs its counters, not the deployable."""
+        try:
+            return msgspec.msgpack.decode(state, type=Memory) if state else None
+        except msgspec.MsgspecError as error:
+            reason = f"the engine's memory can not be read, failure counters begin afresh: {error}"
+            self._spool.event(
+                Event(time=self._clock.time(), type="engine", deployable=name, reason=reason, severity=Severity.WARNING)
+            )
+            return None
 
     def _refuse(self, load: Load, reason: str) -> None:
         name = load.deployable.name

@@ -8,7 +8,6 @@ the files of engine processes that no longer live. Records are delivered at leas
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 from collections import deque
@@ -20,8 +19,8 @@ from pcloud.events.event import Event
 
 log = logging.getLogger(__name__)
 
-COMPACT_BYTES = 1024 * 1024
-"""An acknowledged beginning of this length is dropped from the file, when it is the larger part."""
+COMPACT = 4 * 1024 * 1024
+"""Bytes of acknowledged records at which the file is written anew."""
 
 
 class Spool:
@@ -33,11 +32,12 @@ class Spool:
         self._sequence = 0
         self._writer: asyncio.StreamWriter | None = None
         self._full = False
-        self._size = os.fstat(self._file).st_size
-        self._ends: deque[tuple[int, int]] = deque()
-        """(sequence, offset in the file at which the record ends) of what is in the file and not acknowledged."""
+        self._waiting: deque[tuple[int, int]] = deque()
+        """(sequence, size) of the frames in the file that are not acknowledged, oldest first."""
+        self._done = 0
+        """Bytes at the file's beginning that are acknowledged."""
         self._unwritten: deque[tuple[int, bytes]] = deque()
-        """Records that the disk had no room for, in order; newer ones wait behind them."""
+        """Frames that the disk had no room for."""
 
     def event(self, event: Event) -> None:
         """Record an event."""
@@ -58,36 +58,37 @@ class Spool:
     def _record(self, record: Record) -> None:
         frame = encode(record)
         self._unwritten.append((record.sequence, frame))
-        self._write()
+        while self._unwritten and self._write(self._unwritten[0][1]):  # in order: the daemon drops what comes late
+            sequence, written = self._unwritten.popleft()
+            self._waiting.append((sequence, len(written)))
         if self._writer is not None:
             self._writer.write(frame)
 
-    def _write(self) -> None:
-        """Write what waits. A record is in the file as a whole or not at all: the daemon reads what a dead process left."""
-        while self._unwritten:
-            sequence, frame = self._unwritten[0]
-            try:
-                written = os.write(self._file, frame)
-                if written != len(frame):
-                    os.ftruncate(self._file, self._size)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                if not self._full:
-                    log.warning("%s can not be written, records wait in memory: %s", self.path, error)
-                self._full = True
-                return
-            self._size += len(frame)
-            self._ends.append((sequence, self._size))
-            self._unwritten.popleft()
-        self._full = False
+    def _write(self, frame: bytes) -> bool:
+        """Append a frame, or leave the file as it was: a part of one would spoil all that follows."""
+        try:
+            written = os.write(self._file, frame)
+        except OSError as error:
+            if not self._full:
+                log.warning("%s can not be written, records wait in memory: %s", self.path, error)
+            self._full = True
+            return False
+        if written < len(frame):
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            self._full = True
+            return False
+        return True
 
     def connected(self, writer: asyncio.StreamWriter) -> None:
         """Send everything that is not acknowledged to a daemon that has just connected, and the rest as it comes."""
-        if self._size:
-            writer.write(os.pread(self._file, self._size, 0))
+        writer.write(self._tail())
         for _, frame in self._unwritten:
             writer.write(frame)
         self._writer = writer
+
+    def _tail(self) -> bytes:
+        size = os.fstat(self._file).st_size - self._done
+        return os.pread(self._file, size, self._done) if size > 0 else b""
 
     def disconnected(self) -> None:
         """The daemon went away."""
@@ -95,36 +96,37 @@ class Spool:
 
     def acknowledged(self, sequence: int) -> None:
         """The daemon has committed everything up to a sequence number."""
-        done = 0
-        while self._ends and self._ends[0][0] <= sequence:
-            done = self._ends.popleft()[1]
+        while self._waiting and self._waiting[0][0] <= sequence:
+            self._done += self._waiting.popleft()[1]
         while self._unwritten and self._unwritten[0][0] <= sequence:
             self._unwritten.popleft()
-        if not self._ends:
+        if not self._waiting:
             os.ftruncate(self._file, 0)
-            self._size = 0
-        elif done > COMPACT_BYTES and done > self._size - done:
-            self._compact(done)
-        self._write()
+            self._done = 0
+            self._full = False
+        elif self._done > COMPACT:
+            self._compact()
 
-    def _compact(self, done: int) -> None:
-        """Drop the acknowledged beginning of the file: on a busy host there is hardly a moment without a newer record."""
-        new = self.path.with_suffix(".new")
+    def _compact(self) -> None:
+        """Write the file anew without what is acknowledged: under constant load it is never empty."""
+        fresh = self.path.with_suffix(".new")
+        tail = self._tail()
         try:
-            file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            rest = os.pread(self._file, self._size - done, done)
-            if os.write(file, rest) != len(rest):
-                os.close(file)
-                new.unlink()
-                return
-            new.replace(self.path)
+            file = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            log.warning("%s can not be made shorter: %s", self.path, error)
+            log.warning("%s can not be written anew, it stays as it is: %s", self.path, error)
+            return
+        try:
+            if os.write(file, tail) < len(tail):
+                raise OSError("no room for the rest")
+            fresh.replace(self.path)
+        except OSError as error:
+            log.warning("%s can not be written anew, it stays as it is: %s", self.path, error)
+            os.close(file)
+            fresh.unlink(missing_ok=True)
             return
         os.close(self._file)
-        self._file = file
-        self._size -= done
-        self._ends = deque((number, end - done) for number, end in self._ends)
+        self._file, self._done = file, 0
 
     def close(self) -> None:
         """Close the file, and remove it when nothing in it waits."""

@@ -43,6 +43,9 @@ UNRECOVERABLE = {
 """OCF exit codes of a start or a probe that trying again can not mend."""
 
 
+NOT_INSTALLED = 5
+
+
 def fold(state: State, observation: Observation, now: float) -> Outcome:
     """Return what follows from an observation at `now` (wall-clock seconds)."""
     outcome = Outcome(state, now)
@@ -291,7 +294,8 @@ def _operated(outcome: Outcome, seen: Operated) -> None:
             else:
                 failures.must_wait(outcome, subject, what)
                 failures.service_failed(outcome, subject, resource.escalation, what)
-        case "stop" if not failed:
+        case "stop" if not failed or (seen.rc == NOT_INSTALLED and not seen.error):
+            # What is not installed does not run, as Pacemaker sees it too.
             outcome.service(subject, health=Health.STOPPED, rc=0, monitored=0.0, since=outcome.now)
             outcome.state = change.stopped(outcome.state, subject)
             if not service.failed_at and not subject.endswith("!configure"):
