@@ -267,3 +267,21 @@ async def test_cancelled_waiters_of_the_brake_lose_no_place() -> None:
     assert most == 2
     async with asyncio.timeout(1), brake.slot(0), brake.slot(0):
         assert brake.waiting == 0
+
+
+def test_nothing_starts_on_what_an_overtaken_decision_is_stopping() -> None:
+    first, second = resource("first"), replace(resource("second"), after=("first",))
+    deployable = Deployable(name="shop", assemblies=(Assembly(name="web", resources=(first, second)),))
+
+    async def story(s: Trial) -> None:
+        await s.until("running")
+        s.configure(target="stopped")
+        while "stop rsc_web_first" not in s.world.actions("stop"):
+            await s.settle(0.001)
+        s.configure(target="started")  # second is stopped, first is being stopped and still counts as running
+        await s.settle(10)
+        assert s.state == "running"
+
+    trial = attempt(deployable, story)
+    assert trial.violations == []
+    assert trial.world.actions("start")[2:] == ["start rsc_web_first", "start rsc_web_second"]
