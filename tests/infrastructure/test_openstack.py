@@ -29,7 +29,13 @@ from pcloud.infrastructure.openstack_settings import OpenStackSettings
 from tests.infrastructure.contract import InfrastructureContract
 from tests.transport.sshd import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.timeout(300),
+    # the SDK's own, about its own parts
+    pytest.mark.filterwarnings("ignore::openstack.warnings.RemovedInSDK50Warning"),
+    pytest.mark.filterwarnings("ignore::openstack.warnings.RemovedInSDK60Warning"),
+]
 PEER = Path(os.environ.get("PEER_DIR", "/var/cache/pcloud-test/openstack"))
 SCRIPT = Path(__file__).parents[1] / "peers/openstack.sh"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl test"
@@ -49,8 +55,11 @@ def cloud():
     """The peer, running; set up only where it was installed (`tests/peers/openstack.sh install`)."""
     if not (PEER / "venv/.complete").exists() or shutil.which("rabbitmq-server") is None:
         pytest.skip("no OpenStack here: tests/peers/openstack.sh install")
-    peer("stop")
-    peer("start")
+    keep = bool(os.environ.get("PEER_KEEP"))
+    """For work on these tests: a peer that runs already is used, and left running."""
+    if not keep or not list((PEER / "run").glob("nova-api.pid")):
+        peer("stop")
+        peer("start")
     variables = dict(
         word.split("=", 1) for line in (PEER / "openrc").read_text().splitlines() for word in line.split()[1:]
     )
@@ -58,7 +67,8 @@ def cloud():
         for name, value in variables.items():
             patch.setenv(name, value)
         yield
-    peer("stop")
+    if not keep:
+        peer("stop")
 
 
 @pytest.fixture(scope="module")
@@ -328,9 +338,12 @@ async def test_wrong_credentials(cloud, monkeypatch):
 def test_errors_are_mapped():
     from keystoneauth1.exceptions import ConnectFailure
     from openstack.exceptions import HttpException
+    from requests import Response
 
     def of(status: int, text: str = "x") -> InfrastructureError:
-        return translate(HttpException(message=text, http_status=status, details=text))
+        response = Response()
+        response.status_code = status
+        return translate(HttpException(message=text, response=response, details=text))
 
     assert isinstance(of(500), InfrastructureUnavailable)
     assert isinstance(of(503), InfrastructureUnavailable)

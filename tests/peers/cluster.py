@@ -281,6 +281,10 @@ class Cluster:
         found = self.status().find(f".//nodes/node[@name='{node}']")
         return found is not None and found.get("online") == "true" and found.get("unclean") == "false"
 
+    def idle(self) -> bool:
+        """Whether the cluster has nothing under way."""
+        return "S_IDLE" in self.run("cluster", "crmadmin", "-S", "node1", check=False)
+
     def where(self, resource: str) -> str:
         """The node on which a resource is active and well, or empty."""
         for found in self.status().iterfind(f".//resources//resource[@id='{resource}']"):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-import signal
-import socket
 import sys
 
-from pcloud.agent import VERSION
+from pcloud.agent import VERSION, system
 from pcloud.agent.loop import Loop, log, set_log_level
 
 HELP = """usage: pcloud-remoted [--address ADDRESS] [--port PORT] [--authkey FILE] [--log-level LEVEL]
@@ -80,18 +79,18 @@ def notify_ready() -> None:
     """Tell systemd (Type=notify) that we serve."""
     path = os.environ.pop("NOTIFY_SOCKET", "")
     if path:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
-            try:
-                out.sendto(b"READY=1", "\0" + path[1:] if path.startswith("@") else path)
-            except OSError as error:
-                log(4, f"systemd could not be told that we are ready: {error.strerror}")
+        out = system.socket(system.AF_UNIX, system.SOCK_DGRAM)
+        try:
+            out.sendto(b"READY=1", "\0" + path[1:] if path.startswith("@") else path)
+        except OSError as error:
+            log(4, f"systemd could not be told that we are ready: {error.strerror}")
+        finally:
+            out.close()
 
 
 def adopt_orphans() -> None:
     """Become the parent of what agents leave running, so that it is reaped at once when it ends, whatever process 1 of
     the guest does: `kill -0` finds a zombie alive, and most OCF monitors ask just that."""
-    import ctypes
-
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         log(4, f"orphans can not be adopted: {os.strerror(ctypes.get_errno())}")
 
@@ -127,14 +126,16 @@ def serve(options: dict[str, str]) -> int:
         loop = Loop()
         daemon = Daemon(loop, credentials)
         port = daemon.server.listen(options["address"], int(options["port"]))
-    except (OSError, TlsError) as error:
+    except (OSError, UnicodeError, TlsError) as error:
         log(3, f"can not listen on {options['address'] or 'all addresses'}, port {options['port']}: {error}")
         return 1
-    loop.on_signal(signal.SIGTERM, daemon.shutdown)
-    loop.on_signal(signal.SIGINT, daemon.shutdown)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    loop.on_signal(system.SIGTERM, daemon.shutdown)
+    loop.on_signal(system.SIGINT, daemon.shutdown)
+    system.handle(system.SIGPIPE, system.SIG_IGN)
+    system.handle(system.SIGHUP, system.SIG_IGN)
     log(5, f"listening on {options['address'] or 'all addresses'}, port {port}")
+    # What starting up needed and does not hold any more goes back to the kernel: 2 MB where the modules were compiled.
+    ctypes.CDLL(None).malloc_trim(0)
     notify_ready()
     loop.run()
     log(5, "ended")

@@ -7,11 +7,16 @@ system bus) and the calls under way. A lost connection fails them all with `DBus
 from __future__ import annotations
 
 import os
-import socket
 import struct
-from collections.abc import Callable
 
+from pcloud.agent import system
 from pcloud.agent.loop import READ, WRITE, Loop, log
+
+TYPE_CHECKING = False  # these modules would cost memory in every guest
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Reply = Callable[["list[object]", "DBusError | None"], None]
 
 PRIVATE, SYSTEM = "/run/systemd/private", "/run/dbus/system_bus_socket"
 _CALL, _RETURN, _ERROR, _SIGNAL = 1, 2, 3, 4
@@ -25,9 +30,6 @@ class DBusError(Exception):
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
         self.name = name
-
-
-Reply = Callable[["list[object]", "DBusError | None"], None]
 
 
 # --- marshalling (little endian)
@@ -185,7 +187,7 @@ class Bus:
     def __init__(self, loop: Loop, on_signal: Callable[[Message], None]) -> None:
         self._loop = loop
         self.on_signal = on_signal
-        self._socket: socket.socket | None = None
+        self._socket: system.socket | None = None
         self._in, self._out = bytearray(), bytearray()
         self._calls: dict[int, Reply] = {}
         self._serial = 0
@@ -220,7 +222,7 @@ class Bus:
         return self._socket is not None
 
     def _connect(self) -> None:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        made = system.socket(system.AF_UNIX, system.SOCK_STREAM)
         try:
             try:
                 made.connect(PRIVATE)
@@ -333,7 +335,7 @@ class Bus:
             else:
                 reply(message.arguments, None)
 
-    def _lost(self, connection: socket.socket, why: str) -> None:
+    def _lost(self, connection: system.socket, why: str) -> None:
         if connection is not self._socket:
             return
         log(5, f"connection to systemd lost: {why}")

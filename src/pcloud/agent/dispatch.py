@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
 
 from pcloud.agent.executor import Command, Executor
 from pcloud.agent.loop import Loop, log
@@ -15,6 +14,10 @@ from pcloud.agent.operation import DONE, FAILED, Child, Result
 from pcloud.agent.server import Client, Server
 from pcloud.wire import messages as m
 from pcloud.wire.gnutls import Credentials
+
+TYPE_CHECKING = False  # these modules would cost memory in every guest
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Daemon:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
 
 from pcloud.agent import watch
 from pcloud.agent.loop import Loop, Timer, log
@@ -18,6 +17,9 @@ from pcloud.agent.systemd import Systemd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Notify = Callable[["Command", Result, bool], None]
     from pcloud.agent.runner import Running
 
 _CONFIRM = 0.1
@@ -53,6 +55,7 @@ class Command:
         "stopping",
         "timeout",
         "timer",
+        "told_at",
         "user_data",
     )
 
@@ -69,7 +72,7 @@ class Command:
         self.delay: Timer | None = None
         self.timer: Timer | None = None
         self.queued = self.ran = 0.0
-        self.ran_at = self.rc_changed = 0
+        self.ran_at = self.rc_changed = self.told_at = 0
         self.rc = 0
         self.first_sent = False
         self.last_rc = self.last_status = 0
@@ -114,9 +117,6 @@ class Resource:
         """When its processes were last looked for."""
         self.quiet = 0
         """How many times in a row an exit triggered a monitor that saw nothing."""
-
-
-Notify = Callable[[Command, Result, bool], None]
 
 
 class Executor:
@@ -261,7 +261,9 @@ class Executor:
         if command.stopping:
             result.rc, result.status = OK, CANCELLED
         if command.rc != result.rc:
-            command.rc_changed = int(time.time())
+            # A cluster orders two results of one call by these whole seconds, and ignores a failure that is not later
+            # than the success before it. We notice exits within the same second, so the change gets the next one.
+            command.rc_changed = max(int(time.time()), command.told_at + 1)
         same = command.first_sent and command.last_rc == result.rc and command.last_status == result.status
         triggered = command.signal == "exit"
         self._tell(command, result, deleted=not known)
@@ -279,6 +281,7 @@ class Executor:
             return
         command.first_sent = True
         command.last_rc, command.last_status = result.rc, result.status
+        command.told_at = max(command.rc_changed, command.ran_at)
         self._notify(command, result, deleted)
 
     def _after_recurring(

@@ -9,10 +9,14 @@ from __future__ import annotations
 import heapq
 import os
 import select
-import signal
 import sys
 import time
-from collections.abc import Callable, Container
+
+from pcloud.agent import system
+
+TYPE_CHECKING = False  # these modules would cost memory in every guest
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 
@@ -48,8 +52,8 @@ class Loop:
         self._signals: dict[int, Callable[[], None]] = {}
         self._stopping = False
         self._wakeup, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _note)
+        system.set_wakeup_fd(writer)
+        system.handle(system.SIGCHLD, _note)
         self.watch(self._wakeup, READ, self._on_wakeup)
 
     # --- file descriptors
@@ -92,7 +96,7 @@ class Loop:
 
     def on_signal(self, number: int, callback: Callable[[], None]) -> None:
         """Call back, in the loop, for that signal."""
-        signal.signal(number, _note)
+        system.handle(number, _note)
         self._signals[number] = callback
 
     def _on_wakeup(self, _events: int) -> None:

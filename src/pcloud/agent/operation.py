@@ -7,10 +7,13 @@ exactly once, always from the loop and never from inside the constructor.
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable
 
+from pcloud.agent import system
 from pcloud.agent.loop import READ, Loop, Timer, log
+
+TYPE_CHECKING = False  # these modules would cost memory in every guest
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # OCF exit codes, and how an operation ended (`pcmk_exec_*` upstream)
 OK, ERROR, INVALID_PARAM, UNIMPLEMENTED, NO_PRIVILEGE, NOT_INSTALLED, NOT_CONFIGURED, NOT_RUNNING, PROMOTED = range(9)
@@ -109,7 +112,7 @@ class Child:
                 ],
                 setpgroup=0,
                 setsigmask=[],
-                setsigdef=[signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+                setsigdef=[system.SIGPIPE, system.SIGCHLD, system.SIGINT, system.SIGTERM, system.SIGHUP],
             )
         except OSError:
             os.close(output)
@@ -128,9 +131,9 @@ class Child:
         self.killed = True
         try:
             if self._leave_group and self._timed_out:
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, system.SIGKILL)
             else:
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self.pid, system.SIGKILL)
         except ProcessLookupError:
             pass  # it ended in this moment; the loop will tell
 
@@ -150,7 +153,7 @@ class Child:
         if self._timed_out:
             self._finish(Result(ERROR, TIMEOUT, f"did not complete within {readable(self._timeout)}"))
         elif os.WIFSIGNALED(status):
-            name = signal.strsignal(os.WTERMSIG(status)) or str(os.WTERMSIG(status))
+            name = system.signal_name(os.WTERMSIG(status))
             self._finish(
                 Result(
                     OK if self.killed else ERROR, CANCELLED if self.killed else FAILED, f"interrupted by {name} signal"

@@ -5,8 +5,6 @@ Owns: the choice between `ocf`, `lsb`, `systemd` and `service`. `done` is called
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pcloud.agent import programs, watch
 from pcloud.agent.loop import Loop
 from pcloud.agent.operation import ABSENT, ERROR, FAILED, FAILED_FATAL, NOT_INSTALLED, Child, Result, failed_to_start
@@ -14,13 +12,14 @@ from pcloud.agent.systemd import Run, Systemd
 
 TYPE_CHECKING = False  # `typing` itself would cost memory in every guest
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Done = Callable[[Result], None]
     from typing import Union
 
     from pcloud.agent.executor import Command, Resource
 
     Running = Union[Child, Run, "_Service"]
-
-Done = Callable[[Result], None]
 
 
 class Runner:

@@ -8,13 +8,15 @@ its own connection.
 from __future__ import annotations
 
 import os
-import socket
-from collections import deque
-from collections.abc import Callable
 
+from pcloud.agent import system
 from pcloud.agent.loop import READ, WRITE, Loop, Timer, log
 from pcloud.wire import frame, gnutls
 from pcloud.wire.messages import Element, MessageError, parse
+
+TYPE_CHECKING = False  # these modules would cost memory in every guest
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HANDSHAKE_TIMEOUT = 10.0
 FRAME_TIMEOUT = 60.0
@@ -46,12 +48,12 @@ class Client:
         "ready",
     )
 
-    def __init__(self, server: Server, connection: socket.socket, address: str) -> None:
+    def __init__(self, server: Server, connection: system.socket, address: str) -> None:
         self._server = server
-        self._socket: socket.socket | None = connection
+        self._socket: system.socket | None = connection
         self._session: gnutls.Session | None = gnutls.Session(server.credentials, connection.fileno())
         self._decoder = frame.Decoder()
-        self._out: deque[bytes] = deque()
+        self._out: list[bytes] = []
         self._queued = 0
         self._events = 0
         self._frame_timer: Timer | None = None
@@ -178,7 +180,7 @@ class Client:
                     return
                 self._queued -= sent
                 if sent == len(out[0]):
-                    out.popleft()
+                    del out[0]
                 else:
                     out[0] = out[0][sent:]
         except gnutls.TlsError as error:
@@ -233,23 +235,24 @@ class Server:
         self.clients: dict[str, Client] = {}
         self._strangers = 0
         self._number = 0
-        self._listener: socket.socket | None = None
+        self._listener: system.socket | None = None
 
     def listen(self, address: str, port: int) -> int:
         """Listen; an empty address means all, IPv6 and IPv4. Return the port (0 asks the kernel for one). OSError."""
-        found = socket.getaddrinfo(address or None, port, socket.AF_UNSPEC, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
-        found.sort(key=lambda one: one[0] != socket.AF_INET6)
+        host = address.encode("ascii") if address else None  # as text it would bring the IDNA codec in: 0.7 MB
+        found = system.getaddrinfo(host, port, system.AF_UNSPEC, system.SOCK_STREAM, 0, system.AI_PASSIVE)
+        found.sort(key=lambda one: one[0] != system.AF_INET6)
         failure: OSError | None = None
         for family, kind, protocol, _name, where in found:
             try:
-                made = socket.socket(family, kind, protocol)
+                made = system.socket(family, kind, protocol)
             except OSError as error:  # no IPv6 here
                 failure = error
                 continue
             try:
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                made.setsockopt(system.SOL_SOCKET, system.SO_REUSEADDR, 1)
+                if family == system.AF_INET6:
+                    made.setsockopt(system.IPPROTO_IPV6, system.IPV6_V6ONLY, 0)
                 made.bind(where)
                 made.listen(128)
             except OSError as error:
@@ -278,7 +281,7 @@ class Server:
         if self._listener is None:
             return
         try:
-            connection, where = self._listener.accept()
+            connection, where = system.accept(self._listener)
         except OSError as error:
             log(4, f"a connection could not be accepted: {error.strerror}")
             return
@@ -286,11 +289,11 @@ class Server:
             connection.close()
             return
         connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+        connection.setsockopt(system.IPPROTO_TCP, system.TCP_NODELAY, 1)
+        connection.setsockopt(system.SOL_SOCKET, system.SO_KEEPALIVE, 1)
+        connection.setsockopt(system.IPPROTO_TCP, system.TCP_USER_TIMEOUT, 60_000)
         try:
-            Client(self, connection, f"{where[0]}:{where[1]}")
+            Client(self, connection, where)
         except gnutls.TlsError as error:
             connection.close()
             log(3, f"no TLS session: {error}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 from pcloud.agent.dbus import Bus, DBusError, Message
 from pcloud.agent.loop import Loop, Timer, log
@@ -25,6 +24,10 @@ from pcloud.agent.operation import (
     UNIMPLEMENTED,
     Result,
 )
+
+TYPE_CHECKING = False  # these modules would cost memory in every guest
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DROP_INS = "/run/systemd/system"
 ENVIRONMENTS = "/run/pcloud/resources"

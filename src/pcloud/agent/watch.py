@@ -7,9 +7,12 @@ parent is. Callbacks in the loop. What can not be found here is still found by t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container
 
 from pcloud.agent.loop import READ, Loop
+
+TYPE_CHECKING = False  # these modules would cost memory in every guest
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
 
 MAX_WATCHED = 64
 """Processes watched for one resource."""

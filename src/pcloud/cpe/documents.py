@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from pcloud.cpe.ports import TemplateInfo
+from pcloud.model.change import changes
 from pcloud.model.deployable import Assembly, Deployable, Resource
-from pcloud.model.errors import PcloudError, Problem, Unavailable
+from pcloud.model.errors import PcloudError, Problem
 from pcloud.model.manifest import checked, read_json, read_manifest, write_json, write_manifest
 from pcloud.model.templates import Catalogue, Template, load_catalogue
+from pcloud.model.xml import read_xml, write_xml
 
 
 class ModelDocuments:
@@ -25,17 +25,14 @@ class ModelDocuments:
     def read(self, body: bytes, form: str, file: str) -> Deployable:
         """Read `yaml`, `xml` or `json`; InvalidDocument with every problem."""
         if form == "xml":
-            deployable: Deployable = import_module("pcloud.model.xml").read_xml(
-                body, file=file, catalogue=self._catalogue
-            )
-            return deployable
+            return read_xml(body, file=file, catalogue=self._catalogue)
         read = read_json if form == "json" else read_manifest
         return read(body, file=file, catalogue=self._catalogue)
 
     def write(self, deployable: Deployable, form: str, *, redacted: bool) -> str:
         """Write `yaml`, `xml` or `json`; `redacted` hides secrets."""
         if form == "xml":
-            return str(_xml().write_xml(deployable, redacted=redacted, catalogue=self._catalogue))
+            return write_xml(deployable, redacted=redacted, catalogue=self._catalogue).decode()
         write = write_json if form == "json" else write_manifest
         return write(deployable, redacted=redacted, catalogue=self._catalogue)
 
@@ -45,9 +42,7 @@ class ModelDocuments:
 
     def changes(self, old: Deployable, new: Deployable) -> Sequence[str]:
         """Return the paths of what differs."""
-        return [
-            path.replace("deployable.", "", 1) for path in sorted(differences(_plain(old), _plain(new), "deployable"))
-        ]
+        return changes(old, new)
 
     def resource(self, assembly: Assembly, name: str, template: str) -> Resource:
         """Make a resource from a template for an assembly; InvalidDocument or NotFound."""
@@ -72,46 +67,6 @@ class ModelDocuments:
             TemplateInfo(name=name, description=found[name].description, aliases=found[name].aliases)
             for name in sorted(found)
         ]
-
-
-def _xml() -> Any:
-    try:
-        return import_module("pcloud.model.xml")
-    except ModuleNotFoundError as error:
-        raise Unavailable(Problem(code="NO_XML", message="this version reads and writes YAML and JSON only")) from error
-
-
-def _plain(deployable: Deployable) -> Any:
-    """Return plain values in which lists of named things are tables by name, so that paths name them."""
-    return _by_name(msgspec.to_builtins(deployable))
-
-
-def _by_name(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _by_name(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        for key in ("name", "id", "assembly", "path"):
-            names = [one.get(key) for one in value if isinstance(one, dict)]
-            if value and len(names) == len(value) == len(set(names)):
-                return {str(one[key]): _by_name(one) for one in value}
-        return [_by_name(one) for one in value]
-    return value
-
-
-def differences(old: Any, new: Any, path: str) -> list[str]:
-    """Return the paths at which two plain values differ; what only one of them has counts as a whole."""
-    if old == new:
-        return []
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in old.keys() | new.keys():
-            inner = f"{path}.{key}"
-            if key in old and key in new:
-                found += differences(old[key], new[key], inner)
-            else:
-                found.append(inner)
-        return found
-    return [path]
 
 
 class _named:  # noqa: N801 - reads as a clause

@@ -6,8 +6,11 @@ Pure. Reading refuses document types and entities, bounds depth and number of el
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pyexpat import ExpatError, ParserCreate
+
+TYPE_CHECKING = False  # these modules would cost memory in every guest
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 COMMAND, REPLY, NOTIFY, PROXY = "lrmd_command", "lrmd_reply", "lrmd_notify", "lrmd_ipc_proxy"
 CALLDATA, RSC, RSC_OP, ATTRIBUTES, ALERT = "lrmd_calldata", "lrmd_rsc", "lrmd_rsc_op", "attributes", "lrmd_alert"

@@ -1,0 +1,10 @@
+"""Starts the agent without `runpy` and `site`, from wherever its tree was copied to: `python3 -I -S …/agent/boot.py`."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from pcloud.agent.__main__ import main
+
+sys.exit(main())
