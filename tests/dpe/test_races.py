@@ -285,3 +285,26 @@ def test_nothing_starts_on_what_an_overtaken_decision_is_stopping() -> None:
     trial = attempt(deployable, story)
     assert trial.violations == []
     assert trial.world.actions("start")[2:] == ["start rsc_web_first", "start rsc_web_second"]
+
+
+def test_what_was_removed_while_no_engine_ran_is_stopped_by_the_next_one() -> None:
+    before = Deployable(
+        name="shop",
+        assemblies=(
+            Assembly(name="db", resources=(resource("mysqld"),)),
+            Assembly(name="web", resources=(resource("httpd"), resource("extra"))),
+        ),
+    )
+    web = replace(before.assemblies[1], resources=before.assemblies[1].resources[:1])
+
+    async def story(s: Trial) -> None:
+        await s.until("running")
+        s.deployable = replace(before, assemblies=(web,))
+        await s.crash()
+        await s.settle(60)
+        assert s.state == "running"
+        s.violations += s.world_differs()
+
+    trial = attempt(before, story)
+    assert trial.violations == []
+    assert trial.world.actions("start", "boot")[5:] == []
