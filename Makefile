@@ -3,24 +3,33 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup setup-libvirt demo test check bench dashboard clean
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install Debian and Python packages, build what is compiled; the commands are then in .venv/bin
 	@tools/setup
+
+setup-libvirt: setup ## what guests as machines need besides: libvirt, QEMU and the binding that fits
+	@tools/setup-libvirt
+
+demo: setup ## the main job on this machine: WordPress on two guests, broken in five ways, healed (KEEP=1 leaves it running)
+	@$(PY) -m demo
 
 test: setup ## every test, on real guests (root) where the machine can run them
 	@$(PY) -m pytest $(ARGS)
 
 check: setup ## lint, types, layers
-	@.venv/bin/ruff check src tests bench
-	@.venv/bin/ruff format --check src tests bench
+	@.venv/bin/ruff check src tests bench demo demo
+	@.venv/bin/ruff format --check src tests bench demo demo
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
 bench: setup ## measurements as ratios against the peers, one JSON object a row (NAME=memory|decision|…)
 	@$(PY) -m bench $(NAME)
+
+dashboard: setup ## build the live page that the daemon serves at /ui/ (installs nodejs and npm)
+	@tools/dashboard
 
 clean: ## remove the environment and caches of this checkout
 	@rm -rf .venv .tools build dist .mypy_cache .ruff_cache .pytest_cache

@@ -110,4 +110,6 @@ def test_everything_removed_leaves_nothing() -> None:
         assert s.world.guests == {}
         assert s.engine.gone
 
-    play(shop(), story)
+    s = play(shop(), story)
+    did = s.world.actions("stop")
+    assert did.index("stop rsc_web_httpd") < did.index("stop rsc_db_mysqld")

@@ -117,6 +117,17 @@ def test_stop_that_fails_isolates_the_guest() -> None:
     assert s.world.actions("destroy", "boot", "shutdown") == ["destroy shop.web", "boot shop.web"]
 
 
+def test_stop_of_what_is_not_installed_is_no_failure() -> None:
+    async def story(s: Scenario) -> None:
+        s.world.results["rsc_web_httpd", "start"] = [5]
+        s.world.results["rsc_web_httpd", "stop"] = [5]
+        await s.until("unrecoverable")
+        await s.settle(60)
+        assert s.state == "unrecoverable"
+
+    assert play(shop(), story).world.actions("destroy", "shutdown") == []
+
+
 def test_permanent_start_error_is_unrecoverable_without_a_loop() -> None:
     async def story(s: Scenario) -> None:
         s.world.results["rsc_web_httpd", "start"] = [5, 5, 5]

@@ -14,7 +14,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +24,9 @@ import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
+
+from pcloud.api import dashboard
 
 TOKEN = "test-token"
 
@@ -54,8 +56,12 @@ class Fleet:
     job_seconds: float = 0.3
     calls: list[tuple[str, str]] = field(default_factory=list)
     executed: list[dict[str, Any]] = field(default_factory=list)
+    shutdowns: list[dict[str, Any]] = field(default_factory=list)
+    on_shutdown: Callable[[], None] | None = None
 
-    def emit(self, kind: str, subject: str, state: str = "", reason: str = "", severity: str = "info") -> None:
+    def emit(
+        self, kind: str, subject: str, state: str = "", reason: str = "", severity: str = "info", **more: Any
+    ) -> None:
         names = [*subject.split("/"), "", ""][:3]
         data = dict(zip(("deployable", "assembly", "resource"), names, strict=True))
         self.events.append(
@@ -67,7 +73,7 @@ class Fleet:
                 "subject": subject,
                 "time": datetime.now(UTC).isoformat(),
                 "datacontenttype": "application/json",
-                "data": {**data, "state": state, "reason": reason, "severity": severity},
+                "data": {**data, "state": state, "reason": reason, "severity": severity, **more},
             }
         )
 
@@ -82,6 +88,7 @@ class Fleet:
             "reason": "",
             "since": time.time(),
             "becomes": None,
+            "states": {},
             "document": {"deployable": name},
         }
 
@@ -90,6 +97,7 @@ class Fleet:
         if found["becomes"] and time.time() - found["since"] >= self.delay:
             found["state"], found["becomes"], found["since"] = found["becomes"], None, time.time()
             found["reason"] = "the resource db/mysqld does not start" if found["state"] == "failed" else ""
+            self.emit("deployable.state", found["name"], found["state"], final=found["state"] == "failed")
         return found
 
     def begin(self, found: dict[str, Any], state: str, becomes: str) -> None:
@@ -104,7 +112,7 @@ class Fleet:
         job = self.jobs[identity]
         done = min((time.time() - job["begun"]) / self.job_seconds, 1.0)
         state = "running" if done < 1 else "failed" if job["fails"] else "done"
-        if state == "done" and job["kind"] == "image.build":
+        if state == "done" and job["kind"] == "jeos.build":
             name, _, arch = job["subject"].partition("/")
             self.jeos[name, arch] = "ready"
         return {
@@ -130,6 +138,7 @@ class Api:
             ("GET", "/healthz", self.health),
             ("GET", "/v1/version", self.version),
             ("GET", "/v1/doctor", self.doctor),
+            ("POST", "/v1/shutdown", self.shutdown),
             ("GET", "/v1/infrastructures", self.infrastructures),
             ("GET", "/v1/deployables", self.list_deployables),
             ("POST", "/v1/deployables", self.apply),
@@ -164,9 +173,14 @@ class Api:
             ("POST", "/v1/tokens", self.create_token),
             ("DELETE", "/v1/tokens/{name}", self.delete_token),
         ]
-        return Starlette(
-            routes=[Route(path, self.guarded(handler), methods=[method]) for method, path, handler in routes]
-        )
+        listed: list[BaseRoute] = [
+            Route(path, self.guarded(handler), methods=[method]) for method, path, handler in routes
+        ]
+        # Where a browser tells a test how far it is.
+        listed.append(Route("/ready/{number}", self.ready))
+        if dashboard.STATIC.is_dir():
+            listed.append(Mount("/ui", dashboard.files()))
+        return Starlette(routes=listed)
 
     def guarded(self, handler: Any) -> Any:
         async def endpoint(request: Request) -> Response:
@@ -178,6 +192,10 @@ class Api:
 
         return endpoint
 
+    async def ready(self, request: Request) -> Response:
+        self.fleet.calls.append((request.method, request.url.path))
+        return Response(status_code=204)
+
     async def health(self, _: Request) -> Response:
         return PlainTextResponse("ok")
 
@@ -186,6 +204,12 @@ class Api:
 
     async def doctor(self, _: Request) -> Response:
         return JSONResponse([{"check": "lxc", "state": "ok", "detail": "5.0.2", "hint": ""}])
+
+    async def shutdown(self, request: Request) -> Response:
+        self.fleet.shutdowns.append(await request.json())
+        if self.fleet.on_shutdown:
+            asyncio.get_running_loop().call_later(0.1, self.fleet.on_shutdown)
+        return JSONResponse({}, status_code=202)
 
     async def infrastructures(self, _: Request) -> Response:
         return JSONResponse([{"name": "lxc", "capabilities": []}])
@@ -263,10 +287,13 @@ class Api:
                 {
                     "name": name,
                     "state": state if state != "failed" else "running",
-                    "address": "10.0.3.2",
-                    "resources": [{"name": resource, "state": state} for resource in resources],
+                    "address": f"10.0.3.{number}",
+                    "resources": [
+                        {"name": resource, "state": found["states"].get(f"{name}/{resource}", state)}
+                        for resource in resources
+                    ],
                 }
-                for name, resources in found["assemblies"].items()
+                for number, (name, resources) in enumerate(found["assemblies"].items(), 2)
             ],
         }
 
@@ -278,6 +305,8 @@ class Api:
         found = self.find(request)
         if not found:
             return missing("deployable", request.path_params["name"])
+        if request.query_params.get("format") == "json":
+            return JSONResponse(found["document"])
         return PlainTextResponse(yaml.safe_dump(found["document"]))
 
     async def delete(self, request: Request) -> Response:
@@ -385,7 +414,7 @@ class Api:
         if (body["name"], body["arch"]) not in self.fleet.jeos:
             return missing("image", body["name"])
         fails = "the mirror does not answer" if self.fleet.outcome == "failed" else ""
-        return JSONResponse({"job": self.fleet.job("image.build", f"{body['name']}/{body['arch']}", fails=fails)}, 202)
+        return JSONResponse({"job": self.fleet.job("jeos.build", f"{body['name']}/{body['arch']}", fails=fails)}, 202)
 
     async def delete_jeos(self, request: Request) -> Response:
         name = request.path_params["name"]

@@ -222,16 +222,25 @@ def test_events_are_told_while_a_command_waits(terminal: pexpect.spawn, api: Run
     terminal.expect("pcloudsh>")
 
 
-def test_completion_of_commands_and_names(terminal: pexpect.spawn) -> None:
-    terminal.send("esc\t")
-    terminal.expect("escalation_")
-    terminal.send("\x15deployable_assembly_l\t")
-    terminal.expect("assembly_list")
+def see(terminal: pexpect.spawn, text: str) -> None:
+    """Wait until a text stands on the line. Only what differs is drawn as a rule, so the line is drawn anew (Ctrl-L) until
+    the text is in it as a whole."""
+    for _ in range(15):
+        terminal.send("\x0c")
+        if terminal.expect_exact([text, pexpect.TIMEOUT], timeout=1) == 0:
+            return
+    raise AssertionError(f"{text!r} never appeared: {terminal.before!r}")
+
+
+def test_completion_of_commands_and_names(terminal: pexpect.spawn, api: Running) -> None:
+    terminal.send("deployable_assembly_l\t")
+    see(terminal, "deployable_assembly_list")
     terminal.send(" \t")
-    terminal.expect(r"d")
+    see(terminal, "deployable_assembly_list d")
     terminal.send("\r")
     terminal.expect("IMAGE")
     terminal.expect("pcloudsh>")
+    assert ("GET", "/v1/deployables/d/assemblies") in api.fleet.calls
 
 
 def test_history_is_kept(terminal: pexpect.spawn, environment: dict[str, str]) -> None:

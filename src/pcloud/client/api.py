@@ -71,6 +71,10 @@ class Client:
         """The infrastructures that the daemon knows."""
         return self.connection.call("GET", "/v1/infrastructures", list[Any])
 
+    def shutdown(self, *, engines: bool, guests: bool) -> None:
+        """End the daemon; `engines`: and its engine processes; `guests`: stop every deployable in order before."""
+        self.connection.call("POST", "/v1/shutdown", None, body={"engines": engines, "guests": guests})
+
     # --- deployables
 
     def deployables(self) -> list[records.DeployableSummary]:
@@ -122,6 +126,21 @@ class Client:
             list[dict[str, Any]],
             query={"assembly": assembly, "resource": resource, "limit": limit},
         )
+
+    def simulate(self, name: str, faults: list[str], files: dict[str, str]) -> dict[str, Any]:
+        """Return what faults and changes would do to a running deployable; `files` holds what `apply FILE` names."""
+        return self.connection.call(
+            "POST",
+            _path("deployables", name, "simulate"),
+            dict[str, Any],
+            body={"faults": faults, "files": files},
+            timeout=180,
+        )
+
+    def replay(self, name: str, *, limit: int = 100) -> list[dict[str, Any]]:
+        """Decide the newest journalled decisions again; return a verdict for each, newest first."""
+        path = _path("deployables", name, "replay")
+        return self.connection.call("GET", path, list[dict[str, Any]], query={"limit": limit}, timeout=180)
 
     def deployable_assemblies(self, name: str) -> list[records.DeployableAssembly]:
         """List the assemblies of a deployable."""

@@ -55,6 +55,9 @@ def follow(
                 for message in source:
                     if stop.is_set():
                         return
+                    if message.event != "message":
+                        # `end` and `slow`: the daemon stops, or we did not keep up. The cursor says where to go on.
+                        break
                     if not message.data:
                         continue
                     event = _decode(message.data)

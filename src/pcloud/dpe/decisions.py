@@ -10,6 +10,7 @@ from pcloud.policy.graph import Graph
 from pcloud.policy.observation import Observation
 from pcloud.policy.outcome import Rule
 from pcloud.policy.reasons import why_guest, why_service
+from pcloud.policy.recording import pack
 from pcloud.policy.state import State
 
 
@@ -19,7 +20,7 @@ class Decision:
     __slots__ = (
         "_actions",
         "_cost",
-        "_ended",
+        "_from",
         "_observations",
         "_order",
         "decided",
@@ -39,11 +40,12 @@ class Decision:
         self._actions: dict[tuple[str, str, int], dict[str, Any]] = {}
         self._order: dict[int, tuple[str, str, int]] = {}
         self._cost: dict[str, float] = {}
-        self._ended = 0.0
+        self._from: tuple[State, float] | None = None
+        """What it was made from, kept for `replay`."""
 
     def saw(self, observation: Observation, events: list[Event]) -> None:
         """Note what woke the engine; the events are its readable form."""
-        kind = type(observation).__name__
+        kind = _KINDS[type(observation).__name__]
         for event in events:
             subject = "/".join(part for part in (event.assembly, event.resource) if part) or "deployable"
             signal = event.data.get("signal", "")
@@ -54,9 +56,10 @@ class Decision:
             self._observations.append({"what": kind, "signal": "", "detail": "", "time": self.time})
         self.trigger = self.trigger or _TRIGGERS.get(kind, "")
 
-    def made(self, state: State, graph: Graph, names: Names, *, decide: float, library: float) -> None:
-        """Note the graph that was the answer; costs in seconds."""
+    def made(self, state: State, graph: Graph, names: Names, *, now: float, decide: float, library: float) -> None:
+        """Note the graph that was the answer to a state at `now`; costs in seconds."""
         self.decided = True
+        self._from = (state, now)
         self._cost = {"decide_ms": round(decide * 1000, 3), "library_ms": round(library * 1000, 3)}
         for action in graph.actions:
             if action.pseudo:
@@ -89,7 +92,11 @@ class Decision:
     def ended(self, key: tuple[str, str, int], *, ok: bool, seconds: float) -> None:
         """Note the end of an action."""
         if key in self._actions:
-            self._actions[key] |= {"state": "done" if ok else "failed", "seconds": round(seconds, 4)}
+            # Taken out and put back: actions stand in the order in which they ended.
+            self._actions[key] = self._actions.pop(key) | {
+                "state": "done" if ok else "failed",
+                "seconds": round(seconds, 4),
+            }
 
     @property
     def worth_keeping(self) -> bool:
@@ -98,13 +105,14 @@ class Decision:
 
     def record(self, now: float) -> dict[str, Any]:
         """Return the journal record, at the decision's end."""
-        actions = list(self._actions.values())
+        actions = sorted(self._actions.values(), key=lambda action: action["state"] == "planned")
         done = sum(1 for a in actions if a["state"] == "done")
         failed = sum(1 for a in actions if a["state"] == "failed")
         for action in actions:
             if action["state"] == "planned":
                 action["state"] = "cancelled"
         outcome = f"{done} of {len(actions)} actions done" + (f", {failed} failed" if failed else "")
+        kept = {"snapshot": pack(*self._from)} if self._from is not None and actions else {}
         return {
             "time": self.time,
             "number": self.number,
@@ -116,13 +124,28 @@ class Decision:
             "actions": actions,
             "cost": {**self._cost, "seconds": round(now - self.time, 3)},
             "outcome": outcome if actions else "nothing to do",
+            **kept,
         }
 
 
+_KINDS = {
+    "Configured": "configuration",
+    "GuestSeen": "infrastructure",
+    "GuestActed": "action on a guest",
+    "LinkLost": "transport",
+    "LinkRestored": "transport",
+    "SecondOpinion": "second signal",
+    "Operated": "resource operation",
+    "InfrastructureState": "infrastructure",
+    "Recover": "operator",
+    "Blocked": "scheduler",
+    "Tick": "timer",
+}
+"""Kinds of observations, in words."""
 _TRIGGERS = {
-    "Configured": "the deployable was loaded, or what it shall be changed",
-    "Tick": "a wait is over",
-    "GuestSeen": "the infrastructure told of a guest",
-    "GuestActed": "an action on a guest ended",
-    "Operated": "an operation told something new",
+    "configuration": "the deployable was loaded, or what it shall be changed",
+    "timer": "a wait is over",
+    "infrastructure": "the infrastructure told of a guest",
+    "action on a guest": "an action on a guest ended",
+    "resource operation": "an operation told something new",
 }

@@ -7,6 +7,7 @@ work on the same resource at once.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import msgspec
 
@@ -26,11 +27,9 @@ from pcloud.policy.cib import resource_id
 from pcloud.policy.definition import configure_digest, resolved, service_digest
 from pcloud.policy.graph import Action
 from pcloud.policy.observation import GuestActed, GuestSeen, Observation, Operated
-from pcloud.policy.state import ISOLATING, State, needs_configure
+from pcloud.policy.state import ISOLATING, State
 
 PORTS = {"remote": 3121, "ssh": 22}
-ENVIRONMENT_FOLDER = "/run/pcloud/resources"
-"""Where the configure step writes a resource's parameters, in the guest."""
 CONFIGURE_TIMEOUT = 300.0
 
 
@@ -51,8 +50,8 @@ class Executor:
 
     # --- guests
 
-    async def look(self, state: State, assembly: str) -> Observation:
-        """Ask the infrastructure about a guest."""
+    async def look(self, state: State, assembly: str, reason: str = "") -> Observation:
+        """Ask the infrastructure about a guest; `reason` is what its watch told."""
         try:
             info = await self._environment.infrastructure.inspect(self.guest_id(state, assembly))
         except InfrastructureError as error:
@@ -62,7 +61,7 @@ class Executor:
             return GuestActed(
                 assembly=assembly, action="look", error="the infrastructure does not know", unavailable=True
             )
-        return GuestSeen(assembly=assembly, info=info)
+        return GuestSeen(assembly=assembly, info=info, reason=reason)
 
     async def guest(self, state: State, assembly: Assembly, action: str) -> Observation:
         """Carry out `start`, `stop` or `delete` of a guest."""
@@ -123,7 +122,7 @@ class Executor:
         began = asyncio.get_running_loop().time()
         error = ""
         try:
-            endpoint = self._endpoint(state, assembly)
+            endpoint = partial(self._endpoint, state, assembly)
             await self._links.connect(assembly.name, assembly.transport, endpoint, assembly.start_timeout)
         except TransportError as failure:
             error = f"{failure} [{failure.code}]"
@@ -191,10 +190,7 @@ class Executor:
                     **{f"param_{name}": value for name, value in parameters.items()},
                 },
             )  # fmt: skip
-        if resource.resource_class != "ocf":
-            parameters = {}
-            if needs_configure(resource):
-                parameters["pcloud_environment"] = f"{ENVIRONMENT_FOLDER}/{resource.name}.env"
+        # Of a systemd unit they become its environment, by our agent; Pacemaker's own ignores them.
         return Operation(
             resource=resource_id(subject), resource_class=resource.resource_class, provider=resource.provider,
             type=resource.type, action=task, interval=interval, timeout=timeout, parameters=parameters,

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from pcloud.dpe.brake import Brake
+from pcloud.dpe.entering import run_by_ssh
 from pcloud.dpe.environment import Environment
 from pcloud.dpe.loop import DeployableEngine
 from pcloud.dpe.messages import (
@@ -35,7 +36,12 @@ from pcloud.dpe.messages import (
 )
 from pcloud.dpe.spool import Spool
 from pcloud.environment.clock import Clock
-from pcloud.environment.infrastructure import Infrastructure, InfrastructureError, InfrastructureUnavailable
+from pcloud.environment.infrastructure import (
+    Capability,
+    Infrastructure,
+    InfrastructureError,
+    InfrastructureUnavailable,
+)
 from pcloud.environment.scheduler import Scheduler
 from pcloud.environment.transport import Transport, TransportError
 from pcloud.events.event import Event, Severity
@@ -155,7 +161,7 @@ class Host:
             return
         engine = self._engines.get(name)
         if engine is None:
-            memory = msgspec.msgpack.decode(load.state, type=Memory) if load.state else None
+            memory = self._memory(name, load.state)
             publish = partial(self._publish, name)
             engine = DeployableEngine(environment, load.deployable, memory=memory, publish=publish)
             self._engines[name] = engine
@@ -167,6 +173,17 @@ class Host:
             paused=load.paused,
             places=await self._known_places(environment.infrastructure),
         )
+
+    def _memory(self, name: str, state: bytes | None) -> Memory | None:
+        """Read what a former engine left; what can not be read costs its counters, not the deployable."""
+        try:
+            return msgspec.msgpack.decode(state, type=Memory) if state else None
+        except msgspec.MsgspecError as error:
+            reason = f"the engine's memory can not be read, failure counters begin afresh: {error}"
+            self._spool.event(
+                Event(time=self._clock.time(), type="engine", deployable=name, reason=reason, severity=Severity.WARNING)
+            )
+            return None
 
     def _refuse(self, load: Load, reason: str) -> None:
         name = load.deployable.name
@@ -226,12 +243,14 @@ class Host:
                 engine.post(Recover(subject=arguments.get("subject", "")))
                 return None
             case "execute":
-                done = await infrastructure.execute(
-                    f"{command.name}.{arguments['assembly']}",
-                    [str(word) for word in arguments["argv"]],
-                    stdin=arguments.get("stdin", b""),
-                    timeout=float(arguments.get("timeout", 60.0)),
-                )
+                assembly, argv = arguments["assembly"], [str(word) for word in arguments["argv"]]
+                guest_id = f"{command.name}.{assembly}"
+                stdin, timeout = arguments.get("stdin", b""), float(arguments.get("timeout", 60.0))
+                if Capability.EXECUTE in infrastructure.capabilities:
+                    done = await infrastructure.execute(guest_id, argv, stdin=stdin, timeout=timeout)
+                else:
+                    ssh, material = self._transports["ssh"], engine.material(assembly)
+                    done = await run_by_ssh(infrastructure, ssh, guest_id, material, argv, stdin=stdin, timeout=timeout)
                 return {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
             case "console":
                 return await infrastructure.console(f"{command.name}.{arguments['assembly']}")

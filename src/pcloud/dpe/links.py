@@ -47,8 +47,9 @@ class Links:
             raise TransportError("NOT_CONNECTED", f"there is no connection to {assembly}")
         return connection
 
-    async def connect(self, assembly: str, transport: str, endpoint: Endpoint, timeout: float) -> None:
-        """Connect, trying again until `timeout` seconds are over; then the last TransportError is raised."""
+    async def connect(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint], timeout: float) -> None:
+        """Connect, trying again until `timeout` seconds are over; then the last TransportError is raised. `endpoint` is
+        asked before every attempt, then and later: a guest may come back elsewhere."""
         await self.drop(assembly)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
@@ -63,26 +64,35 @@ class Links:
             await asyncio.sleep(wait)
             wait = min(wait * 1.5, 1.0)
 
-    async def _attempt(self, assembly: str, transport: str, endpoint: Endpoint, timeout: float) -> None:
-        lost = partial(self._lost, assembly, transport, endpoint)
-        self._connections[assembly] = await self._environment.transports[transport].connect(
-            endpoint, on_result=partial(self._changed, assembly), on_lost=lost, timeout=timeout
+    async def _attempt(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint], timeout: float) -> None:
+        """Connect once. A connection that is lost before anybody could hold it was never made: TransportError."""
+        holder: list[Connection] = []
+        early: list[TransportError] = []
+
+        def lost(error: TransportError) -> None:
+            if not holder:
+                early.append(error)
+            elif self._connections.get(assembly) is holder[0]:
+                del self._connections[assembly]
+                self._post(LinkLost(assembly=assembly, reason=str(error)))
+                again = asyncio.get_running_loop().create_task(self._reconnect(assembly, transport, endpoint))
+                self._reconnecting[assembly] = again
+
+        connection = await self._environment.transports[transport].connect(
+            endpoint(), on_result=partial(self._changed, assembly), on_lost=lost, timeout=timeout
         )
+        if early:
+            raise early[0]
+        holder.append(connection)
+        self._connections[assembly] = connection
 
-    def _lost(self, assembly: str, transport: str, endpoint: Endpoint, error: TransportError) -> None:
-        if self._connections.pop(assembly, None) is None:
-            return
-        self._post(LinkLost(assembly=assembly, reason=str(error)))
-        task = asyncio.get_running_loop().create_task(self._reconnect(assembly, transport, endpoint))
-        self._reconnecting[assembly] = task
-
-    async def _reconnect(self, assembly: str, transport: str, endpoint: Endpoint) -> None:
+    async def _reconnect(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint]) -> None:
         wait = FIRST_WAIT
         while True:
             try:
                 await self._attempt(assembly, transport, endpoint, ATTEMPT_TIMEOUT)
             except TransportError:
-                self._post(SecondOpinion(assembly=assembly, vitality=await self._opinion(endpoint.guest_id)))
+                self._post(SecondOpinion(assembly=assembly, vitality=await self._opinion(endpoint().guest_id)))
             else:
                 self._reconnecting.pop(assembly, None)
                 self._post(LinkRestored(assembly=assembly))

@@ -20,7 +20,7 @@ from pcloud.dpe.environment import Environment
 from pcloud.dpe.executor import Executor, operated
 from pcloud.dpe.links import Links
 from pcloud.dpe.messages import GuestMaterial
-from pcloud.environment.infrastructure import GuestEvent, GuestInfo, InfrastructureError
+from pcloud.environment.infrastructure import GuestEvent, InfrastructureError
 from pcloud.environment.scheduler import SchedulerError
 from pcloud.environment.transport import OperationResult
 from pcloud.events.event import Event
@@ -33,7 +33,6 @@ from pcloud.policy.observation import (
     Blocked,
     Configured,
     GuestActed,
-    GuestSeen,
     InfrastructureState,
     Observation,
     Operated,
@@ -48,6 +47,10 @@ log = logging.getLogger(__name__)
 
 RECHECK = 60.0
 """Seconds after which a deployable that is not as it shall be is looked at again, whatever was (not) observed."""
+ASK_AGAIN = 5
+"""How often the scheduler is asked anew in succession because of news that ended no action."""
+FAULT_PAUSE = 1.0
+"""Seconds until an engine that failed by a fault of ours works again: a fault that stays must not spin."""
 INFRASTRUCTURE_RETRY = 2.0
 """Seconds between attempts to reach an infrastructure that went away."""
 
@@ -77,11 +80,19 @@ class DeployableEngine:
         self._links = Links(environment, self.post, self._result_changed)
         self._executor = Executor(environment, self._links)
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._look: dict[str, str] = {}
+        """Guests that something happened to, and what the watch called it."""
+        self._ends = 0
+        """How many actions have ended: whether one did while the scheduler was deciding."""
+        self._outdated = False
+        """Something came while the scheduler was deciding: what it answered is not used, it is asked again."""
+        self._asked_again = 0
         self._walk: Walk | None = None
         self._decision: Decision | None = None
         self._names = cib.Names({}, {}, {})
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.Task[None] | None = None
+        self._retry_start: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._published: DeployableStatus | None = None
         self._saved = memory or Memory()
@@ -103,8 +114,9 @@ class DeployableEngine:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.critical("the engine of %s failed", self.state.deployable.name, exc_info=error)
+            self._walk = None
             self.post(Blocked(reason=f"internal error: {error!r}"))
-            self.start()
+            self._retry_start = asyncio.get_running_loop().call_later(FAULT_PAUSE, self.start)
 
     def configure(
         self,
@@ -136,21 +148,16 @@ class DeployableEngine:
         self._wake.set()
 
     def guest_event(self, assembly: str, event: GuestEvent) -> None:
-        """Tell what the infrastructure's watch saw."""
-        known = self.state.guest(assembly)
-        info = GuestInfo(
-            guest_id=event.guest_id, state=event.state, address=known.address, place=known.place, digest=known.digest,
-            boot_id=known.boot,
-        )  # fmt: skip
-        if any(key[0] == cib.guest_id(assembly) for key in self._tasks):
-            return  # we are starting or stopping it ourselves; the action's own end tells
-        self.post(GuestSeen(assembly=assembly, info=info, reason=event.reason))
+        """Tell that the infrastructure's watch saw something of a guest; what is true now is asked for, not assumed."""
+        self._look[assembly] = event.reason
+        self._wake.set()
+        self._idle.clear()
 
     def remove(self) -> None:
         """Stop everything in order and remove every guest; `removed` tells the end."""
-        self.post(Recover())  # neither a pause nor a give-up keeps what shall be removed
+        self.post(Recover(why="it is removed"))  # neither a pause nor a give-up keeps what shall be removed
         self.configure(
-            msgspec.structs.replace(self.state.deployable, assemblies=(), constraints=()),
+            msgspec.structs.replace(self.state.deployable, assemblies=()),
             target="stopped",
             guests={},
             paused=False,
@@ -169,8 +176,9 @@ class DeployableEngine:
         await asyncio.gather(
             *(t for t in (self._task, self._retry, *self._tasks.values()) if t is not None), return_exceptions=True
         )
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._retry_start):
+            if timer is not None:
+                timer.cancel()
         await self._links.close()
         self._save()
 
@@ -180,13 +188,16 @@ class DeployableEngine:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._observe() and self._configured and not self.state.blocked:
+            decide = self._observe() or self._outdated
+            self._outdated = False
+            if decide and self._configured and not self.state.blocked:
                 await self._decide()
-            self._advance()
+            if not self._outdated:
+                self._advance()
             self._save()
             self._tell_status()
             self._arm()
-            if not self._queue and not self._tasks:
+            if not self._queue and not self._tasks and not self._look:
                 self._idle.set()
             if self._configured and self.gone:
                 self.removed.set()
@@ -216,7 +227,7 @@ class DeployableEngine:
     async def _decide(self) -> None:
         now = self._environment.clock.time()
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, ends = loop.time(), self._ends
         document = cib.render(self.state, now)
         asked = loop.time()
         try:
@@ -225,12 +236,22 @@ class DeployableEngine:
             log.warning("deployable %s is blocked: %s", self.state.deployable.name, error)
             self.post(Blocked(reason=str(error)))
             return
+        # What came meanwhile makes it an answer about the past: it is asked again. Above all when an action ended, which
+        # the answer could have carried out a second time; a mere flood of news must not keep it from acting for ever.
+        self._outdated = ends != self._ends or (bool(self._queue) and self._asked_again < ASK_AGAIN)
+        self._asked_again = self._asked_again + 1 if self._outdated else 0
+        if self._outdated:
+            self._wake.set()
+            return
         if self._walk is not None:
             self._walk.cancel()
         self._names = cib.names(self.state)
-        self._walk = Walk(graph)
+        # What does not depend on a failed action goes on: the failure is observed, and a newer decision overtakes this one.
+        self._walk = Walk(graph, abort_on_failure=False)
         if self._decision is not None:
-            self._decision.made(self.state, graph, self._names, decide=loop.time() - began, library=loop.time() - asked)
+            self._decision.made(
+                self.state, graph, self._names, now=now, decide=loop.time() - began, library=loop.time() - asked
+            )
 
     def _advance(self) -> None:
         """Start what may start now."""
@@ -241,13 +262,21 @@ class DeployableEngine:
                 walk.pass_milestones()
                 begun = [self._begin(walk, action) for action in walk.ready() if not action.pseudo]
                 progress = any(begun)
+        known = {assembly.name for assembly in self.state.assemblies()}
+        for name in [name for name in self._look if not self._busy(name)]:
+            reason = self._look.pop(name)
+            if name in known:
+                self._launch((cib.guest_id(name), "monitor", 0), partial(self._executor.look, self.state, name, reason))
         for name in change.removable(self.state):
             assembly = next(a for a in self.state.leaving if a.name == name)
             key: Key = (cib.guest_id(name), "delete", 0)
-            if not any(other[0] == key[0] for other in self._tasks) and not self._waits(name):
+            if not self._busy(name) and not self._hands_off(name):
                 self._launch(key, partial(self._executor.guest, self.state, assembly, "delete"))
         if walk is not None and walk.done and not self._tasks:
             self._finish_decision()
+
+    def _busy(self, assembly: str) -> bool:
+        return any(key[0] == cib.guest_id(assembly) for key in self._tasks)
 
     def _waits(self, subject: str) -> bool:
         backoff = self.state.memory.backoff.get(subject)
@@ -266,9 +295,13 @@ class DeployableEngine:
                     self._tasks[other].cancel()
             return False
         walk.started(action.id)
-        if action.resource in self._names.guests and self._hands_off(self._names.guests[action.resource]):
-            walk.finished(action.id, ok=False)
-            return True
+        if action.resource in self._names.guests:
+            assembly = self._names.guests[action.resource]
+            if action.task in ("start", "stop") and self._hands_off(assembly):
+                walk.finished(action.id, ok=False)
+                return True
+            if action.task == "stop" and (connecting := self._tasks.get((assembly, "start", 0))) is not None:
+                connecting.cancel()  # nothing is to be reached in a guest that ends
         work = self._work(action)
         if work is None:
             walk.finished(action.id, ok=True)
@@ -314,28 +347,38 @@ class DeployableEngine:
             except asyncio.CancelledError:
                 self._ended(key, ok=False, seconds=asyncio.get_running_loop().time() - began)
                 raise
-            self._ended(key, ok=_succeeded(observation), seconds=asyncio.get_running_loop().time() - began)
+            wanted = self._ended(key, ok=_succeeded(observation), seconds=asyncio.get_running_loop().time() - began)
             self.post(observation)
+            if not wanted and key[1] in ("start", "stop"):
+                self.post(Tick())  # a newer decision did not reckon with what this action changed
 
         self._tasks[key] = asyncio.get_running_loop().create_task(carry_out())
 
-    def _ended(self, key: Key, *, ok: bool, seconds: float) -> None:
+    def _ended(self, key: Key, *, ok: bool, seconds: float) -> bool:
+        """Note the end of an action; tell whether the newest decision wanted it."""
         del self._tasks[key]
+        self._ends += 1
+        wanted = False
         if self._decision is not None:
             self._decision.ended(key, ok=ok, seconds=seconds)
         if self._walk is not None:
             for action in self._walk.in_flight:
                 if (action.resource, action.task, action.interval_ms) == key:
                     self._walk.finished(action.id, ok=ok)
+                    wanted = True
         self._wake.set()
+        return wanted
 
     # --- what comes from the side
 
     def _result_changed(self, assembly: str, result: OperationResult) -> None:
         """A recurring monitor's result changed."""
         subject = self._names.services.get(result.resource)
-        if subject is not None and subject.partition("/")[0] == assembly:
-            self.post(operated(subject, result))
+        if subject is None or subject.partition("/")[0] != assembly:
+            return
+        if (result.resource, "stop", 0) in self._tasks:
+            return  # that a service which is being stopped does not run is no failure
+        self.post(operated(subject, result))
 
     def _arm(self) -> None:
         """Set the timer for the next time at which something is due by itself."""
@@ -362,16 +405,19 @@ class DeployableEngine:
         """Ask until the infrastructure answers, then look at every guest."""
         while True:
             await asyncio.sleep(INFRASTRUCTURE_RETRY)
+            ends = self._ends
             try:
-                await self._environment.infrastructure.places()
+                places = tuple(await self._environment.infrastructure.places())
                 looks = [await self._executor.look(self.state, a.name) for a in self.state.assemblies()]
             except InfrastructureError:
                 continue
             if any(isinstance(look, GuestActed) for look in looks):
                 continue
+            if ends != self._ends or any(self._busy(a.name) for a in self.state.assemblies()):
+                continue  # what was seen may be older than what an action did
             for look in looks:
                 self.post(look)
-            self.post(InfrastructureState(error=""))
+            self.post(InfrastructureState(error="", places=places))
             return
 
     # --- telling
@@ -435,6 +481,10 @@ class DeployableEngine:
     def gone(self) -> bool:
         """Whether nothing of a deployable without assemblies is left."""
         return not self.state.assemblies() and not self._tasks
+
+    def material(self, assembly: str) -> GuestMaterial:
+        """Return an assembly's image and keys; KeyError when there is no such assembly."""
+        return self._executor.guests[assembly]
 
     @property
     def running_guests(self) -> int:

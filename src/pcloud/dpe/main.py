@@ -19,9 +19,11 @@ from pcloud.dpe.spool import Spool
 from pcloud.environment.clock import SystemClock
 from pcloud.environment.infrastructure import Infrastructure
 from pcloud.environment.transport import Transport
+from pcloud.images.machine import MachineImages
 from pcloud.infrastructure.registry import open_infrastructure
 from pcloud.scheduler.opening import open_scheduler
 from pcloud.transport.remote import RemoteTransport
+from pcloud.transport.ssh import SshTransport
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -40,9 +42,9 @@ async def _work(home: Path, socket: Path, slot: str) -> None:
     spool = Spool(home / "run" / f"spool-{slot}-{process}.bin")
 
     def infrastructure(name: str, settings: dict[str, Any]) -> Infrastructure:
-        return open_infrastructure(name, settings, state=home / "infrastructure" / name)
+        return open_infrastructure(name, settings, state=home / "infrastructure" / name, machines=MachineImages())
 
-    transports: dict[str, Transport] = {"remote": RemoteTransport()}
+    transports: dict[str, Transport] = {"remote": RemoteTransport(), "ssh": SshTransport()}
     host = Host(
         clock=SystemClock(),
         spool=spool,

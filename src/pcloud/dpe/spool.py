@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from pcloud.dpe.messages import Record, encode
 from pcloud.events.event import Event
 
 log = logging.getLogger(__name__)
+
+COMPACT = 4 * 1024 * 1024
+"""Bytes of acknowledged records at which the file is written anew."""
 
 
 class Spool:
@@ -28,7 +32,11 @@ class Spool:
         self._sequence = 0
         self._writer: asyncio.StreamWriter | None = None
         self._full = False
-        self._unwritten: list[bytes] = []
+        self._waiting: deque[tuple[int, int]] = deque()
+        """(sequence, size) of the frames in the file that are not acknowledged, oldest first."""
+        self._done = 0
+        """Bytes at the file's beginning that are acknowledged."""
+        self._unwritten: deque[tuple[int, bytes]] = deque()
         """Frames that the disk had no room for."""
 
     def event(self, event: Event) -> None:
@@ -49,24 +57,38 @@ class Spool:
 
     def _record(self, record: Record) -> None:
         frame = encode(record)
+        self._unwritten.append((record.sequence, frame))
+        while self._unwritten and self._write(self._unwritten[0][1]):  # in order: the daemon drops what comes late
+            sequence, written = self._unwritten.popleft()
+            self._waiting.append((sequence, len(written)))
+        if self._writer is not None:
+            self._writer.write(frame)
+
+    def _write(self, frame: bytes) -> bool:
+        """Append a frame, or leave the file as it was: a part of one would spoil all that follows."""
         try:
-            os.write(self._file, frame)
+            written = os.write(self._file, frame)
         except OSError as error:
             if not self._full:
                 log.warning("%s can not be written, records wait in memory: %s", self.path, error)
             self._full = True
-            self._unwritten.append(frame)
-        if self._writer is not None:
-            self._writer.write(frame)
+            return False
+        if written < len(frame):
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            self._full = True
+            return False
+        return True
 
     def connected(self, writer: asyncio.StreamWriter) -> None:
         """Send everything that is not acknowledged to a daemon that has just connected, and the rest as it comes."""
-        size = os.fstat(self._file).st_size
-        if size:
-            writer.write(os.pread(self._file, size, 0))
-        for frame in self._unwritten:
+        writer.write(self._tail())
+        for _, frame in self._unwritten:
             writer.write(frame)
         self._writer = writer
+
+    def _tail(self) -> bytes:
+        size = os.fstat(self._file).st_size - self._done
+        return os.pread(self._file, size, self._done) if size > 0 else b""
 
     def disconnected(self) -> None:
         """The daemon went away."""
@@ -74,10 +96,37 @@ class Spool:
 
     def acknowledged(self, sequence: int) -> None:
         """The daemon has committed everything up to a sequence number."""
-        if sequence == self._sequence:
+        while self._waiting and self._waiting[0][0] <= sequence:
+            self._done += self._waiting.popleft()[1]
+        while self._unwritten and self._unwritten[0][0] <= sequence:
+            self._unwritten.popleft()
+        if not self._waiting:
             os.ftruncate(self._file, 0)
-            self._unwritten.clear()
+            self._done = 0
             self._full = False
+        elif self._done > COMPACT:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Write the file anew without what is acknowledged: under constant load it is never empty."""
+        fresh = self.path.with_suffix(".new")
+        tail = self._tail()
+        try:
+            file = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            log.warning("%s can not be written anew, it stays as it is: %s", self.path, error)
+            return
+        try:
+            if os.write(file, tail) < len(tail):
+                raise OSError("no room for the rest")
+            fresh.replace(self.path)
+        except OSError as error:
+            log.warning("%s can not be written anew, it stays as it is: %s", self.path, error)
+            os.close(file)
+            fresh.unlink(missing_ok=True)
+            return
+        os.close(self._file)
+        self._file, self._done = file, 0
 
     def close(self) -> None:
         """Close the file, and remove it when nothing in it waits."""

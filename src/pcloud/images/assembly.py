@@ -11,13 +11,15 @@ import re
 import msgspec
 
 from pcloud.images.definitions import definition
-from pcloud.images.payload import UNIT, PayloadFile, agent_files, payload_digest
+from pcloud.images.payload import UNIT, PayloadFile, payload_digest, payload_for
 from pcloud.model.errors import InvalidDocument
 
 RECIPE = 2
 """Raised when the builder makes something else from the same spec."""
-PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+)?")
-UNIT_NAME = re.compile(r"[A-Za-z0-9:_.@\\-]+")
+PACKAGE = re.compile(
+    r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?"
+)  # apt takes `name-` as "remove name"
+UNIT_NAME = re.compile(r"[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\-]*")
 AGENT_PACKAGES = {
     "pcloud": (),
     "pacemaker": ("pacemaker-remote", "pacemaker-resource-agents", "resource-agents"),
@@ -53,7 +55,7 @@ class AssemblyImageSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def digest(self) -> str:
         """Digest of the content's description: the spec, the JEOS below, and the agent that goes in."""
-        payload = payload_digest(agent_files()) if self.agent == "pcloud" else ""
+        payload = payload_digest(payload_for(self.agent))
         below = definition(self.jeos, self.arch).digest(self.arch)
         return hashlib.sha256(msgspec.json.encode([RECIPE, self, payload, below])).hexdigest()[:32]
 
@@ -101,7 +103,7 @@ def plan(
     spec: AssemblyImageSpec, *, lower: str, folder: str, archives: str, lists: str, apt_settings: list[str]
 ) -> Plan:
     """Return what has to be done for a spec. `folder` is the image's future folder under its temporary name."""
-    payload = tuple(agent_files()) if spec.agent == "pcloud" else ()
+    payload = tuple(payload_for(spec.agent))
     services = {"pcloud": (UNIT,), "pacemaker": ("pacemaker_remote.service",), "": ()}[spec.agent]
     return Plan(
         lower=lower,

@@ -51,6 +51,15 @@ def agent_files() -> list[PayloadFile]:
     return files
 
 
+def payload_for(agent: str) -> list[PayloadFile]:
+    """Return what goes into a guest with that kind of agent: Pacemaker's own needs our resource agents only, and a guest
+    that is watched through its sshd gets nothing of ours."""
+    if not agent:
+        return []
+    files = agent_files()
+    return files if agent == "pcloud" else [file for file in files if file.path.startswith(OCF_TARGET)]
+
+
 def payload_digest(files: list[PayloadFile]) -> str:
     """Return a digest of the files' places, modes and contents."""
     digest = hashlib.sha256()

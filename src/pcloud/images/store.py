@@ -45,6 +45,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     created: float = 0.0
     seconds: float = 0.0
     """What the build took."""
+    size: int = 0
+    """Bytes on disk, without those of a JEOS below."""
 
 
 def _ignore(fraction: float, message: str) -> None:
@@ -216,7 +218,8 @@ class ImageStore:
 
     async def _seal(self, folder: Path, manifest: Manifest) -> None:
         final = folder.with_name(folder.name.removeprefix(".new-"))
-        manifest = msgspec.structs.replace(manifest, seconds=round(time.time() - manifest.created, 1))
+        size = await asyncio.to_thread(_size, folder)
+        manifest = msgspec.structs.replace(manifest, seconds=round(time.time() - manifest.created, 1), size=size)
         (folder / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         await asyncio.to_thread(os.sync)
         await asyncio.to_thread(_remove, final)  # without a manifest, else nobody would build
@@ -248,6 +251,15 @@ class ImageStore:
             yield
         finally:
             os.close(fd)
+
+
+def _size(folder: Path) -> int:
+    """Bytes that a folder takes on disk."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            total += os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118 - a hundred thousand of them
+    return total
 
 
 class _Log:

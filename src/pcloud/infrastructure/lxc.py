@@ -17,7 +17,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 
 from pcloud.environment.infrastructure import (
@@ -58,7 +58,7 @@ class LxcInfrastructure:
         self._bridge = Bridge(settings, self._leases)
         self._tracker = Tracker(self._guests, settings.rescan)
         self._slots = asyncio.Semaphore(settings.parallel)
-        self._starting: set[asyncio.Task[None]] = set()
+        self._busy: dict[str, asyncio.Task[None]] = {}
         self._cleaned = False
 
     async def places(self) -> Sequence[str]:
@@ -81,6 +81,7 @@ class LxcInfrastructure:
         if not HOSTNAME.fullmatch(spec.identity.hostname):
             raise InfrastructureError(f"{spec.identity.hostname!r} is not a host name", permanent=True)
         async with self._slots:
+            await self._settled(spec.guest_id)
             record = lxc_rootfs.read_record(self._guests / spec.guest_id)
             running = self._tracker.find(spec.guest_id)
             if running is not None and record is not None and record.digest == spec.digest:
@@ -90,7 +91,9 @@ class LxcInfrastructure:
                 await asyncio.to_thread(lxc_rootfs.clean, self._guests)
             await self._end(spec.guest_id, "replaced" if running else "killed")
             try:
-                await self._start(spec, made=record is not None and record.digest == spec.digest)
+                await self._whole(
+                    spec.guest_id, self._start(spec, made=record is not None and record.digest == spec.digest)
+                )
             except OSError as error:
                 raise InfrastructureError(f"guest {spec.guest_id} can not be made: {error}") from error
             return await self.inspect(spec.guest_id)
@@ -98,6 +101,7 @@ class LxcInfrastructure:
     async def stop(self, guest_id: str, *, timeout: float) -> None:
         """Ask the guest's init to shut down, kill it after `timeout` seconds."""
         _valid(guest_id)
+        await self._settled(guest_id)
         running = self._tracker.find(guest_id)
         if running is not None:
             self._tracker.expect_end(guest_id, "shutdown")
@@ -105,26 +109,23 @@ class LxcInfrastructure:
                 lxc_process.send(running.init, lxc_process.HALT)
                 await _wait_gone(running.init, timeout)
         async with self._slots:
+            await self._settled(guest_id)
             await self._end(guest_id, "shutdown")
 
     async def destroy(self, guest_id: str) -> None:
         """Kill the guest and return when none of its processes is left. InfrastructureError when one stays."""
         _valid(guest_id)
         async with self._slots:
+            await self._settled(guest_id)
             await self._end(guest_id, "killed")
 
     async def delete(self, guest_id: str) -> None:
         """Destroy the guest and remove its folder, address, network interface and, after the last guest, the bridge."""
         _valid(guest_id)
         async with self._slots:
+            await self._settled(guest_id)
             await self._end(guest_id, "deleted")
-            await asyncio.to_thread(lxc_rootfs.remove, self._guests, guest_id)
-            self._leases.release(guest_id)
-            if not self._tracker.names():
-                await asyncio.to_thread(lxc_rootfs.clean, self._guests)
-                with contextlib.suppress(OSError):  # not empty: another process is making a guest
-                    self._guests.rmdir()
-            await self._bridge.remove_unused()
+            await self._whole(guest_id, self._remove(guest_id))
 
     async def check(self, guest_id: str, *, timeout: float) -> Vitality:
         """Tell whether the guest executes: its freezer, its init's state, and a command in it, which needs no network.
@@ -182,8 +183,8 @@ class LxcInfrastructure:
 
     async def close(self) -> None:
         """Stop watching; guests go on running."""
-        if self._starting:
-            await asyncio.wait(self._starting)
+        if self._busy:
+            await asyncio.wait(self._busy.values())
         await self._tracker.close()
 
     def _info(self, guest_id: str, index: int) -> GuestInfo:
@@ -215,13 +216,39 @@ class LxcInfrastructure:
         if os.path.exists(f"/sys/class/net/{veth}"):  # noqa: PTH110, ASYNC240 - left by an aborted run; sysfs never blocks
             with contextlib.suppress(InfrastructureError):
                 await ip("link", "del", veth)
-        task = asyncio.get_running_loop().create_task(self._lxc_start(spec), name=f"lxc-start {spec.guest_id}")
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-        # When our caller is cancelled, LXC brings the start to its end; the next call finds a running guest.
+        await self._lxc_start(spec)
+        deadline = time.monotonic() + 2.0
+        while self._tracker.find(spec.guest_id) is None:
+            if time.monotonic() > deadline:
+                raise InfrastructureError(f"guest {spec.guest_id} ended at once: {self._error(spec.guest_id)}")
+            # An lxc-start that outlived its killed driver was faster than ours, whose pid file is then not the monitor's.
+            await asyncio.to_thread(lxc_process.rewrite_pid_file, folder / "lxc.pid", self._guests, spec.guest_id)
+            await asyncio.sleep(0.05)
+
+    async def _whole(self, guest_id: str, work: Coroutine[None, None, None]) -> None:
+        """Bring a guest's work to its end even when our caller is cancelled; the guest's next call waits for that."""
+        task = asyncio.get_running_loop().create_task(work, name=f"lxc {guest_id}")
+        self._busy[guest_id] = task
+        task.add_done_callback(
+            lambda done: self._busy.pop(guest_id, None) if self._busy.get(guest_id) is done else None
+        )
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # told to the caller, if there is one
         await asyncio.shield(task)
-        if self._tracker.find(spec.guest_id) is None:
-            raise InfrastructureError(f"guest {spec.guest_id} ended at once: {self._error(spec.guest_id)}")
+
+    async def _settled(self, guest_id: str) -> None:
+        task = self._busy.get(guest_id)
+        if task is not None:
+            await asyncio.wait({task})
+
+    async def _remove(self, guest_id: str) -> None:
+        await asyncio.to_thread(lxc_rootfs.remove, self._guests, guest_id)
+        await asyncio.to_thread(lxc_process.remove_left_groups, guest_id)
+        self._leases.release(guest_id)
+        if not self._tracker.names():
+            await asyncio.to_thread(lxc_rootfs.clean, self._guests)
+            with contextlib.suppress(OSError):  # not empty: another process is making a guest
+                self._guests.rmdir()
+        await self._bridge.remove_unused()
 
     def _names(
         self, spec: GuestSpec, address: ipaddress.IPv4Address, network: Network

@@ -6,6 +6,7 @@ named by its id *and* its start time, so that an id that was used again is never
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -110,6 +111,19 @@ def find_monitor(pid_file: Path, lxc_path: Path, name: str) -> Process | None:
     return process if title == expected or starting else None
 
 
+def rewrite_pid_file(pid_file: Path, lxc_path: Path, name: str) -> None:
+    """Find the monitor of a container among all processes and write its pid file. Slow: for repairs only."""
+    expected = f"[lxc monitor] {lxc_path} {name}".encode()
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - names only
+        if entry.isdigit():
+            try:
+                title = Path(f"/proc/{entry}/cmdline").read_bytes().rstrip(b"\0 ")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if title == expected:
+                pid_file.write_text(entry)
+
+
 def find_init(monitor: Process) -> Process | None:
     """Return the init process of the container that a monitor watches: its only child."""
     for pid in children(monitor.pid):
@@ -180,6 +194,19 @@ def members(groups: tuple[Path, ...]) -> set[int]:
             if "cgroup.procs" in files:
                 found.update(int(pid) for pid in _read(Path(folder, "cgroup.procs")).split())
     return {pid for pid in found if find_process(pid) is not None}
+
+
+def remove_left_groups(name: str) -> None:
+    """Remove the empty control groups of a container whose monitor was killed before it could tidy up. Groups with a process
+    stay: a container of the same name under another path may own them."""
+    root = Path("/sys/fs/cgroup")
+    for base in (root, *root.glob("*/")):
+        for kind in ("payload", "monitor"):
+            group = base / f"lxc.{kind}.{name}"
+            if group.is_dir() and not members((group,)):
+                for folder, _, _ in os.walk(group, topdown=False):
+                    with contextlib.suppress(OSError):  # busy after all, or gone
+                        os.rmdir(folder)  # noqa: PTH106 - os.walk gives strings
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -23,7 +23,7 @@ def configure(state: State, wish: Configured) -> State:
         if assembly.name in state.leaving_resources:
             leaving_resources[assembly.name] = state.leaving_resources[assembly.name]
     unrecoverable = state.memory.unrecoverable
-    if new != state.deployable:
+    if new != state.deployable or any(state.images.get(name, digest) != digest for name, digest in wish.images.items()):
         # A changed definition is a reason to try again what could not be helped before.
         unrecoverable = {}
     return replace(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from xml.sax.saxutils import quoteattr
+from xml.sax import saxutils
 
 import msgspec
 
@@ -30,6 +30,12 @@ CHANGED = "0" * 32
 """A digest of nothing: the scheduler restarts the resource because its definition changed."""
 PLACE = "place."
 """Prefix of the node name of a place, which keeps it apart from assemblies' names."""
+
+
+@lru_cache(maxsize=4096)
+def quoteattr(text: str) -> str:
+    """Return a value as a quoted XML attribute; the same few names are written over and over."""
+    return saxutils.quoteattr(text)
 
 
 @lru_cache(maxsize=1024)
@@ -89,7 +95,8 @@ def render(state: State, now: float) -> bytes:
         f'<nvpair id="p5" name="maintenance-mode" value="{_bool(maintenance)}"/></cluster_property_set></crm_config><nodes>'
     )
     parts = [head]
-    places = state.places or ("default",)
+    # A guest's place is one even while the infrastructure has not told its places: else it would not be there.
+    places = tuple(dict.fromkeys((*state.places, *(g.place for g in state.guests.values() if g.place)))) or ("default",)
     parts += (f'<node id="{i}" uname={quoteattr(PLACE + place)}/>' for i, place in enumerate(places, 1))
     parts.append("</nodes><resources>")
     parts += (text for assembly in state.assemblies() for text in _primitives(state, assembly, now))
@@ -190,15 +197,15 @@ def _static_constraints(
                 'resource-discovery="exclusive"/>'
                 for step in steps
             )
-    orders = dict.fromkeys(_orders(deployable))
+    orders = dict.fromkeys(_orders(deployable, leaving))
     parts += (_order(first, then, symmetrical) for first, then, symmetrical in orders)
     return "".join(parts)
 
 
-def _orders(deployable: Deployable) -> Iterator[tuple[str, str, bool]]:
+def _orders(deployable: Deployable, leaving: tuple[Assembly, ...]) -> Iterator[tuple[str, str, bool]]:
     """Yield (first, then, symmetrical) of every order between resources. An asymmetrical order waits for the first, but
     does not stop the second with it: a configure step is not done again because the other service was restarted."""
-    known = {assembly.name: assembly for assembly in deployable.assemblies}
+    known = {assembly.name: assembly for assembly in deployable.assemblies + leaving}
 
     def after(first: str, assembly: str, resource: Resource, restart: bool) -> Iterator[tuple[str, str, bool]]:
         subject = f"{assembly}/{resource.name}"
@@ -206,16 +213,19 @@ def _orders(deployable: Deployable) -> Iterator[tuple[str, str, bool]]:
         if needs_configure(resource):
             yield first, resource_id(configure_step(subject)), False
 
-    for assembly in deployable.assemblies:
+    for assembly in known.values():
         for resource in assembly.resources:
             for name in resource.after:
                 yield from after(resource_id(f"{assembly.name}/{name}"), assembly.name, resource, True)
             for parameter in resource.parameters:
-                if isinstance(parameter.value, Reference) and parameter.value.assembly != assembly.name:
+                other = parameter.value.assembly if isinstance(parameter.value, Reference) else assembly.name
+                if other != assembly.name and other in known:
                     step = f"{assembly.name}/{resource.name}"
                     then = configure_step(step) if needs_configure(resource) else step
-                    yield guest_id(parameter.value.assembly), resource_id(then), False
+                    yield guest_id(other), resource_id(then), False
             for dependency in assembly.after:
+                if dependency.assembly not in known:
+                    continue  # a leaving assembly may outlive what it depended on
                 first = known[dependency.assembly]
                 firsts = [resource_id(f"{first.name}/{r.name}") for r in first.resources] or [guest_id(first.name)]
                 for each in firsts:
@@ -223,6 +233,8 @@ def _orders(deployable: Deployable) -> Iterator[tuple[str, str, bool]]:
     for constraint in deployable.constraints:
         first_assembly, _, first_resource = constraint.first.partition(".")
         then_assembly, _, then_resource = constraint.then.partition(".")
+        if first_assembly not in known or then_assembly not in known:
+            continue
         second = known[then_assembly].resource(then_resource)
         yield from after(resource_id(f"{first_assembly}/{first_resource}"), then_assembly, second, constraint.restart)
 

@@ -15,6 +15,7 @@ from pcloud.environment.infrastructure import GuestInfo, GuestState, Vitality
 from pcloud.events.event import Severity
 from pcloud.model.deployable import Resource
 from pcloud.policy import change, escalation, failures
+from pcloud.policy.definition import configure_digest, service_digest
 from pcloud.policy.observation import (
     Blocked,
     Configured,
@@ -42,6 +43,9 @@ UNRECOVERABLE = {
 """OCF exit codes of a start or a probe that trying again can not mend."""
 
 
+NOT_INSTALLED = 5
+
+
 def fold(state: State, observation: Observation, now: float) -> Outcome:
     """Return what follows from an observation at `now` (wall-clock seconds)."""
     outcome = Outcome(state, now)
@@ -67,8 +71,8 @@ def _recover(outcome: Outcome, seen: Recover) -> None:
     outcome.state = replace(
         outcome.state, memory=replace(escalation.forget(memory, *subjects), excluded={}), blocked=""
     )
-    outcome.apply("RECOVER", prefix, "the operator asked to try again: counters, waits and verdicts are forgotten")
-    outcome.tell("recover", prefix, "starting", "the operator asked to try again", severity=Severity.NOTICE)
+    outcome.apply("RECOVER", prefix, f"{seen.why}: counters, waits and verdicts are forgotten")
+    outcome.tell("recover", prefix, "", seen.why, severity=Severity.NOTICE)
 
 
 # --- guests
@@ -80,6 +84,9 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
         return
     guest = outcome.state.guest(name)
     if info.state is GuestState.RUNNING:
+        if guest.power is Power.ON and guest.boot == info.boot_id and guest.address == info.address:
+            outcome.guest(name, probed=True)
+            return
         restarted = guest.boot not in ("", info.boot_id) and guest.power is Power.ON
         outcome.guest(name, **_known_from(info), power=Power.ON, probed=True, since=guest.since or outcome.now)
         if restarted and guest.fault is Fault.NONE:
@@ -102,9 +109,11 @@ def _guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
             severity=Severity.WARNING,
             signal="infrastructure",
         )
-        failures.guest_failed(outcome, name, Fault.GONE, f"the guest died ({reason})", signal="infrastructure")
+        failures.guest_failed(outcome, name, Fault.GONE, reason, signal="infrastructure")
     elif guest.power is not Power.ON:
-        outcome.guest(name, power=Power.OFF, link=Link.NONE, address="")
+        # It is seen to be gone, which is all that its isolation asks for.
+        outcome.guest(name, power=Power.OFF, link=Link.NONE, address="", fault=Fault.NONE)
+        _fault_is_over(outcome, name)
     outcome.decide = True
 
 
@@ -126,6 +135,7 @@ def _guest_acted(outcome: Outcome, seen: GuestActed) -> None:
             failures.forget_services(outcome, name, Health.UNKNOWN)
             changes = _known_from(seen.info)
             outcome.guest(name, **changes, power=Power.ON, link=Link.NONE, fault=Fault.NONE, since=now, probed=True)
+            _fault_is_over(outcome, name)
             outcome.decide = True
         case "connect":
             failures.forget_services(outcome, name, Health.UNKNOWN)
@@ -152,8 +162,7 @@ def _guest_acted(outcome: Outcome, seen: GuestActed) -> None:
                 silent_since=0.0,
                 since=now,
             )
-            faults = {key: value for key, value in outcome.state.memory.faults.items() if key != name}
-            outcome.memory(faults=faults)
+            _fault_is_over(outcome, name)
             if guest.fault is Fault.NONE:
                 outcome.tell("assembly.state", name, "stopped", "the guest is shut down")
             else:
@@ -167,15 +176,23 @@ def _guest_acted(outcome: Outcome, seen: GuestActed) -> None:
             raise AssertionError(f"no action {seen.action} on a guest is known")
 
 
+def _fault_is_over(outcome: Outcome, name: str) -> None:
+    faults = {key: value for key, value in outcome.state.memory.faults.items() if key != name}
+    outcome.memory(faults=faults)
+
+
 def _guest_action_failed(outcome: Outcome, seen: GuestActed) -> None:
     name, what = seen.assembly, f"{seen.action} of the guest {seen.assembly} failed: {seen.error}"
     outcome.tell("assembly.state", name, "failed", what, severity=Severity.WARNING, action=seen.action)
     match seen.action:
-        case "start" if seen.permanent:
-            failures.unrecoverable(outcome, name, what)
         case "start":
-            outcome.guest(name, power=Power.OFF, failed_at=outcome.state.guest(name).failed_at or outcome.now)
-            failures.must_wait(outcome, name, what)
+            # It may run all the same (no address, say): the infrastructure is asked before anything is concluded.
+            failed_at = outcome.state.guest(name).failed_at or outcome.now
+            outcome.guest(name, power=Power.UNKNOWN, link=Link.NONE, probed=False, failed_at=failed_at)
+            if seen.permanent:
+                failures.unrecoverable(outcome, name, what)
+            else:
+                failures.must_wait(outcome, name, what)
         case "connect":
             failures.guest_failed(outcome, name, Fault.UNREACHABLE, what, signal="transport")
         case _:
@@ -277,7 +294,8 @@ def _operated(outcome: Outcome, seen: Operated) -> None:
             else:
                 failures.must_wait(outcome, subject, what)
                 failures.service_failed(outcome, subject, resource.escalation, what)
-        case "stop" if not failed:
+        case "stop" if not failed or (seen.rc == NOT_INSTALLED and not seen.error):
+            # What is not installed does not run, as Pacemaker sees it too.
             outcome.service(subject, health=Health.STOPPED, rc=0, monitored=0.0, since=outcome.now)
             outcome.state = change.stopped(outcome.state, subject)
             if not service.failed_at and not subject.endswith("!configure"):
@@ -298,6 +316,8 @@ def _started(outcome: Outcome, seen: Operated, service: Service) -> None:
         subject, health=Health.RUNNING, rc=0, digest=seen.digest, definition=seen.definition, since=now, monitored=0.0
     )
     outcome.memory(started={**outcome.state.memory.started, subject: (seen.digest, seen.definition)})
+    if not _is_current(outcome.state, subject, seen.digest):
+        outcome.decide = True  # the definition, or an address, changed while it was being started
     if subject.endswith("!configure"):
         return
     data: dict[str, Any] = {"seconds": round(seen.seconds, 3)}
@@ -307,6 +327,15 @@ def _started(outcome: Outcome, seen: Operated, service: Service) -> None:
         reason = f"runs again {now - service.failed_at:.2f} s after its failure was seen"
     outcome.service(subject, failed_at=0.0, reason="", signal="")
     outcome.tell("resource.state", subject, "running", reason, **data)
+
+
+def _is_current(state: State, subject: str, digest: str) -> bool:
+    """Tell whether a service was started with what it shall be started with now."""
+    resource = _resource(state, subject)
+    if resource is None:
+        return False
+    wanted = (configure_digest if subject.endswith("!configure") else service_digest)(state, resource)
+    return not digest or wanted == digest
 
 
 def _probed(outcome: Outcome, seen: Operated, resource: Resource) -> None:
@@ -319,6 +348,9 @@ def _probed(outcome: Outcome, seen: Operated, resource: Resource) -> None:
             since=service.since or outcome.now, monitored=0.0, failed_at=0.0, reason="",
         )  # fmt: skip
         outcome.decide = True
+        if subject in outcome.state.memory.unrecoverable:  # somebody mended and started it: it is not stopped for that
+            verdicts = {key: why for key, why in outcome.state.memory.unrecoverable.items() if key != subject}
+            outcome.memory(unrecoverable=verdicts)
         if not subject.endswith("!configure"):
             outcome.tell("resource.state", subject, "running", "found running")
     elif not seen.error and seen.rc in (5, 7):
@@ -383,7 +415,7 @@ def _resource(state: State, subject: str) -> Resource | None:
 
 def _infrastructure(outcome: Outcome, seen: InfrastructureState) -> None:
     before = outcome.state.infrastructure_down
-    outcome.state = replace(outcome.state, infrastructure_down=seen.error)
+    outcome.state = replace(outcome.state, infrastructure_down=seen.error, places=seen.places or outcome.state.places)
     if seen.error and not before:
         outcome.apply(
             "INFRASTRUCTURE_DOWN", "", "nothing is concluded about guests while their infrastructure is silent"

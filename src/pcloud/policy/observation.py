@@ -83,12 +83,15 @@ class InfrastructureState(msgspec.Struct, frozen=True, kw_only=True):
     """The infrastructure's API went away (`error`) or came back (empty)."""
 
     error: str
+    places: tuple[str, ...] = ()
+    """Where guests can run, as far as it told when it came back."""
 
 
 class Recover(msgspec.Struct, frozen=True, kw_only=True):
     """The user asks to try again after a give-up; an empty subject means all of the deployable."""
 
     subject: str = ""
+    why: str = "the operator asked to try again"
 
 
 class Blocked(msgspec.Struct, frozen=True, kw_only=True):

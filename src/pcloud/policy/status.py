@@ -43,14 +43,16 @@ def _overall(state: State, assemblies: tuple[AssemblyStatus, ...]) -> tuple[Reso
         return ResourceState.PAUSED, "recovery is paused"
     if state.infrastructure_down:
         return ResourceState.UNKNOWN, f"the infrastructure does not answer: {state.infrastructure_down}"
-    found = {assembly.state for assembly in assemblies}
+    # A failure that is being recovered from is no end: only what was given up is `failed` as a whole.
+    found = {ResourceState.STARTING if a.state is ResourceState.FAILED else a.state for a in assemblies}
     if state.target == "stopped":
         if found <= {ResourceState.STOPPED} and not state.leaving:
             return ResourceState.STOPPED, ""
         return ResourceState.STARTING if ResourceState.STARTING in found else ResourceState.RUNNING, "being stopped"
     for worst in _ORDER:
         if worst in found:
-            reason = next((a.reason for a in assemblies if a.state is worst and a.reason), "")
+            matching = (worst, ResourceState.FAILED) if worst is ResourceState.STARTING else (worst,)
+            reason = next((f"{a.name}: {a.reason}" for a in assemblies if a.state in matching and a.reason), "")
             return worst, reason
     return (ResourceState.RUNNING, "") if found <= {ResourceState.RUNNING} else (ResourceState.STARTING, "")
 
@@ -82,12 +84,12 @@ def _assembly(state: State, assembly: Assembly, now: float) -> AssemblyStatus:
 
 def _guest(state: State, name: str) -> tuple[ResourceState, str]:
     guest = state.guest(name)
+    if state.target == "stopped" and guest.probed and guest.power is not Power.ON:
+        return ResourceState.STOPPED, ""
     if name in state.memory.unrecoverable:
         return ResourceState.UNRECOVERABLE, state.memory.unrecoverable[name]
     if not guest.probed:
         return ResourceState.UNKNOWN if state.infrastructure_down else ResourceState.STARTING, ""
-    if state.target == "stopped" and guest.power is not Power.ON:
-        return ResourceState.STOPPED, ""
     if guest.fault is not Fault.NONE:
         return ResourceState.FAILED, guest.reason
     if guest.link is Link.LOST:
@@ -112,11 +114,14 @@ def _resource(state: State, assembly: Assembly, resource: Resource, now: float) 
 
 
 def _service(state: State, assembly: str, subject: str) -> tuple[ResourceState, str]:
-    if subject in state.memory.unrecoverable:
-        return ResourceState.UNRECOVERABLE, state.memory.unrecoverable[subject]
     service, guest = state.service(subject), state.guest(assembly)
     stopped = ResourceState.STOPPED if state.target == "stopped" else ResourceState.STARTING
-    if guest.probed and guest.power is not Power.ON:
+    off = guest.probed and guest.power is not Power.ON
+    if off and state.target == "stopped":
+        return ResourceState.STOPPED, ""
+    if subject in state.memory.unrecoverable:
+        return ResourceState.UNRECOVERABLE, state.memory.unrecoverable[subject]
+    if off:
         return stopped, ""
     if guest.link is Link.LOST and guest.fault is Fault.NONE:
         return ResourceState.SUSPECT, "its guest is silent"

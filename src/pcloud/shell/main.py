@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pcloud.shell import simulate_command
 from pcloud.shell.commands import daemon, deployables, history, library
 from pcloud.shell.exits import Exit, exit_code
 from pcloud.shell.framework import Command, Group, Session
@@ -51,7 +52,7 @@ cli.add(
     deployables.resume,
     deployables.delete,
 )
-cli.add("What happened, and why", history.events, history.explain)
+cli.add("What happened, and why", history.events, history.explain, simulate_command.simulate, simulate_command.replay)
 cli.add("What they are made from", library.image, library.assembly, library.template)
 cli.add("Access and comfort", library.token, daemon.completion)
 

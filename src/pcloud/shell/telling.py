@@ -101,8 +101,10 @@ def _action(action: Action) -> str:
 
 
 def _cost(cost: dict[str, float]) -> str:
-    names = {"decide_ms": "decision", "library_ms": "Pacemaker's library"}
-    return ", ".join(
-        f"{names.get(name, name)} {duration(value / 1000)}" if name.endswith("_ms") else f"{name} {value:g}"
-        for name, value in cost.items()
-    )
+    names = {"decide_ms": "decision", "library_ms": "Pacemaker's library", "seconds": "until all was done"}
+    parts = []
+    for name, value in cost.items():
+        seconds = value / 1000 if name.endswith("_ms") else value
+        timed = name.endswith("_ms") or name == "seconds"
+        parts.append(f"{names.get(name, name)} {duration(seconds) if timed else f'{value:g}'}")
+    return ", ".join(parts)

@@ -30,6 +30,7 @@ PATIENCE = 30.0
 INTERVAL = 0.25
 SETTLE = 2.0
 """Seconds for which a state that is exactly the one from before the request does not count as its outcome yet."""
+BUILDS = frozenset({"jeos.build", "deployable.images"})
 DEAD = frozenset({ResourceState.FAILED, ResourceState.UNRECOVERABLE})
 
 
@@ -171,13 +172,13 @@ def for_state(
     patience = Patience()
     while True:
         status = patience.ask(lambda: client.status(name))
-        for job in image_jobs(client, patience) if status is not None else []:
+        for job in builds(client, patience) if status is not None else []:
             show.job(job)
         passed = time.monotonic() - started
         if status is not None:
             show.status(status)
             stale = before is not None and (status.state, status.since) == (before.state, before.since)
-            if not (stale and passed < SETTLE) and _arrived(status, goal):
+            if not (stale and passed < SETTLE) and _arrived(client, patience, status, goal):
                 return status
         if passed >= timeout:
             state = status.state if status is not None else "unknown"
@@ -210,28 +211,48 @@ def for_job(client: Client, identity: str, *, timeout: float, show: View) -> Job
         time.sleep(INTERVAL)
 
 
-def image_jobs(client: Client, patience: Patience) -> list[Job]:
+def builds(client: Client, patience: Patience) -> list[Job]:
     """Return the image builds that go on at the moment."""
     jobs = patience.ask(client.jobs) or []
-    return [
-        job
-        for job in jobs
-        if job.state == "running" and ("image" in job.kind or "jeos" in job.kind or "build" in job.kind)
-    ]
+    return [job for job in jobs if job.state == "running" and job.kind in BUILDS]
 
 
-def _arrived(status: DeployableStatus, goal: ResourceState) -> bool:
+def _arrived(client: Client, patience: Patience, status: DeployableStatus, goal: ResourceState) -> bool:
     """Whether the goal is reached; Failed when it never will be."""
     if status.state == goal:
         return goal != ResourceState.RUNNING or all(
             assembly.state == goal and all(resource.state == goal for resource in assembly.resources)
             for assembly in status.assemblies
         )
-    if status.state in DEAD:
+    if goal == ResourceState.RUNNING and (_beyond_help(status) or _given_up(client, patience, status)):
         raise Failed(*_failures(status))
     if status.state == ResourceState.PAUSED and goal == ResourceState.RUNNING:
         raise Conflict.of("PAUSED", f"{status.name} is paused", hint=f"`pcloud resume {status.name}` lets it go on")
     return False
+
+
+def _parts(status: DeployableStatus) -> list[ResourceState]:
+    """The states of all assemblies and resources."""
+    found = [assembly.state for assembly in status.assemblies]
+    return found + [resource.state for assembly in status.assemblies for resource in assembly.resources]
+
+
+def _beyond_help(status: DeployableStatus) -> bool:
+    """Whether something in it is not even tried again."""
+    return ResourceState.UNRECOVERABLE in (status.state, *_parts(status))
+
+
+def _given_up(client: Client, patience: Patience, status: DeployableStatus) -> bool:
+    """Whether a failed deployable stays so. While recovery goes on, what failed is `failed` too, for a moment or for as
+    long as the engine backs off; the event of the final failure says that it is final. Where no part failed, it was
+    not the engine that gave up: an image could not be built, say."""
+    if status.state != ResourceState.FAILED:
+        return False
+    if ResourceState.FAILED not in _parts(status):
+        return True
+    filters = {"deployable": status.name, "type": "deployable.state"}
+    page = patience.ask(lambda: client.events(filters, limit=1, newest=True))
+    return page is not None and any(event.data.get("final") is True for event in page.events)
 
 
 def _failures(status: DeployableStatus) -> list[Problem]:

@@ -50,6 +50,8 @@ class SimulatedGuest:
     """Resource id → runs."""
     recurring: dict[tuple[str, str], asyncio.TimerHandle] = field(default_factory=dict)
     connections: list[SimulatedConnection] = field(default_factory=list)
+    busy_until: dict[str, float] = field(default_factory=dict)
+    """Resource id → when the operation on it ends; the next one waits, as in a real agent."""
 
     @property
     def info(self) -> GuestInfo:
@@ -84,6 +86,7 @@ class World:
         self.stubborn: set[str] = set()
         """Guests that can not be destroyed."""
         self.watchers: list[asyncio.Queue[GuestEvent]] = []
+        self.connection: type[SimulatedConnection] = SimulatedConnection
         self._addresses = 1
 
     def note(self, action: str, subject: str) -> None:
@@ -144,6 +147,7 @@ class World:
     def _off(self, guest: SimulatedGuest) -> None:
         guest.running = guest.frozen = guest.cut_off = False
         guest.services.clear()
+        guest.busy_until.clear()
         for timer in guest.recurring.values():
             timer.cancel()
         guest.recurring.clear()
@@ -291,7 +295,7 @@ class SimulatedTransport:
         if guest.frozen or guest.cut_off:
             await asyncio.sleep(timeout)
             raise TransportError("TIMEOUT", f"no answer from {endpoint.address} within {timeout:g} s")
-        connection = SimulatedConnection(self.world, guest, on_result, on_lost)
+        connection = self.world.connection(self.world, guest, on_result, on_lost)
         guest.connections.append(connection)
         self.world.note("connect", endpoint.guest_id)
         return connection
@@ -327,17 +331,36 @@ class SimulatedConnection:
         self._world.note(kind, operation.resource)
         seconds = self._world.action_seconds if operation.action != "monitor" else 0.01
         hangs = (operation.resource, operation.action) in self._world.hanging
+        loop, busy = asyncio.get_running_loop(), self._guest.busy_until
+        end = max(loop.time(), busy.get(operation.resource, 0.0)) + (operation.timeout if hangs else seconds)
+        busy[operation.resource] = end
+        boot = self._guest.boots
         try:
-            async with asyncio.timeout(operation.timeout if hangs else seconds):
+            async with asyncio.timeout_at(end):
                 await self._lost.wait()
         except TimeoutError:
             if hangs:
                 return _result(operation, ERROR, status=OperationStatus.TIMEOUT)
+        except asyncio.CancelledError:
+            self._goes_on(operation, boot, end, hangs=hangs)
+            raise
+        if self._lost.is_set():
+            self._goes_on(operation, boot, end, hangs=hangs)
         self._speak()
         rc = self._outcome(operation)
         if operation.interval:
             self._repeat(operation, rc)
         return _result(operation, rc)
+
+    def _goes_on(self, operation: Operation, boot: int, end: float, *, hangs: bool) -> None:
+        """Nobody waits for the operation any more; in the guest it goes on to its end."""
+
+        def ends() -> None:
+            if self._guest.running and self._guest.boots == boot and not self._guest.frozen:
+                self._outcome(operation)
+
+        if operation.action in ("start", "stop") and not hangs:
+            asyncio.get_running_loop().call_at(end, ends)
 
     def _outcome(self, operation: Operation) -> int:
         services = self._guest.services

@@ -1,11 +1,12 @@
 """Commands about the daemon: up, down, doctor, version, completion.
 
-`up` owns `$PCLOUD_HOME/run/up.pid`, by which `down` finds a daemon that was started by hand. A daemon that systemd
-runs is left to systemd.
+Which process the daemon is, only the daemon says: it holds `$PCLOUD_HOME/run/cped.lock` locked, with its number in it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import select
 import shutil
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
 
 import click
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pcloud.model.errors import PcloudError
 
 DAEMON = "pcloud-cped"
+DEFAULT_URL = "http://127.0.0.1:8780"
 LOG_TAIL = 20
 
 
@@ -62,18 +65,18 @@ def up(session: Session, detach: bool, timeout: float) -> None:
             return
         raise Conflict.of("ALREADY_UP", f"a daemon answers at {settings.url} already", hint="`pcloud down` ends it")
     program = _program()
-    environment = {**os.environ, "PCLOUD_HOME": settings.home, "PCLOUD_URL": settings.url}
-    run = Path(settings.home) / "run"
-    _make(run)
+    environment = {**os.environ, "PCLOUD_HOME": settings.home}
+    words = [program, "--home", settings.home]
+    if settings.url != DEFAULT_URL:
+        words += ["--listen", urlsplit(settings.url).netloc]
     if not detach:
-        _write_pid(run, os.getpid())
-        os.execve(program, [program], environment)  # noqa: S606 - the daemon's own program, no shell
+        os.execve(program, words, environment)  # noqa: S606 - the daemon's own program, no shell
     log = Path(settings.home) / "log" / "cped.log"
     _make(log.parent)
     with log.open("ab") as target:
         beginning = target.tell()
         child = subprocess.Popen(
-            [program],
+            words,
             stdin=subprocess.DEVNULL,
             stdout=target,
             stderr=subprocess.STDOUT,
@@ -81,7 +84,6 @@ def up(session: Session, detach: bool, timeout: float) -> None:
             start_new_session=True,
             cwd="/",
         )
-    _write_pid(run, child.pid)
     _await_answer(session, child, log, beginning, timeout)
     # The child goes on without us.
     child.returncode = 0
@@ -110,43 +112,55 @@ def _await_answer(session: Session, child: subprocess.Popen[bytes], log: Path, b
         time.sleep(0.05)
 
 
-@click.command(cls=Command, examples=[("pcloud down", "")])
+@click.command(
+    cls=Command,
+    short_help="End the daemon on this machine; guests go on.",
+    examples=[
+        ("pcloud down", "guests go on, nobody watches them"),
+        ("pcloud down --keep-engines", "for an upgrade: what is watched goes on being watched"),
+        ("pcloud down --guests", "stop every deployable in order, then end"),
+    ],
+)
+@click.option("--keep-engines", is_flag=True, help="Let the engine processes go on watching and recovering guests.")
+@click.option("--guests", is_flag=True, help="Stop every deployable first.")
 @click.option(
-    "--timeout", type=Seconds(), default="60s", show_default=True, metavar="TIME", help="How long it may take to end."
+    "--timeout", type=Seconds(), default="300s", show_default=True, metavar="TIME", help="How long it may take to end."
 )
 @pass_session
-def down(session: Session, timeout: float) -> None:
-    """End the daemon on this machine. Guests and their services go on; `pcloud up` takes them over again."""
-    from pcloud.client.errors import TimedOut
+def down(session: Session, keep_engines: bool, guests: bool, timeout: float) -> None:
+    """End the daemon and its engine processes on this machine.
+
+    Guests and their services go on, and `pcloud up` takes them over again; until then nobody recovers them.
+    """
+    from pcloud.client.errors import TimedOut, Unreachable
     from pcloud.model.errors import Conflict
 
+    if keep_engines and guests:
+        raise click.UsageError("--keep-engines and --guests exclude each other")
     settings = _local(session)
-    run = Path(settings.home) / "run"
-    pid = _running_pid(run)
-    if pid is None:
+    pid = _running_pid(Path(settings.home) / "run" / "cped.lock")
+    handle = None
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid) if pid is not None else None
+    if handle is None:
         if _answers(session):
-            raise Conflict.of(
-                "NOT_OURS",
-                f"the daemon at {settings.url} was not started by `pcloud up` with this $PCLOUD_HOME ({settings.home})",
-                hint="where systemd runs it: systemctl stop pcloud-cped",
-            )
+            message = f"the daemon at {settings.url} keeps its state elsewhere, not in {settings.home}"
+            raise Conflict.of("NOT_OURS", message, hint="set $PCLOUD_HOME to the state folder of that daemon")
         out.done("no daemon runs")
         return
     try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        out.done("no daemon runs")
-        return
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        try:
+            session.client.shutdown(engines=not keep_engines, guests=guests)
+        except Unreachable:
+            # It is starting or ending, or it hangs: the signal for an orderly end reaches it all the same.
+            out.note(f"the daemon does not answer at {settings.url}; asking process {pid} to end. Its engines go on")
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
         if not select.select([handle], [], [], timeout)[0]:
-            raise TimedOut.of(
-                "TIMED_OUT", f"the daemon (process {pid}) has not ended after {timeout:g} s", hint="see its log"
-            )
+            message = f"the daemon (process {pid}) has not ended after {timeout:g} s"
+            raise TimedOut.of("TIMED_OUT", message, hint=f"see its log in {settings.home}/log")
     finally:
         os.close(handle)
-    (run / "up.pid").unlink(missing_ok=True)
-    out.done("the daemon has ended; guests go on")
+    out.done("the daemon has ended" + ("" if guests else "; guests go on"))
 
 
 @click.command(cls=Command, examples=[("pcloud doctor", ""), ("pcloud doctor -o json", "for programs")])
@@ -304,24 +318,17 @@ def _unwritable(path: Path, error: OSError) -> NoReturn:
     raise Unavailable.of("NOT_WRITABLE", f"{path} can not be written: {error.strerror}", hint=hint) from None
 
 
-def _write_pid(run: Path, pid: int) -> None:
-    """Replace the pid file in one step."""
-    fresh = run / f"up.pid.{os.getpid()}"
+def _running_pid(lock: Path) -> int | None:
+    """The process of this home's daemon, or None. The lock, not the file, says that it lives."""
     try:
-        fresh.write_text(f"{pid}\n", encoding="ascii")
-        fresh.replace(run / "up.pid")
-    except OSError as error:
-        _unwritable(run / "up.pid", error)
-
-
-def _running_pid(run: Path) -> int | None:
-    """The process of the daemon that `up` started, or None. A number that another program took over does not count."""
-    try:
-        pid = int((run / "up.pid").read_text(encoding="ascii"))
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read(32))
     except (OSError, ValueError):
         return None
-    return pid if DAEMON.encode() in command else None
+    return None
 
 
 def _tail(log: Path, beginning: int) -> str:

@@ -259,6 +259,7 @@ def recover(
 
 @click.command(
     cls=Command,
+    short_help="Stop it and remove all of it.",
     examples=[
         ("pcloud delete shop --wait", "return when nothing of it is left"),
         ("pcloud delete shop --yes", "do not ask"),

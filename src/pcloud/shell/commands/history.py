@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.argument("part", required=False, metavar="[NAME[/ASSEMBLY[/RESOURCE]]]", type=PART)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
 @click.option(
-    "-n", "--limit", type=click.IntRange(0, 10_000), default=100, show_default=True, help="How many of the newest."
+    "-n", "--limit", type=click.IntRange(0, 1000), default=100, show_default=True, help="How many of the newest."
 )
 @click.option("--after", metavar="ID", help="All events after this one, oldest first, instead of the newest.")
 @click.option("--type", "kind", metavar="TYPE", help="Only this type, such as resource.state.")

@@ -1,0 +1,1 @@
+"""The main job as a demonstration: from an empty machine to a WordPress that heals itself."""

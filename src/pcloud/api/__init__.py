@@ -1,0 +1,1 @@
+"""HTTP: the native REST interface `/v1`, server-sent events, metrics. The only room that knows HTTP on our side."""

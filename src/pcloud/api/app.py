@@ -1,0 +1,40 @@
+"""The application: routers, guards, error shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from pcloud.api import dashboard, deployables, errors, events, library, simulate, system
+from pcloud.api.metrics import Metrics
+from pcloud.api.middleware import BodyLimit, HostGuard
+from pcloud.cpe.engine import CloudPolicyEngine
+from pcloud.cpe.foresight import Foresight
+from pcloud.cpe.tokens import TokenBook
+from pcloud.cpe.version import version
+
+Shutdown = Callable[[bool, bool], Any]
+"""(engines, guests)"""
+
+
+def make_app(engine: CloudPolicyEngine, tokens: TokenBook, metrics: Metrics, shutdown: Shutdown) -> ASGIApp:
+    """Return the application with its guards around it."""
+    app = FastAPI(
+        title="pacemaker-cloud",
+        version=version(),
+        description="Keeps applications made of guests running, and says why it did what it did.",
+    )
+    app.state.engine = engine
+    app.state.foresight = Foresight(engine)
+    app.state.tokens = tokens
+    app.state.metrics = metrics
+    app.state.shutdown = shutdown
+    for room in (system, simulate, deployables, library, events):
+        app.include_router(room.router)
+    dashboard.install(app)
+    errors.install(app)
+    guarded: ASGIApp = BodyLimit(app, limit=engine.settings.api.body_limit)
+    return HostGuard(guarded, allowed=engine.settings.api.allowed_hosts)

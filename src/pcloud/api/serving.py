@@ -1,0 +1,36 @@
+"""Puts HTTP in front of the engine: what the daemon starts once the engines are adopted.
+
+Returns a list of servers so that further interfaces (ports of their own) can be added beside the native one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from pcloud.api.app import make_app
+from pcloud.api.metrics import Metrics
+from pcloud.api.server import HttpServer
+from pcloud.cpe.engine import CloudPolicyEngine
+from pcloud.cpe.settings import split_address
+from pcloud.cpe.tokens import TokenBook
+
+
+async def start(
+    engine: CloudPolicyEngine, tokens: TokenBook, shutdown: Callable[[bool, bool], Any]
+) -> tuple[list[HttpServer], Coroutine[Any, Any, None]]:
+    """Start every server; return them (the native one first) and what counts events. PcloudError when one can not."""
+    settings = engine.settings.api
+    certificate, key = settings.tls_certificate, settings.tls_key
+    host, port = split_address(settings.listen)
+    if settings.tls and not certificate:
+        from pcloud.cpe.certificates import self_signed
+
+        made = await asyncio.to_thread(self_signed, engine.home.path / "tls", host)
+        certificate, key = str(made[0]), str(made[1])
+    metrics = Metrics(engine)
+    app = make_app(engine, tokens, metrics, shutdown)
+    server = HttpServer(app, host, port, certificate=certificate, key=key)
+    await server.start()
+    return [server], metrics.run()

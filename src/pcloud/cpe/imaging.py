@@ -1,0 +1,140 @@
+"""The `Images` port over the image store: what an assembly's image is made of, and which JEOS there are."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pcloud.cpe.keys import Keys
+from pcloud.cpe.ports import Jeos, Report
+from pcloud.environment.infrastructure import Image
+from pcloud.images.assembly import AssemblyImageSpec, ImageFile
+from pcloud.images.definitions import definitions
+from pcloud.images.identity import make_identity
+from pcloud.images.store import ImageStore, Manifest
+from pcloud.model.deployable import Assembly
+from pcloud.model.errors import NotFound
+from pcloud.model.templates import Catalogue
+
+_UNIT_SUFFIXES = (".service", ".socket", ".timer", ".target", ".mount", ".path")
+
+
+def image_spec(assembly: Assembly, catalogue: Catalogue) -> AssemblyImageSpec:
+    """Return what decides an assembly's image: its own packages and those of its resources' templates, files, commands,
+    agent; managed units do not start at boot, or two masters would fight over them."""
+    units = []
+    for resource in assembly.resources:
+        if resource.resource_class in ("systemd", "service", "lsb"):
+            name = resource.type
+            units.append(name if name.endswith(_UNIT_SUFFIXES) else f"{name}.service")
+    files = []
+    for path, content in assembly.files:
+        attributes = assembly.attributes_of(path)
+        owner = attributes.owner if ":" in attributes.owner else f"{attributes.owner}:{attributes.owner}"
+        files.append(ImageFile(path=path, content=content, mode=attributes.mode, owner=owner))
+    distribution = catalogue.distributions.get(assembly.image)
+    return AssemblyImageSpec(
+        jeos=distribution.name if distribution is not None else assembly.image,
+        arch=assembly.arch,
+        packages=catalogue.packages_for(assembly),
+        files=tuple(files),
+        commands=assembly.commands,
+        agent="" if assembly.transport == "ssh" else assembly.agent,
+        disable_units=tuple(dict.fromkeys(units)),
+        transport=assembly.transport,
+    )
+
+
+class StoreImages:
+    """The images of one image store."""
+
+    def __init__(self, store: ImageStore, catalogue: Catalogue) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._known: dict[AssemblyImageSpec, Image] = {}
+        self._sizes: dict[str, int] = {}
+
+    def key(self, assembly: Assembly) -> str:
+        """Return what identifies the image an assembly needs; equal for equal images."""
+        try:
+            return image_spec(assembly, self._catalogue).digest
+        except NotFound:
+            return f"{assembly.image}/{assembly.arch}"
+
+    def ready(self, assembly: Assembly) -> Image | None:
+        """Return the assembly's image when it is there."""
+        spec = image_spec(assembly, self._catalogue)
+        image = self._known.get(spec)
+        if image is None or not Path(image.path, "manifest.json").is_file():
+            self._known.pop(spec, None)
+            try:
+                image = self._store.find_assembly(spec)
+            except NotFound:
+                return None
+            if image is not None:
+                self._known[spec] = image
+        return image
+
+    async def build(self, assembly: Assembly, report: Report) -> Image:
+        """Make the assembly's image, and the JEOS below it, where it is not there; PcloudError when that fails."""
+        return await self._store.build_assembly(image_spec(assembly, self._catalogue), report)
+
+    async def jeos(self) -> Sequence[Jeos]:
+        """Return the JEOS images that exist or can be built."""
+        built = {(one.name, one.arch, one.digest): one for one in self._store.list_jeos()}
+        found = []
+        for definition in definitions().values():
+            for arch in definition.architectures:
+                manifest = built.get((definition.name, arch, definition.digest(arch)))
+                found.append(
+                    Jeos(
+                        name=definition.name,
+                        arch=arch,
+                        distribution=definition.title,
+                        state="absent" if manifest is None else "ready",
+                        size=0 if manifest is None else await self._size(manifest),
+                        created=0.0 if manifest is None else manifest.created,
+                    )
+                )
+        return found
+
+    async def _size(self, manifest: Manifest) -> int:
+        folder = self._store.root / "jeos" / f"{manifest.name}-{manifest.arch}-{manifest.digest}"
+        if str(folder) not in self._sizes:
+            self._sizes[str(folder)] = await asyncio.to_thread(_usage, folder)
+        return self._sizes[str(folder)]
+
+    async def build_jeos(self, name: str, arch: str, report: Report) -> None:
+        """Build a JEOS; PcloudError when that fails."""
+        await self._store.build_jeos(name, arch, report)
+
+    async def delete_jeos(self, name: str, arch: str) -> None:
+        """Remove a JEOS; NotFound. Images of assemblies that nobody has any longer do not keep it."""
+        # The caller made sure that no assembly uses it: what is still built on it is of assemblies that are gone.
+        mine = {
+            f"{one.name}-{one.arch}-{one.digest}"
+            for one in self._store.list_jeos()
+            if (one.name, one.arch) == (name, arch)
+        }
+        keep = {one.digest for one in self._store.list_assembly_images() if one.jeos not in mine}
+        await self._store.delete_assembly_images(keep)
+        await self._store.delete_jeos(name, arch)
+
+    def keys(self, hostname: str) -> Keys:
+        """Make the keys of a new guest."""
+        made = make_identity(hostname)
+        return Keys(identity=made.identity, private_key=made.private_key, host_key=made.host_key)
+
+
+def _usage(folder: Path) -> int:
+    """Return what a folder takes on disk, in bytes."""
+    total = 0
+    for root, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_blocks * 512  # noqa: PTH118 - a hundred thousand files
+            except FileNotFoundError:
+                continue
+    return total

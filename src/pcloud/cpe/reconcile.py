@@ -1,0 +1,238 @@
+"""Brings the engines to the desired state.
+
+Level-triggered: nobody sends a Load; whoever changed something marks the deployable dirty, and the slot's pump sends
+what is desired *now*. Concurrency: one pump a connection, so the messages about one deployable are in order; it works
+in chunks, so that thousands of deployables cost a few dozen queries. Image builds run as jobs beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from pcloud.cpe.desired import Desired, own_slot
+from pcloud.cpe.fleet import Fleet
+from pcloud.cpe.keys import KeyStore
+from pcloud.cpe.link import EngineLink, new_request
+from pcloud.cpe.ports import Images
+from pcloud.cpe.slot import Slot
+from pcloud.dpe import messages
+from pcloud.environment.infrastructure import Image
+from pcloud.model.deployable import Assembly, Deployable, ResourceState
+from pcloud.model.errors import PcloudError
+from pcloud.store.deployables import Deployables
+from pcloud.store.rows import Definition, DeployableRow
+
+_log = logging.getLogger(__name__)
+_CHUNK = 50
+
+
+class Reconciler:
+    """Pumps desired state into the engine processes."""
+
+    def __init__(
+        self,
+        desired: Desired,
+        store: Deployables,
+        keys: KeyStore,
+        images: Images,
+        *,
+        prepare: Callable[[str], Awaitable[None]],
+        shared_slots: Callable[[], Sequence[str]],
+    ) -> None:
+        self._desired = desired
+        self._store = store
+        self._keys = keys
+        self._images = images
+        self._prepare = prepare
+        self._shared_slots = shared_slots
+        self._dirty: dict[str, set[str]] = {}
+        self._wake: dict[str, asyncio.Event] = {}
+        self._pumps: dict[str, asyncio.Task[None]] = {}
+        self._moving: dict[str, asyncio.Task[None]] = {}
+        self.fleet: Fleet
+
+    def mark(self, name: str) -> None:
+        """Something about this deployable changed."""
+        row = self._desired.rows.get(name)
+        if row is None or row.phase != "active":
+            return
+        self._dirty.setdefault(row.slot, set()).add(name)
+        self._event(row.slot).set()
+        self.fleet.ensure(row.slot)
+
+    def link(self, slot: Slot, link: EngineLink) -> None:
+        """A slot's process connected: everything of the slot is looked at anew."""
+        old = self._pumps.pop(slot.name, None)
+        if old is not None:
+            old.cancel()
+        self._dirty[slot.name] = set(self._desired.of_slot(slot.name))
+        self._event(slot.name).set()
+        self._pumps[slot.name] = asyncio.create_task(self._pump(slot.name, link), name=f"pump-{slot.name}")
+
+    async def close(self) -> None:
+        """Stop."""
+        tasks = [*self._pumps.values(), *self._moving.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _event(self, slot: str) -> asyncio.Event:
+        return self._wake.setdefault(slot, asyncio.Event())
+
+    async def _pump(self, slot: str, link: EngineLink) -> None:
+        strangers = {name for name in link.loaded if name not in self._desired.rows}
+        for name in strangers:
+            link.send(messages.Unload(name=name, request=new_request()))
+            link.loaded.discard(name)
+        delay = 0.1
+        while link.is_open():
+            dirty = self._dirty.setdefault(slot, set())
+            if not dirty:
+                self._event(slot).clear()
+                await self._event(slot).wait()
+                continue
+            rows = sorted(
+                (self._desired.rows[name] for name in dirty if name in self._desired.rows),
+                key=lambda row: (-row.priority, row.name),
+            )[:_CHUNK]
+            chunk = {row.name for row in rows}
+            dirty.intersection_update(self._desired.rows.keys())
+            dirty -= chunk
+            try:
+                await self._send(link, rows)
+                delay = 0.1
+            except PcloudError as error:
+                if not link.is_open():
+                    return
+                _log.error("deployables could not be loaded: %s", error)
+                for row in rows:
+                    self._desired.overlay(row.name, ResourceState.STARTING, error.problems[0].message)
+                dirty |= chunk
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 10.0)
+
+    async def _send(self, link: EngineLink, rows: Sequence[DeployableRow]) -> None:
+        names = [row.name for row in rows if self._wanted(row, link.slot)]
+        definitions = await self._store.definitions(names, state=True)
+        ready: list[tuple[DeployableRow, Definition, dict[str, Image]]] = []
+        for name, definition in definitions.items():
+            row = self._desired.rows.get(name)
+            if row is None or not self._wanted(row, link.slot) or self._moves(row, definition.deployable):
+                continue
+            images = self._images_of(row, definition.deployable)
+            if images is None:
+                await self._prepare(name)
+            else:
+                ready.append((row, definition, images))
+        loads = await asyncio.to_thread(self._loads, link, ready)
+        fresh = [msgspec.structs.replace(row, loaded=True) for row, _, _ in ready if not row.loaded]
+        if fresh:
+            # Stored before it is sent: from here on guests may exist.
+            await self._store.put_rows(fresh)
+        for row in fresh:
+            current = self._desired.rows.get(row.name)
+            if current is not None:
+                self._desired.rows[row.name] = msgspec.structs.replace(current, loaded=True)
+        for load in loads:
+            row = self._desired.rows.get(load.deployable.name)
+            if row is None or row.phase != "active":
+                continue  # its end was asked for meanwhile
+            link.send(msgspec.structs.replace(load, target=row.target, paused=row.paused))
+            link.loaded.add(row.name)
+            self._desired.clear(row.name)
+        await link.drain()
+
+    def _wanted(self, row: DeployableRow, slot: str) -> bool:
+        """Tell whether the slot's engine shall hold it now."""
+        if row.phase != "active" or row.slot != slot or row.name in self._moving:
+            return False
+        return row.loaded or row.target == "started"
+
+    def _images_of(self, row: DeployableRow, deployable: Deployable) -> dict[str, Image] | None:
+        """Return the image of each assembly; None when one is missing and needed."""
+        images: dict[str, Image] = {}
+        for assembly in deployable.assemblies:
+            image = self._images.ready(assembly)
+            if image is None and row.target == "started":
+                return None
+            images[assembly.name] = image or absent_image(assembly)
+        return images
+
+    def _loads(
+        self, link: EngineLink, ready: Sequence[tuple[DeployableRow, Definition, dict[str, Image]]]
+    ) -> list[messages.Load]:
+        """Put the messages together; reads and makes keys, so it runs in a thread."""
+        loads = []
+        for row, definition, images in ready:
+            deployable = definition.deployable
+            loads.append(
+                messages.Load(
+                    deployable=deployable,
+                    target=row.target,
+                    paused=row.paused,
+                    guests=self.material(deployable, images),
+                    state=None if row.name in link.loaded else definition.state,
+                )
+            )
+            self._keys.retain(deployable.name, set(images))
+        return loads
+
+    def material(self, deployable: Deployable, images: dict[str, Image]) -> dict[str, messages.GuestMaterial]:
+        """Return what an engine needs to make each guest; blocking."""
+        guests = {}
+        for name, image in images.items():
+            keys = self._keys.get(deployable.name, name)
+            guests[name] = messages.GuestMaterial(
+                image=image, identity=keys.identity, private_key=keys.private_key, host_key=keys.host_key
+            )
+        return guests
+
+    def _moves(self, row: DeployableRow, deployable: Deployable) -> bool:
+        """Begin to move a deployable whose isolation no longer fits its slot; tell whether it moves."""
+        own = own_slot(row.name)
+        if (deployable.isolation == "process") == (row.slot == own):
+            return False
+        target = self._desired.place(row.name, deployable.isolation, self._shared_slots())
+        task = asyncio.create_task(self._move(row.name, target), name=f"move-{row.name}")
+        self._moving[row.name] = task
+        return True
+
+    async def _move(self, name: str, target: str) -> None:
+        """Have one engine let go of a deployable before another gets it. Its guests go on."""
+        try:
+            while True:
+                row = self._desired.active(name)
+                link = await self.fleet.ensure(row.slot).linked()
+                try:
+                    if name in link.loaded:
+                        await link.request(messages.Unload(name=name, request=new_request()))
+                        link.loaded.discard(name)
+                    moved = msgspec.structs.replace(self._desired.active(name), slot=target)
+                    await self._store.put_row(moved)
+                except PcloudError as error:
+                    _log.warning("deployable %s does not move to slot %s yet: %s", name, target, error)
+                    await asyncio.sleep(0.5)
+                    continue
+                left = self._desired.rows[name].slot
+                self._desired.rows[name] = msgspec.structs.replace(self._desired.rows[name], slot=target)
+                break
+        except PcloudError:
+            return  # deleted meanwhile
+        finally:
+            self._moving.pop(name, None)
+        self.mark(name)
+        self.retire_if_empty(left)
+
+    def retire_if_empty(self, slot: str) -> None:
+        """End the engine process of a slot of one's own that nobody needs any longer."""
+        if slot not in self._shared_slots() and not self._desired.of_slot(slot):
+            self.fleet.retire(slot)
+
+
+def absent_image(assembly: Assembly) -> Image:
+    """Return what stands for an image that is not there, where none is needed (nothing will be started)."""
+    return Image(name=assembly.image, digest="absent")

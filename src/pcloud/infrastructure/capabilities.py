@@ -1,0 +1,12 @@
+"""What each infrastructure can do, as data: read by `doctor`, validation and policy without opening a driver."""
+
+from __future__ import annotations
+
+from pcloud.environment.infrastructure import Capability
+
+CAPABILITIES: dict[str, frozenset[Capability]] = {
+    "lxc": frozenset({Capability.EXECUTE, Capability.CONSOLE, Capability.SECOND_SIGNAL}),
+    # Commands through the QEMU guest agent need that in the image, so they are not promised: the engine goes by ssh.
+    "libvirt": frozenset({Capability.CONSOLE, Capability.SECOND_SIGNAL}),
+    "openstack": frozenset({Capability.CONSOLE, Capability.ANTI_AFFINITY}),
+}

@@ -1,0 +1,27 @@
+"""What `doctor` says of an infrastructure: what it can do, as data, and what this machine lacks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pcloud.infrastructure import libvirt_checks, lxc_checks, openstack_checks
+from pcloud.infrastructure.capabilities import CAPABILITIES
+from pcloud.model.check import Check
+
+_CHECKS: dict[str, Callable[[], list[Check]]] = {
+    "lxc": lxc_checks.checks,
+    "libvirt": libvirt_checks.checks,
+    "openstack": openstack_checks.checks,
+}
+
+
+def checks_of(name: str) -> list[Check]:
+    """Return what is to be said of one infrastructure; of an unknown one, that it is unknown."""
+    look = _CHECKS.get(name)
+    if look is None:
+        known = ", ".join(sorted(_CHECKS))
+        return [
+            Check(check=f"infrastructure {name}", state="missing", detail="there is none", hint=f"use one of: {known}")
+        ]
+    words = ", ".join(sorted(CAPABILITIES[name]))
+    return [Check(check=f"infrastructure {name}", state="ok", detail=f"can do: {words}"), *look()]

@@ -1,0 +1,33 @@
+"""What the OpenStack driver can be told; credentials come from `clouds.yaml` or `OS_*`, never from here."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class OpenStackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one OpenStack project. Every time in seconds."""
+
+    cloud: str = ""
+    """Name in `clouds.yaml`; empty takes `OS_CLOUD` or the `OS_*` variables."""
+    region: str = ""
+    prefix: str = "pcloud-"
+    """Begins the names of all that is ours: two daemons in one project need two prefixes."""
+    flavor: str = ""
+    """Name or id; empty takes the smallest flavor that has the memory and processors an assembly asks for."""
+    network: str = "auto"
+    """Name or id of the network; `auto` lets Nova choose, `none` makes guests without one."""
+    floating_network: str = ""
+    """Name of an external network to take a floating address from for each guest; empty uses the fixed address."""
+    security_groups: tuple[str, ...] = ()
+    anti_affinity: str = "soft-anti-affinity"
+    """Policy of the server group that a deployable's guests are in; `anti-affinity` refuses to start a guest where
+    another one of the deployable is, empty makes no group."""
+    poll: float = 5.0
+    """Between two lists of all guests: one call, however many there are."""
+    parallel: int = 8
+    """Guests made at once."""
+    call_timeout: float = 30.0
+    """For one HTTP request."""
+    delete_timeout: float = 120.0
+    """Until a server that is to be gone must be seen to be gone."""

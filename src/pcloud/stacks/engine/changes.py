@@ -1,0 +1,204 @@
+"""Exports between stacks, plans and change sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError
+from pcloud.stacks.engine.services import Services
+from pcloud.stacks.functions.evaluation import Scope
+from pcloud.stacks.plan import Change, Plan, assess, plan
+from pcloud.stacks.records import ChangeSet, Source, StackRecord, new_id
+
+
+class Changes(Services):
+    """The part of the manager that looks ahead."""
+
+    def plan(self, stack: StackRecord | None, source: Source, name: str = "") -> Plan:
+        """Return what an update of a stack (or the creation of one) would do; InvalidDocument with everything wrong."""
+        subject = stack or StackRecord(
+            id="00000000-0000-0000-0000-000000000000", name=name or "plan", status="REVIEW_IN_PROGRESS"
+        )
+        self.validate(subject, source)
+        current = self.current(stack) if stack is not None else {}
+
+        def scope(changes: dict[str, Change]) -> Scope:
+            return self.reader.live_scope(subject, source, current, facade=self.facade(subject), changes=changes)
+
+        judged = assess(scope({}), registry=source.registry, capabilities=self.platform.capabilities)
+
+        def deciding_scope(changes: dict[str, Change]) -> Scope:
+            final = scope(changes)
+            final.enabled = judged.scope.enabled
+            return final
+
+        return plan(judged, current, deciding_scope, source.registry)
+
+    # --- exports
+
+    def _note_exports(self, stack: StackRecord) -> None:
+        for name in [name for name, (owner, _) in self._exports.items() if owner == stack.id]:
+            del self._exports[name]
+        if stack.live:
+            for output in stack.outputs.values():
+                if output.get("export"):
+                    self._exports[output["export"]] = (stack.id, str(output["value"]))
+
+    def check_exports(self, stack: StackRecord, outputs: dict[str, Any]) -> None:
+        """PcloudError when an export is taken by another stack or changed while somebody imports it."""
+        offered = {entry["export"]: str(entry["value"]) for entry in outputs.values() if entry.get("export")}
+        for name in offered:
+            owner = self._exports.get(name)
+            if owner is not None and owner[0] != stack.id:
+                raise PcloudError.of("EXPORT_TAKEN", f"Export with name {name} is already exported by another stack")
+        for name, user in self.importers(stack):
+            if self._exports[name][1] != offered.get(name):
+                raise PcloudError.of("IN_USE", f"Export {name} cannot be updated as it is in use by {user}")
+
+    def imports_of(self, export: str) -> list[str]:
+        """Return the names of the stacks that import a value."""
+        return [stack.name for stack in self.stacks.values() if stack.live and export in self._imported(stack)]
+
+    def importers(self, stack: StackRecord) -> list[tuple[str, str]]:
+        """Return (export, stack that imports it) for everything a stack exports."""
+        own = {name for name, (owner, _) in self._exports.items() if owner == stack.id}
+        return [(name, user) for name in sorted(own) for user in self.imports_of(name)] if own else []
+
+    def _imported(self, stack: StackRecord) -> set[str]:
+        if stack.source is None or "ImportValue" not in stack.source.template:
+            return set()
+        scope = self.reader.live_scope(stack, stack.source, self.current(stack), changes={})
+        try:
+            assess(scope, registry=stack.source.registry, capabilities=self.platform.capabilities)
+        except InvalidDocument:
+            return scope.imported
+        return scope.imported
+
+    # --- change sets
+
+    async def create_change_set(
+        self,
+        stack_name: str,
+        name: str,
+        source: Source,
+        *,
+        kind: str,
+        description: str = "",
+        on_failure: str = "",
+    ) -> ChangeSet:
+        """Plan a change and keep it; a new stack of status REVIEW_IN_PROGRESS is made for kind CREATE."""
+        if kind == "CREATE":
+            try:
+                stack = self.get(stack_name)
+            except NotFound:
+                stack = StackRecord(id=new_id(), name=stack_name, status="REVIEW_IN_PROGRESS", created=self.now())
+            if stack.status != "REVIEW_IN_PROGRESS":
+                raise Conflict.of(
+                    "ALREADY_EXISTS",
+                    f"Stack [{stack_name}] already exists and cannot be created again with the changeSet [{name}].",
+                )
+        else:
+            stack = self.get(stack_name)
+            if stack.status == "REVIEW_IN_PROGRESS":
+                raise Conflict.of(
+                    "NOT_NOW", f"Stack [{stack_name}] is in REVIEW_IN_PROGRESS state and can not be updated."
+                )
+        if any(item.stack == stack.id and item.name == name for item in self.change_sets.values()):
+            raise Conflict.of("ALREADY_EXISTS", f"ChangeSet {name} already exists")
+        judged = self.plan(stack if stack.id in self.stacks else None, source, stack_name)
+        changed = [change for change in judged.changes if change.action not in ("none", "retain")]
+        tags = stack.source is None or stack.source.tags != source.tags
+        empty = not changed and kind == "UPDATE" and not tags and not self._outputs_differ(stack, source)
+        change_set = ChangeSet(
+            id=new_id(),
+            name=name,
+            stack=stack.id,
+            kind=kind,
+            status="FAILED" if empty else "CREATE_COMPLETE",
+            reason="The submitted information didn't contain changes. Submit different information to create a change set."
+            if empty
+            else "",
+            execution="UNAVAILABLE" if empty else "AVAILABLE",
+            source=source,
+            base=stack.generation,
+            created=self.now(),
+            description=description,
+            on_failure=on_failure,
+            changes=[_entry(change) for change in changed],
+        )
+        if stack.id not in self.stacks:
+            self.stacks[stack.id] = stack
+            self._names[stack_name] = stack.id
+            self._records[stack.id] = {}
+            self._current[stack.id] = {}
+            self.store.put(stack)
+            self.event(stack, None, "REVIEW_IN_PROGRESS", "User Initiated")
+        self.change_sets[change_set.id] = change_set
+        self.store.put(change_set)
+        await self.store.flush()
+        return change_set
+
+    def _outputs_differ(self, stack: StackRecord, source: Source) -> bool:
+        if stack.source is None:
+            return True
+        old, new = self.reader.template(stack.source), self.reader.template(source)
+        return {n: (o.value, o.export) for n, o in old.outputs.items()} != {
+            n: (o.value, o.export) for n, o in new.outputs.items()
+        }
+
+    def find_change_set(self, name: str, stack_name: str = "") -> ChangeSet:
+        """Return a change set by ARN or by name and stack; NotFound."""
+        identity = name.rsplit("/", 1)[-1] if name.startswith("arn:") else ""
+        for item in self.change_sets.values():
+            if item.id == identity or (
+                not identity and item.name == name and stack_name and item.stack == self.get(stack_name).id
+            ):
+                return item
+        raise NotFound.of("NO_SUCH_CHANGE_SET", f"ChangeSet [{name}] does not exist")
+
+    async def execute_change_set(self, change_set: ChangeSet, *, token: str = "", rollback: bool = True) -> None:
+        """Do what was planned; Conflict when the stack changed meanwhile."""
+        stack = self.stacks[change_set.stack]
+        if change_set.execution != "AVAILABLE":
+            raise Conflict.of(
+                "NOT_NOW",
+                f"ChangeSet [{change_set.name}] cannot be executed in its current status of [{change_set.status}]",
+            )
+        if change_set.base != stack.generation:
+            change_set.execution = "OBSOLETE"
+            self.store.put(change_set)
+            raise Conflict.of("OBSOLETE", f"ChangeSet [{change_set.name}] was made for an older state of the stack")
+        on_failure = change_set.on_failure or ("ROLLBACK" if rollback else "DO_NOTHING")
+        change_set.execution = "EXECUTE_IN_PROGRESS"
+        self.store.put(change_set)
+        if change_set.kind == "CREATE":
+            await self.create(stack.name, change_set.source, on_failure=on_failure, token=token)
+            if stack.operation is not None:
+                stack.operation.change_set = change_set.id
+        else:
+            await self.update(stack, change_set.source, token=token, change_set=change_set.id, on_failure=on_failure)
+
+    def executed(self, identity: str) -> None:
+        """Note that a change set came to its end."""
+        change_set = self.change_sets.get(identity)
+        if change_set is not None:
+            change_set.execution = "EXECUTE_COMPLETE"
+            self.store.put(change_set)
+
+    async def delete_change_set(self, change_set: ChangeSet) -> None:
+        """Forget a change set."""
+        self.change_sets.pop(change_set.id, None)
+        self.store.remove(change_set)
+        await self.store.flush()
+
+
+def _entry(change: Change) -> dict[str, Any]:
+    return {
+        "action": change.action,
+        "name": change.name,
+        "type": change.type,
+        "physical": change.physical,
+        "changed": list(change.changed),
+        "replacing": list(change.replacing),
+        "conditional": change.conditional,
+    }

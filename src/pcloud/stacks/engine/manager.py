@@ -1,0 +1,326 @@
+"""All stacks of one host, and everything that can be asked of them. APIs call this; it never speaks HTTP.
+
+Concurrency: lives on one event loop. A stack carries out one operation at a time, in a task of its own; requests
+that change a stack return when their operation is durably accepted. Records in memory are the truth while the daemon runs; the store has
+them for the next run, which carries on with every operation that was not at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from typing import Any
+
+from pcloud.model.errors import Conflict, PcloudError
+from pcloud.stacks.engine.changes import Changes
+from pcloud.stacks.engine.run import Run
+from pcloud.stacks.engine.scopes import arn
+from pcloud.stacks.records import (
+    Operation,
+    Source,
+    StackRecord,
+    new_id,
+)
+
+_log = logging.getLogger(__name__)
+MAX_NESTING = 10
+
+
+class StackManager(Changes):
+    """The stacks of this host."""
+
+    # --- life
+
+    async def start(self) -> None:
+        """Read the store and carry on with what was under way."""
+        for stack in self.store.stacks():
+            self.stacks[stack.id] = stack
+            if stack.live and not stack.parent:
+                self._names[stack.name] = stack.id
+            self._records[stack.id] = {}
+            self._current[stack.id] = {}
+            self._note_exports(stack)
+        for record in self.store.resources():
+            if record.stack in self.stacks:
+                self._records[record.stack][record.id] = record
+                if not record.condemned:
+                    self._current[record.stack][record.name] = record
+        self._signals = self.store.things("signals")
+        self.change_sets = {item.id: item for item in self.store.change_sets()}
+        self.keys = {item.id: item for item in self.store.access_keys()}
+        self.secret = self.store.things("secret").get("engine", "")
+        if not self.secret:
+            self.secret = secrets.token_hex(32)
+            self.store.set("secret", "engine", self.secret)
+            await self.store.flush()
+        for stack in list(self.stacks.values()):
+            if stack.operation is not None and stack.busy:
+                self._begin(stack)
+
+    async def close(self) -> None:
+        """Stop; what is under way is carried on at the next start."""
+        self.closing = True
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self.store.close()
+
+    # --- changing
+
+    async def create(  # type: ignore[override]
+        self,
+        name: str,
+        source: Source,
+        *,
+        identity: str = "",
+        parent: StackRecord | None = None,
+        parent_resource: str = "",
+        timeout: int = 0,
+        on_failure: str = "ROLLBACK",
+        protected: bool = False,
+        policy: dict[str, Any] | None = None,
+        owner: str = "cfn",
+        token: str = "",
+    ) -> StackRecord:
+        """Accept a new stack and begin; InvalidDocument, Conflict."""
+        existing = self.stacks.get(self._names.get(name, ""))
+        if parent is None and existing is not None and existing.status != "REVIEW_IN_PROGRESS":
+            raise Conflict.of("ALREADY_EXISTS", f"Stack [{name}] already exists")
+        if parent is not None and self._depth(parent) >= MAX_NESTING:
+            raise PcloudError.of("TOO_DEEP", f"stacks are nested deeper than {MAX_NESTING}")
+        now = self.now()
+        stack = existing if parent is None and existing is not None else None
+        if stack is None:
+            stack = StackRecord(
+                id=identity or new_id(),
+                name=name,
+                status="CREATE_IN_PROGRESS",
+                parent=parent.id if parent else "",
+                parent_resource=parent_resource,
+                root=(parent.root or parent.id) if parent else "",
+                owner=parent.owner if parent else owner,
+            )
+        stack.created = now
+        stack.timeout = timeout
+        stack.protected = protected
+        stack.policy = policy
+        stack.disable_rollback = on_failure == "DO_NOTHING"
+        template = self.reader.template(source)
+        self.validate(stack, source)
+        stack.description = template.description
+        stack.operation = Operation(
+            action="CREATE",
+            phase="forward",
+            generation=1,
+            target=source,
+            started=now,
+            deadline=now + timeout * 60 if timeout else 0.0,
+            on_failure=on_failure,
+            token=token,
+        )
+        stack.generation = 1
+        self.stacks[stack.id] = stack
+        if parent is None:
+            self._names[name] = stack.id
+        self._records.setdefault(stack.id, {})
+        self._current.setdefault(stack.id, {})
+        await self._accept(stack, "CREATE_IN_PROGRESS", "User Initiated")
+        return stack
+
+    async def update(  # type: ignore[override]
+        self,
+        stack: StackRecord,
+        source: Source,
+        *,
+        timeout: int = 0,
+        on_failure: str = "ROLLBACK",
+        token: str = "",
+        policy: dict[str, Any] | None = None,
+        change_set: str = "",
+        owner: str = "",
+    ) -> None:
+        """Accept an update and begin; InvalidDocument, Conflict."""
+        updatable = (
+            "CREATE_COMPLETE",
+            "UPDATE_COMPLETE",
+            "UPDATE_ROLLBACK_COMPLETE",
+            "UPDATE_FAILED",
+            "IMPORT_COMPLETE",
+        )
+        heat = stack.owner == "heat" or bool(stack.parent)
+        if stack.status not in updatable and not (
+            heat and not stack.busy and stack.status in ("CREATE_FAILED", "ROLLBACK_COMPLETE")
+        ):
+            raise Conflict.of(
+                "NOT_NOW", f"Stack:{arn(stack, self.region)} is in {stack.status} state and can not be updated."
+            )
+        template = self.reader.template(source)
+        self.validate(stack, source)
+        self._check_immutable(stack, source)
+        now = self.now()
+        stack.generation += 1
+        stack.description = template.description
+        stack.updated = now
+        stack.operation = Operation(
+            action="UPDATE",
+            phase="forward",
+            generation=stack.generation,
+            target=source,
+            previous=stack.source,
+            started=now,
+            deadline=now + timeout * 60 if timeout else 0.0,
+            on_failure=on_failure if stack.source is not None else "DO_NOTHING",
+            token=token,
+            policy=policy,
+            change_set=change_set,
+        )
+        await self._accept(stack, "UPDATE_IN_PROGRESS", "User Initiated")
+
+    def _check_immutable(self, stack: StackRecord, source: Source) -> None:
+        if stack.source is None:
+            return
+        for name, schema in self.reader.template(source).parameters.items():
+            old = stack.source.parameters.get(name)
+            if schema.immutable and name in source.parameters and old != source.parameters[name]:
+                raise PcloudError.of("IMMUTABLE", f"the parameter '{name}' is immutable and can not be changed")
+
+    async def delete(
+        self, stack: StackRecord, *, retain: tuple[str, ...] = (), forced: bool = False, token: str = ""
+    ) -> None:
+        """Accept the deletion and begin. A stack that is gone already stays gone."""
+        if not stack.live or (stack.operation is not None and stack.operation.action == "DELETE" and stack.busy):
+            return
+        if stack.protected and not forced:
+            raise Conflict.of(
+                "PROTECTED", f"Stack [{stack.name}] cannot be deleted while TerminationProtection is enabled"
+            )
+        users = self.importers(stack)
+        if users and not forced:
+            raise Conflict.of("IN_USE", f"Export {users[0][0]} cannot be deleted as it is in use by {users[0][1]}")
+        if stack.busy:
+            run = self._runs.get(stack.id)
+            if run is not None:
+                task = self._tasks[stack.id]
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        stack.generation += 1
+        stack.operation = Operation(
+            action="DELETE",
+            phase="delete",
+            generation=stack.generation,
+            target=stack.operation.target if stack.operation is not None else None,
+            previous=stack.source,
+            started=self.now(),
+            retain=retain,
+            token=token,
+        )
+        await self._accept(stack, "DELETE_IN_PROGRESS", "User Initiated")
+
+    async def cancel_update(self, stack: StackRecord, *, rollback: bool = True) -> None:
+        """Turn a running update back (or stop it where it is)."""
+        operation, run = stack.operation, self._runs.get(stack.id)
+        if stack.status not in ("UPDATE_IN_PROGRESS", "CREATE_IN_PROGRESS") or operation is None or run is None:
+            raise Conflict.of(
+                "NOT_NOW", f"CancelUpdateStack cannot be called from current stack status ({stack.status})"
+            )
+        if not rollback:
+            operation.on_failure = "DO_NOTHING"
+        self.store.put(stack)
+        await self.store.flush()
+        run.turn_back("User Cancelled")
+
+    async def continue_rollback(self, stack: StackRecord, *, skip: tuple[str, ...] = ()) -> None:
+        """Try a failed rollback again, leaving some resources alone."""
+        operation = stack.operation
+        if stack.status != "UPDATE_ROLLBACK_FAILED" or operation is None:
+            raise Conflict.of("NOT_NOW", f"Stack is in {stack.status} state and its rollback can not be continued")
+        operation.phase, operation.skip = "rollback", skip
+        await self._accept(stack, "UPDATE_ROLLBACK_IN_PROGRESS", "User Initiated")
+
+    async def rollback(self, stack: StackRecord) -> None:
+        """Turn back an operation that failed and was left as it was."""
+        operation = stack.operation
+        if stack.status not in ("CREATE_FAILED", "UPDATE_FAILED") or operation is None:
+            raise Conflict.of("NOT_NOW", f"Stack is in {stack.status} state and can not be rolled back")
+        if operation.action == "CREATE":
+            operation.phase = "undo"
+            await self._accept(stack, "ROLLBACK_IN_PROGRESS", "User Initiated")
+        else:
+            operation.phase = "rollback"
+            await self._accept(stack, "UPDATE_ROLLBACK_IN_PROGRESS", "User Initiated")
+
+    async def wait(self, stack: StackRecord) -> None:
+        """Return when no operation of the stack is under way."""
+        while (task := self._tasks.get(stack.id)) is not None:
+            await asyncio.wait([task])
+            if self._tasks.get(stack.id) is task:
+                return
+
+    # --- what a Run calls
+
+    async def _accept(self, stack: StackRecord, status: str, reason: str) -> None:
+        stack.status, stack.reason = status, reason
+        self.store.put(stack)
+        self.event(stack, None, status, reason)
+        await self.store.flush()
+        self._begin(stack)
+
+    def _begin(self, stack: StackRecord) -> None:
+        run = Run(self, stack)
+        self._runs[stack.id] = run
+        self._tasks[stack.id] = asyncio.ensure_future(self._guard(run))
+
+    async def _guard(self, run: Run) -> None:
+        task = asyncio.current_task()
+        try:
+            await run.run()
+        except PcloudError as problem:
+            _log.error("stack %s: %s", run.stack.name, problem)
+            if not self.closing:
+                run.stack.status = run.stack.status.replace("IN_PROGRESS", "FAILED")
+                run.stack.reason = str(problem)
+        finally:
+            if self._tasks.get(run.stack.id) is task:
+                del self._tasks[run.stack.id]
+                self._runs.pop(run.stack.id, None)
+
+    async def enter(self, stack: StackRecord, phase: str, status: str, reason: str) -> None:
+        """Go on to another phase of the operation, durably."""
+        assert stack.operation is not None
+        stack.operation.phase = phase
+        stack.status, stack.reason = status, reason
+        self.store.put(stack)
+        self.event(stack, None, status, reason)
+        await self.store.flush()
+
+    async def finish(self, stack: StackRecord, status: str, reason: str, *, keep: bool = False) -> None:
+        """End the operation. The new status is visible once it is stored."""
+        kept = keep or status in ("CREATE_FAILED", "UPDATE_FAILED", "DELETE_FAILED")
+        final = StackRecord(**{field: getattr(stack, field) for field in StackRecord.__struct_fields__})
+        final.status, final.reason = status, reason
+        final.operation = stack.operation if kept else None
+        if status == "DELETE_COMPLETE":
+            final.deleted = self.now()
+        self.store.put(final)
+        self.event(stack, None, status, reason)
+        await self.store.flush()
+        operation = stack.operation
+        stack.status, stack.reason, stack.deleted, stack.operation = status, reason, final.deleted, final.operation
+        if status == "DELETE_COMPLETE" and self._names.get(stack.name) == stack.id:
+            del self._names[stack.name]
+        self._note_exports(stack)
+        if not kept and operation is not None and operation.change_set:
+            self.executed(operation.change_set)
+        if kept:
+            task = self._tasks.pop(stack.id, None)
+            self._runs.pop(stack.id, None)
+            if task is not None and task is asyncio.current_task():
+                raise _Ended
+
+
+class _Ended(asyncio.CancelledError):
+    """Ends the task of an operation that stopped half way and is kept for later."""

@@ -1,0 +1,210 @@
+"""What the parts of the stack engine share: the records in memory, the ways to change them, and the events they leave.
+
+Concurrency: belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pcloud.model.errors import NotFound
+from pcloud.stacks.engine.scopes import Reader, arn
+from pcloud.stacks.plan import assess
+from pcloud.stacks.platform import Platform
+from pcloud.stacks.records import AccessKey, ChangeSet, ResourceRecord, Source, StackEvent, StackRecord, derived_id
+from pcloud.stacks.store import StackStore
+
+if TYPE_CHECKING:
+    from pcloud.stacks.engine.run import Run
+
+
+class State:
+    """Records in memory, and their store."""
+
+    def __init__(
+        self,
+        store: StackStore,
+        platform: Platform,
+        *,
+        region: str = "local",
+        metadata_url: str = "http://127.0.0.1:8000",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.platform = platform
+        self.region = region
+        self.metadata_url = metadata_url
+        self.closing = False
+        self._clock = clock
+        self.stacks: dict[str, StackRecord] = {}
+        self.change_sets: dict[str, ChangeSet] = {}
+        self.keys: dict[str, AccessKey] = {}
+        self.secret = ""
+        self._names: dict[str, str] = {}
+        self._records: dict[str, dict[str, ResourceRecord]] = {}
+        self._current: dict[str, dict[str, ResourceRecord]] = {}
+        self._signals: dict[str, list[dict[str, Any]]] = {}
+        self._pokes: dict[str, asyncio.Event] = {}
+        self._sequences: dict[str, int] = {}
+        self._runs: dict[str, Run] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._exports: dict[str, tuple[str, str]] = {}
+        self.reader = Reader(self, self.exports)  # type: ignore[arg-type]  # the whole manager is what types ask
+
+    def now(self) -> float:
+        """Return wall-clock time."""
+        return self._clock()
+
+    def get(self, name_or_id: str) -> StackRecord:
+        """Return a stack by name (live ones), id or ARN; NotFound."""
+        identity = name_or_id.rsplit("/", 1)[-1] if name_or_id.startswith("arn:") else name_or_id
+        stack = self.stacks.get(self._names.get(identity, identity))
+        if stack is None:  # nested stacks are not in the table of names
+            stack = next((item for item in self.stacks.values() if item.name == identity and item.live), None)
+        if stack is None:
+            raise NotFound.of("NO_SUCH_STACK", f"Stack with id {name_or_id} does not exist")
+        return stack
+
+    def records(self, stack: StackRecord) -> list[ResourceRecord]:
+        """Return all records of a stack, replaced ones that are not deleted yet included."""
+        return list(self._records.get(stack.id, {}).values())
+
+    def current(self, stack: StackRecord) -> dict[str, ResourceRecord]:
+        """Return the resources of a stack by name."""
+        return self._current.setdefault(stack.id, {})
+
+    def record(self, identity: str) -> ResourceRecord | None:
+        """Return a record by its id."""
+        for records in self._records.values():
+            if identity in records:
+                return records[identity]
+        return None
+
+    def events(self, stack: StackRecord) -> list[StackEvent]:
+        """Return the stored events of a stack, oldest first."""
+        return self.store.events(stack.id)
+
+    def exports(self) -> Mapping[str, str]:
+        """Return all exported values by name."""
+        return {name: value for name, (_, value) in self._exports.items()}
+
+    def exporters(self) -> Mapping[str, tuple[str, str]]:
+        """Return export name → (stack id, value)."""
+        return self._exports
+
+    # --- changing records
+
+    def event(self, stack: StackRecord, record: ResourceRecord | None, status: str, reason: str) -> None:
+        """Write one line of the stack's event list."""
+        if self.closing:
+            return
+        sequence = self._sequences.get(stack.id)
+        if sequence is None:
+            sequence = self.store.last_event(stack.id)
+        self._sequences[stack.id] = sequence = sequence + 1
+        self.store.put(
+            StackEvent(
+                id=derived_id(stack.id, "event", sequence),
+                stack=stack.id,
+                sequence=sequence,
+                time=self.now(),
+                name=record.name if record else stack.name,
+                type=record.type if record else "AWS::CloudFormation::Stack",
+                physical=record.physical if record else arn(stack, self.region),
+                status=status,
+                reason=reason,
+                token=stack.operation.token if stack.operation else "",
+            )
+        )
+
+    def save(self, record: ResourceRecord) -> None:
+        """Store what was changed in a record."""
+        if self.closing:
+            return
+        self._records.setdefault(record.stack, {})[record.id] = record
+        current = self._current.setdefault(record.stack, {})
+        if not record.condemned:
+            current[record.name] = record
+        elif current.get(record.name) is record:
+            del current[record.name]
+        self.store.put(record)
+
+    def set_status(self, stack: StackRecord, record: ResourceRecord, status: str, reason: str) -> None:
+        """Change a resource's status, with an event."""
+        record.status, record.reason, record.updated = status, reason, self.now()
+        self.save(record)
+        self.event(stack, record, status, reason)
+
+    def drop(self, record: ResourceRecord) -> None:
+        """Forget a deleted resource."""
+        if self.closing:
+            return
+        self._records.get(record.stack, {}).pop(record.id, None)
+        current = self._current.get(record.stack, {})
+        if current.get(record.name) is record:
+            del current[record.name]
+        self.store.remove(record)
+        if self._signals.pop(record.id, None) is not None:
+            self.store.set("signals", record.id, None)
+        self._pokes.pop(record.id, None)
+
+    def validate(self, stack: StackRecord, source: Source) -> None:
+        """InvalidDocument with everything that is wrong with a source."""
+        scope = self.reader.scope(stack, source, every_branch=True, facade=self.facade(stack))
+        assess(scope, registry=source.registry, capabilities=self.platform.capabilities)
+
+    def facade(self, stack: StackRecord) -> Callable[[str], Any] | None:
+        """Return what `resource_facade` gives in a nested stack."""
+        parent = self.stacks.get(stack.parent)
+        if parent is None:
+            return None
+
+        def facade(section: str) -> Any:
+            record = self.current(parent).get(stack.parent_resource)
+            if record is None:
+                return {}
+            return (
+                record.metadata
+                if section == "metadata"
+                else record.deletion_policy
+                if section == "deletionpolicy"
+                else {}
+            )
+
+        return facade
+
+    def _depth(self, stack: StackRecord) -> int:
+        depth = 1
+        while stack.parent and stack.parent in self.stacks:
+            stack = self.stacks[stack.parent]
+            depth += 1
+        return depth
+
+    def poke(self, record: str) -> None:
+        """Wake whoever waits for something of a resource."""
+        event = self._pokes.get(record)
+        if event is not None:
+            event.set()
+
+    # --- what only the whole manager can do
+
+    async def create(self, name: str, source: Source, **options: Any) -> StackRecord:
+        """See StackManager."""
+        raise NotImplementedError
+
+    async def update(self, stack: StackRecord, source: Source, **options: Any) -> None:
+        """See StackManager."""
+        raise NotImplementedError
+
+    async def delete(
+        self, stack: StackRecord, *, retain: tuple[str, ...] = (), forced: bool = False, token: str = ""
+    ) -> None:
+        """See StackManager."""
+        raise NotImplementedError
+
+    async def wait(self, stack: StackRecord) -> None:
+        """See StackManager."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""The intrinsic functions of both template languages: `evaluation` walks a value, `cfn` and `hot` hold the functions."""

@@ -1,0 +1,302 @@
+"""From a template and what exists to a plan: which resources, in which order, and what happens to each. Pure.
+
+`assess` is the one judgement: validation, the dry run and the engine all call it, and the engine takes its decisions with
+`decide` on the values that are known by then. So what is planned is what happens; where a plan depends on a value that only
+exists later, it says so (`conditional`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pcloud.model.errors import InvalidDocument
+from pcloud.stacks.documents import Path
+from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, Unknown, unknown_in
+from pcloud.stacks.records import ResourceRecord
+from pcloud.stacks.schema import Checked, OnChange, check_properties
+from pcloud.stacks.template import Dialect, ResourceDefinition, Template
+from pcloud.stacks.types.base import ResourceType
+from pcloud.stacks.types.registry import alias_of, find_type
+
+
+class Node(msgspec.Struct, kw_only=True):
+    """One resource that the template wants."""
+
+    name: str
+    definition: ResourceDefinition
+    type: Any
+    requires: frozenset[str]
+    path: Path
+
+
+class Assessment(msgspec.Struct, kw_only=True):
+    """A template judged with its parameters: its enabled resources in an order in which they can be made."""
+
+    template: Template
+    scope: Any
+    nodes: dict[str, Node]
+    notes: list[str] = []
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to one resource."""
+
+    action: str
+    """`create`, `update`, `metadata`, `replace`, `delete`, `retain` or `none`."""
+    name: str
+    type: str
+    physical: str = ""
+    changed: tuple[str, ...] = ()
+    """Properties that differ."""
+    replacing: tuple[str, ...] = ()
+    """Those of them that need a replacement."""
+    conditional: bool = False
+    """Whether it depends on a value that is not known yet."""
+    why: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def conditions_of(scope: Scope, template: Template) -> frozenset[str]:
+    """Return the names of the resources whose condition holds; problems are noted in the scope."""
+    enabled = set()
+    for name, definition in template.resources.items():
+        try:
+            holds = definition.condition is None or scope.truth(
+                definition.condition, (template.section("resources"), name, "condition")
+            )
+        except FunctionError as problem:
+            scope.note(problem, (template.section("resources"), name))
+            continue
+        if holds is not False:
+            enabled.add(name)
+    return frozenset(enabled)
+
+
+def assess(scope: Scope, *, registry: Mapping[str, Any], capabilities: frozenset[str]) -> Assessment:
+    """Judge a template: types, properties as far as known, references, cycles. InvalidDocument lists all problems."""
+    template = scope.template
+    section = template.section("resources")
+    for name in template.conditions:
+        try:
+            scope.condition(name)
+        except FunctionError as problem:
+            scope.note(problem, (template.section("conditions"), name))
+    scope.enabled = conditions_of(scope, template)
+    nodes: dict[str, Node] = {}
+    notes: list[str] = []
+    for name, definition in template.resources.items():
+        path: Path = (section, name)
+        kind, refusal, hint = find_type(definition.type, registry, scope.files)
+        if kind is None:
+            scope.problems.append(
+                template.problem("UNKNOWN_TYPE" if "refused" not in refusal else "REFUSED", refusal, path, hint=hint)
+            )
+        elif name in scope.enabled and kind.needs - capabilities:
+            lacking = ", ".join(sorted(kind.needs - capabilities))
+            scope.problems.append(
+                template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}", path)
+            )
+        scope.used = set()
+        depends = depends_of(scope, definition, path)
+        properties = scope.collect(definition.properties, (*path, template.properties_key))
+        scope.collect(definition.metadata, (*path, "Metadata" if template.dialect is Dialect.CFN else "metadata"))
+        if isinstance(properties, dict) and kind is not None:
+            checked = check(kind, properties)
+            report(scope, checked, (*path, template.properties_key))
+            if name in scope.enabled:
+                notes.extend(f"{name}: {note}" for note in checked.notes)
+        elif not isinstance(properties, Unknown | dict):
+            scope.problems.append(template.problem("WRONG_TYPE", "properties must be a map", path))
+        if name in scope.enabled and kind is not None:
+            requires = frozenset((scope.used | depends) - {name}) & scope.enabled
+            if name in scope.used | depends:
+                scope.problems.append(template.problem("CYCLE", f"the resource '{name}' refers to itself", path))
+            nodes[name] = Node(name=name, definition=definition, type=kind, requires=requires, path=path)
+    _outputs(scope)
+    scope.finish()
+    return Assessment(template=template, scope=scope, nodes=_sorted(template, nodes), notes=notes)
+
+
+def depends_of(scope: Scope, definition: ResourceDefinition, path: Path) -> set[str]:
+    """Return the names that a resource depends on explicitly."""
+    names: set[str] = set()
+    key = "DependsOn" if scope.template.dialect is Dialect.CFN else "depends_on"
+    for item in definition.depends_on:
+        value = scope.collect(item, (*path, key))
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, Unknown) or name is NO_VALUE or name is None:
+                continue
+            if name not in scope.template.resources:
+                scope.note(FunctionError(f"there is no resource '{name}'", "UNKNOWN_REFERENCE"), (*path, key))
+            else:
+                names.add(name)
+    return names
+
+
+def check(kind: ResourceType, properties: Mapping[str, Any]) -> Checked:
+    """Check properties by the type's schema and its own rules."""
+    if not kind.schema and kind.attributes is None:
+        return Checked(values=dict(properties))
+    checked = check_properties(kind.schema, properties)
+    return msgspec.structs.replace(checked, problems=(*checked.problems, *kind.check(checked.values)))
+
+
+def report(scope: Scope, checked: Checked, path: Path) -> None:
+    """Note what is wrong with properties."""
+    for item in checked.problems:
+        scope.problems.append(scope.template.problem(item.code, item.message, (*path, *item.path), hint=item.hint))
+
+
+def _outputs(scope: Scope) -> None:
+    template = scope.template
+    for name, output in template.outputs.items():
+        path = (template.section("outputs"), name)
+        try:
+            holds = output.condition is None or scope.truth(output.condition, path)
+        except FunctionError as problem:
+            scope.note(problem, path)
+            continue
+        if holds is not False or scope.every_branch:
+            scope.collect(output.value, (*path, "Value" if template.dialect is Dialect.CFN else "value"))
+            scope.collect(output.export, (*path, "Export"))
+
+
+def _sorted(template: Template, nodes: dict[str, Node]) -> dict[str, Node]:
+    """Return the nodes in an order in which they can be made; InvalidDocument names a cycle."""
+    missing = {name: len(node.requires) for name, node in nodes.items()}
+    wanted_by: dict[str, list[str]] = {}
+    for name, node in nodes.items():
+        for other in node.requires:
+            wanted_by.setdefault(other, []).append(name)
+    ready = [name for name, count in missing.items() if count == 0]
+    order: dict[str, Node] = {}
+    for name in ready:
+        order[name] = nodes[name]
+        for other in wanted_by.get(name, ()):
+            missing[other] -= 1
+            if missing[other] == 0:
+                ready.append(other)
+    if len(order) < len(nodes):
+        cycle = _cycle({name: node.requires for name, node in nodes.items() if name not in order})
+        sentence = f"these resources need each other: {' → '.join(cycle)}"
+        raise InvalidDocument(template.problem("CYCLE", sentence, (template.section("resources"), cycle[0])))
+    return order
+
+
+def _cycle(requires: Mapping[str, frozenset[str]]) -> list[str]:
+    name = next(iter(requires))
+    seen: list[str] = []
+    while name not in seen:
+        seen.append(name)
+        name = next(iter(sorted(requires[name] & requires.keys())))
+    return [*seen[seen.index(name) :], name]
+
+
+def decide(
+    kind: ResourceType,
+    record: ResourceRecord | None,
+    definition: ResourceDefinition,
+    properties: Mapping[str, Any],
+    metadata: Any,
+    registry: Mapping[str, Any],
+) -> Change:
+    """Return what happens to one resource, given what is known of its wanted properties now."""
+    name, type_name = definition.name, definition.type
+    if record is None:
+        return Change(action="create", name=name, type=type_name, conditional=unknown_in(dict(properties)) is not None)
+    if record.type != type_name and alias_of(record.type, registry) != alias_of(type_name, registry):
+        return Change(action="replace", name=name, type=type_name, physical=record.physical, why="its type changed")
+    if record.status in ("CREATE_FAILED", "DELETE_FAILED", "DELETE_COMPLETE"):
+        return Change(action="replace", name=name, type=type_name, physical=record.physical, why="it had failed")
+    changed: list[str] = []
+    replacing: list[str] = []
+    conditional = False
+    for key in {**record.properties, **properties}:
+        old, new = record.properties.get(key), properties.get(key)
+        if old == new:
+            continue
+        rule = kind.schema.get(key)
+        on_change = rule.on_change if rule is not None else OnChange.UPDATE
+        if on_change is OnChange.NOTHING:
+            continue
+        changed.append(key)
+        conditional = conditional or unknown_in(new) is not None
+        if on_change is OnChange.REPLACE:
+            replacing.append(key)
+    action = "none"
+    if replacing:
+        action = "replace"
+    elif changed or record.dirty:
+        action = "update"
+    elif record.metadata != metadata and unknown_in(metadata) is None:
+        action = "metadata"
+    return Change(
+        action=action,
+        name=name,
+        type=type_name,
+        physical=record.physical,
+        changed=tuple(sorted(changed)),
+        replacing=tuple(sorted(replacing)),
+        conditional=conditional,
+        why=f"{', '.join(sorted(replacing))} can not be changed in place" if replacing else "",
+    )
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation will do, in order."""
+
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def effective(self) -> tuple[Change, ...]:
+        """Return the changes that are some."""
+        return tuple(change for change in self.changes if change.action != "none")
+
+    def tree(self) -> str:
+        """Return the plan for people: one line a resource, indented by what it waits for."""
+        signs = {
+            "create": "+",
+            "update": "~",
+            "metadata": "~",
+            "replace": "±",
+            "delete": "-",
+            "retain": "·",
+            "none": " ",
+        }
+        lines = []
+        for change in self.changes:
+            why = f"  ({change.why})" if change.why else ""
+            what = f": {', '.join(change.changed)}" if change.changed else ""
+            doubt = "  [if the value turns out to differ]" if change.conditional and change.action != "create" else ""
+            lines.append(f"{signs[change.action]} {change.action:<8} {change.name}  {change.type}{what}{why}{doubt}")
+        lines.extend(f"note: {note}" for note in self.notes)
+        return "\n".join(lines)
+
+
+def plan(
+    assessment: Assessment,
+    current: Mapping[str, ResourceRecord],
+    attribute_scope: Any,
+    registry: Mapping[str, Any],
+) -> Plan:
+    """Compare a judged template with what exists. `attribute_scope(changes)` gives a Scope that knows what stays."""
+    changes: dict[str, Change] = {}
+    scope: Scope = attribute_scope(changes)
+    template = assessment.template
+    for name, node in assessment.nodes.items():
+        record = current.get(name)
+        properties = scope.collect(node.definition.properties, (*node.path, template.properties_key))
+        metadata = scope.collect(node.definition.metadata, (*node.path, "metadata"))
+        checked = check(node.type, properties if isinstance(properties, dict) else {})
+        report(scope, checked, (*node.path, template.properties_key))
+        changes[name] = decide(node.type, record, node.definition, checked.values, metadata, registry)
+    scope.finish()
+    for name, record in reversed(list(current.items())):
+        if name not in changes:
+            action = "retain" if record.deletion_policy == "Retain" else "delete"
+            changes[name] = Change(action=action, name=name, type=record.type, physical=record.physical)
+    return Plan(changes=tuple(changes.values()), notes=tuple(assessment.notes))

@@ -1,0 +1,67 @@
+"""What stacks ask of the machinery below them: deployables that are kept alive, and a few things around them.
+
+`pcloud.cpe`'s engine is behind it in the daemon (an adapter there); tests have their own. Every method may be called again
+after a crash and then finishes what the first call began. Errors: PcloudError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from pcloud.environment.infrastructure import ExecResult
+from pcloud.events.event import Event
+from pcloud.model.deployable import Deployable
+from pcloud.model.status import DeployableStatus
+
+
+class Platform(Protocol):
+    """Keeps deployables alive."""
+
+    capabilities: frozenset[str]
+    """Of `guests`, `volumes`, `addresses`, `firewall`: what this platform can do. Types that need more are refused before
+    anything starts."""
+
+    def images(self) -> Sequence[str]:
+        """Return the names of the images (JEOS) that guests can be made from."""
+        ...
+
+    async def definition(self, name: str) -> Deployable | None:
+        """Return the stored definition of a deployable; None when there is none."""
+        ...
+
+    async def apply(self, deployable: Deployable) -> None:
+        """Store a deployable, or its changed form (only what changed is touched), and start it. Returns when stored."""
+        ...
+
+    async def status(self, name: str) -> DeployableStatus | None:
+        """Return its state; None when there is none."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Stop it, remove its guests and all of it; returns when it is gone. A deployable that is not there is no error."""
+        ...
+
+    async def recover(self, deployable: str, assembly: str, *, reason: str) -> None:
+        """Restart one assembly's guest and its resources through the engine, in dependency order."""
+        ...
+
+    async def execute(
+        self, deployable: str, assembly: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
+    ) -> ExecResult:
+        """Run a command in a guest."""
+        ...
+
+    def events(self) -> AsyncIterator[Event]:
+        """Yield what happens to deployables from now on."""
+        ...
+
+
+class NoPlatform:
+    """A platform without guests: templates are read, planned and their value types work; guests are refused."""
+
+    capabilities: frozenset[str] = frozenset()
+
+    def images(self) -> Sequence[str]:
+        """Return no image."""
+        return ()

@@ -1,0 +1,204 @@
+"""What a resource type is: a schema and a few coroutines. A type is one small class; `registry` finds it by name.
+
+Every coroutine may be called again after a crash with the same context and must then finish what it began: names of things
+made follow from `Context.token`, which stays the same. `delete` is called for things that may never have been made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
+
+from pcloud.model.errors import PcloudError
+from pcloud.stacks.functions.evaluation import FunctionError, Unknown, walk
+from pcloud.stacks.platform import Platform
+from pcloud.stacks.records import ResourceRecord, Source, StackRecord
+from pcloud.stacks.schema import PropertyProblem, Schema
+
+
+class ResourceFailed(Exception):
+    """A resource could not be made, changed or deleted; the sentence goes into its events."""
+
+
+class Services(Protocol):
+    """What types may ask of the engine."""
+
+    platform: Platform
+    region: str
+    metadata_url: str
+    """Where guests reach the CloudFormation endpoint, such as `http://192.0.2.1:8000`."""
+
+    def now(self) -> float:
+        """Return wall-clock time."""
+        ...
+
+    def signals(self, record: str) -> list[dict[str, Any]]:
+        """Return the signals that a resource got, oldest first."""
+        ...
+
+    async def wait_signals(self, record: str, enough: Callable[[list[dict[str, Any]]], bool], deadline: float) -> bool:
+        """Return True when the signals are enough, False at the deadline (wall-clock)."""
+        ...
+
+    async def child_apply(self, parent: Context, source: Source, *, timeout: int = 0) -> StackRecord:
+        """Make or change the nested stack of a resource and wait for it; ResourceFailed when it fails."""
+        ...
+
+    async def child_delete(self, parent: Context) -> None:
+        """Delete the nested stack of a resource and wait for it."""
+        ...
+
+    def child(self, physical: str) -> StackRecord | None:
+        """Return a nested stack by id or ARN."""
+        ...
+
+    def child_resource(self, stack: str, name: str) -> ResourceRecord | None:
+        """Return the current resource of a nested stack."""
+        ...
+
+    def resource_value(self, record: ResourceRecord, attribute: str, path: list[Any]) -> Any:
+        """Return an attribute of any resource, as its type gives it."""
+        ...
+
+    def find(self, physical: str) -> ResourceRecord | None:
+        """Return the resource of that physical id, in any stack."""
+        ...
+
+    def make_key(self, user: str, stack: str, token: str) -> tuple[str, str]:
+        """Make (or return again) the access key of a token: id and secret."""
+        ...
+
+    def drop_key(self, key: str) -> None:
+        """Remove an access key."""
+        ...
+
+    def signed_url(self, record: ResourceRecord, purpose: str) -> str:
+        """Return a URL that carries its own proof, for `signal` or `waitcondition`."""
+        ...
+
+    def save(self, record: ResourceRecord) -> None:
+        """Store what was changed in a record."""
+        ...
+
+
+class Context:
+    """One resource, while something is done to it."""
+
+    __slots__ = ("files", "metadata", "policy", "properties", "record", "registry", "services", "stack")
+
+    def __init__(
+        self,
+        services: Services,
+        stack: StackRecord,
+        record: ResourceRecord,
+        properties: dict[str, Any],
+        *,
+        metadata: dict[str, Any] | None = None,
+        policy: Any = None,
+        files: Mapping[str, str] | None = None,
+        registry: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.services = services
+        self.stack = stack
+        self.record = record
+        self.properties = properties
+        self.metadata = metadata if metadata is not None else record.metadata
+        self.policy = policy
+        self.files = files or {}
+        self.registry = registry or {}
+
+    @property
+    def token(self) -> str:
+        """Id of this incarnation of the resource: stable over crashes, new after a replacement."""
+        return self.record.id
+
+    @property
+    def short(self) -> str:
+        """A short form of the token for names."""
+        return self.record.id.replace("-", "")[:12].upper()
+
+    def physical_name(self) -> str:
+        """Return CloudFormation's form of a generated name: STACK-RESOURCE-HASH."""
+        return f"{self.stack.name}-{self.record.name}-{self.short}"
+
+    async def until(self, check: Callable[[], Any], *, deadline: float, interval: float = 0.5) -> Any:
+        """Poll until `check` gives something true, or ResourceFailed at the deadline (wall-clock)."""
+        while True:
+            found = check()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            if self.services.now() >= deadline:
+                raise ResourceFailed("it took too long")
+            await asyncio.sleep(interval)
+
+
+class ResourceType:
+    """Base of all types."""
+
+    names: ClassVar[tuple[str, ...]] = ()
+    schema: ClassVar[Schema] = {}
+    attributes: ClassVar[frozenset[str] | None] = frozenset()
+    """Names that `GetAtt` may ask for; None when they are not known beforehand."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Features of the platform it cannot do without."""
+    description: ClassVar[str] = ""
+    nested: ClassVar[bool] = False
+    """Whether its physical thing is a stack."""
+    updates_metadata: ClassVar[bool] = True
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """Return what is wrong beyond the schema; values may be Unknown."""
+        return []
+
+    async def create(self, context: Context) -> None:
+        """Make it; sets `record.physical`, and `attributes` and `data` where there are any."""
+        raise NotImplementedError
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Apply changed properties in place."""
+
+    async def delete(self, context: Context) -> None:
+        """Remove it. No error when it is not there."""
+
+    async def drift(self, context: Context) -> dict[str, Any] | None:
+        """Return the properties as they really are where they differ; None when the thing is gone."""
+        return {}
+
+    async def signal(self, context: Context, signal: Mapping[str, Any]) -> None:
+        """Take a signal that was just stored."""
+
+    def reference(self, record: ResourceRecord, services: Services) -> Any:
+        """Return what Ref / get_resource gives."""
+        return record.physical
+
+    def attribute(self, record: ResourceRecord, name: str, path: list[Any], services: Services) -> Any:
+        """Return what GetAtt / get_attr gives."""
+        if name == "show" and name not in record.attributes:
+            return walk(dict(record.attributes), path)
+        if name in record.attributes:
+            return walk(record.attributes[name], path)
+        return None
+
+    def known_attribute(self, name: str) -> None:
+        """FunctionError when there is no such attribute."""
+        if self.attributes is not None and name and name != "show" and name not in self.attributes:
+            raise FunctionError(
+                f"{self.names[0]} has no attribute '{name}'",
+                "UNKNOWN_ATTRIBUTE",
+                f"it has: {', '.join(sorted(self.attributes)) or 'none'}",
+            )
+
+
+def failed(problem: BaseException) -> str:
+    """Return the sentence of an error for a resource's event."""
+    if isinstance(problem, PcloudError):
+        return "; ".join(item.message for item in problem.problems)
+    return str(problem) or type(problem).__name__
+
+
+def known(value: Any) -> bool:
+    """Return whether a property's value is known already."""
+    return value is not None and not isinstance(value, Unknown)

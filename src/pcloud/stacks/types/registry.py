@@ -1,0 +1,102 @@
+"""Finds a resource type by its name. To add a type: write its class, and add its module to `_MODULES`."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pcloud.stacks.types.base import ResourceType
+
+_MODULES = ("values", "waiting", "identity", "nested")
+
+_NO_SERVICE = "there is no {} behind this API"
+REFUSED: Mapping[str, str] = {
+    "AWS::S3::Bucket": "no object store is configured",
+    "OS::Swift::Container": "no object store is configured",
+    "OS::Barbican::*": _NO_SERVICE.format("secret store (Barbican)"),
+    "OS::Blazar::*": _NO_SERVICE.format("reservation service (Blazar)"),
+    "OS::Ceilometer::*": "there are no telemetry samples (Ceilometer); use AWS::CloudWatch::Alarm",
+    "OS::Aodh::*": "there are no telemetry samples (Aodh); use AWS::CloudWatch::Alarm",
+    "OS::Designate::*": _NO_SERVICE.format("name service (Designate)"),
+    "OS::Keystone::*": "there are no users and projects to manage (Keystone)",
+    "OS::Magnum::*": _NO_SERVICE.format("container service (Magnum)"),
+    "OS::Mistral::*": _NO_SERVICE.format("workflow service (Mistral)"),
+    "OS::Monasca::*": _NO_SERVICE.format("monitoring service (Monasca); the engine watches services itself"),
+    "OS::Zaqar::*": _NO_SERVICE.format("message queue (Zaqar)"),
+    "OS::Octavia::*": "Octavia's objects are not offered; use AWS::ElasticLoadBalancing::LoadBalancer",
+    "OS::Sahara::*": _NO_SERVICE.format("data processing (Sahara)"),
+    "OS::Trove::*": "use AWS::RDS::DBInstance for a database guest",
+    "OS::Nova::HostAggregate": "hosts can not be grouped from a stack",
+    "OS::Neutron::*": "guests share one network of the infrastructure; networks can not be made from a stack",
+    "AWS::EC2::*": "guests share one network of the infrastructure; this part of EC2 is not offered",
+    "AWS::ElasticLoadBalancing::*": "load balancers are not offered yet",
+    "AWS::CloudWatch::*": "alarms are not offered yet",
+    "AWS::RDS::*": "database guests are not offered yet",
+    "AWS::AutoScaling::*": "scaling groups of this kind are not offered yet",
+    "OS::Cinder::*": "this platform has no volumes",
+    "AWS::*": "this AWS service has nothing behind it here",
+    "OS::Heat::*": "this Heat type is not offered",
+    "OS::*": "this OpenStack service has nothing behind it here",
+}
+
+
+@functools.cache
+def types() -> Mapping[str, ResourceType]:
+    """Return every type by each of its names."""
+    result: dict[str, ResourceType] = {}
+    for name in _MODULES:
+        module = importlib.import_module(f"pcloud.stacks.types.{name}")
+        for kind in module.TYPES:
+            instance = kind()
+            for alias in instance.names:
+                result[alias] = instance
+    return result
+
+
+def alias_of(name: str, registry: Mapping[str, Any]) -> str:
+    """Follow the environment's resource_registry from a type's name to a type or a file; bounded."""
+    for _ in range(10):
+        target = registry.get(name)
+        if not isinstance(target, str):
+            patterns = [
+                key for key in registry if isinstance(key, str) and key.endswith("*") and fnmatch.fnmatchcase(name, key)
+            ]
+            if not patterns:
+                return name
+            best = max(patterns, key=len)
+            target = registry[best]
+            if not isinstance(target, str):
+                return name
+            if target.endswith("*"):
+                target = target[:-1] + name[len(best) - 1 :]
+        if target == name:
+            return name
+        name = target
+    return name
+
+
+def is_template_name(name: str) -> bool:
+    """Return whether a type's name is a template file or URL."""
+    return name.endswith((".yaml", ".yml", ".template", ".json"))
+
+
+def find_type(name: str, registry: Mapping[str, Any], files: Mapping[str, str]) -> tuple[ResourceType | None, str, str]:
+    """Return (type, refusal, hint): a type, or the sentence why there is none."""
+    resolved = alias_of(name, registry)
+    known = types()
+    if is_template_name(resolved):
+        if resolved not in files:
+            return None, f"the template file '{resolved}' was not sent with the template", "send it among the files"
+        return known["pcloud:template"], "", ""
+    found = known.get(resolved)
+    if found is not None:
+        return found, "", ""
+    for pattern, sentence in REFUSED.items():
+        if fnmatch.fnmatchcase(resolved, pattern):
+            return None, f"{resolved} is refused: {sentence}", ""
+    near = difflib.get_close_matches(resolved, known, 1)
+    return None, f"the resource type '{resolved}' is not known", f"did you mean {near[0]}?" if near else ""

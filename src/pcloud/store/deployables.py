@@ -1,0 +1,107 @@
+"""The table of deployables and their engines' newest states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, delete, insert, select, update
+
+from pcloud.model.deployable import Deployable
+from pcloud.store.database import Database
+from pcloud.store.rows import Definition, DeployableRow
+from pcloud.store.schema import decisions, deployables, engine_state
+
+_definition = msgspec.json.Decoder(Deployable)
+_names = msgspec.json.Decoder(tuple[str, ...])
+_FIELDS = DeployableRow.__struct_fields__
+
+
+class Deployables:
+    """Desired state: which deployables there are, what they are and what they shall do."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def rows(self) -> list[DeployableRow]:
+        """Return every deployable without its definition, by name."""
+        columns = [deployables.c[name] for name in _FIELDS]
+        async with self._database.read() as connection:
+            found = await connection.execute(select(*columns).order_by(deployables.c.name))
+            return [_row(row) for row in found]
+
+    async def definitions(self, names: Iterable[str], *, state: bool = False) -> dict[str, Definition]:
+        """Return the definitions of those that exist, by name; with the engines' newest states when `state`."""
+        wanted = list(names)
+        query = select(deployables.c.name, deployables.c.definition, deployables.c.library).where(
+            deployables.c.name.in_(wanted)
+        )
+        async with self._database.read() as connection:
+            states: dict[str, bytes] = {}
+            if state:
+                kept = select(engine_state.c.deployable, engine_state.c.state)
+                rows = await connection.execute(kept.where(engine_state.c.deployable.in_(wanted)))
+                states = {row.deployable: bytes(row.state) for row in rows}
+            return {
+                row.name: Definition(
+                    deployable=_definition.decode(row.definition),
+                    library=_names.decode(row.library),
+                    state=states.get(row.name),
+                )
+                for row in await connection.execute(query)
+            }
+
+    async def definition(self, name: str) -> Definition | None:
+        """Return one definition, or None."""
+        return (await self.definitions([name])).get(name)
+
+    async def put(self, row: DeployableRow, deployable: Deployable, library: Sequence[str], *, new: bool) -> None:
+        """Store a deployable whole: row and definition in one transaction."""
+        values: dict[str, Any] = msgspec.structs.asdict(row)
+        values["definition"] = msgspec.json.encode(deployable).decode()
+        values["library"] = msgspec.json.encode(list(library)).decode()
+        async with self._database.write() as connection:
+            if new:
+                # What is left of an earlier deployable of that name must not leak into this one.
+                await connection.execute(delete(engine_state).where(engine_state.c.deployable == row.name))
+                await connection.execute(delete(decisions).where(decisions.c.deployable == row.name))
+                await connection.execute(insert(deployables).values(**values))
+            else:
+                await connection.execute(update(deployables).where(deployables.c.name == row.name).values(**values))
+
+    async def put_row(self, row: DeployableRow) -> None:
+        """Store what changed beside the definition."""
+        await self.put_rows([row])
+
+    async def put_rows(self, rows: Sequence[DeployableRow]) -> None:
+        """Store what changed beside the definitions, all in one transaction."""
+        async with self._database.write() as connection:
+            for row in rows:
+                values = msgspec.structs.asdict(row)
+                await connection.execute(update(deployables).where(deployables.c.name == row.name).values(**values))
+
+    async def remove(self, name: str) -> None:
+        """Remove a deployable, its engine state and its decisions. Its events stay: they are history."""
+        async with self._database.write() as connection:
+            await connection.execute(delete(engine_state).where(engine_state.c.deployable == name))
+            await connection.execute(delete(decisions).where(decisions.c.deployable == name))
+            await connection.execute(delete(deployables).where(deployables.c.name == name))
+
+    async def holding(self, assembly: str) -> list[str]:
+        """Return the names of the deployables that hold a library assembly."""
+        mark = msgspec.json.encode(assembly).decode()
+        query = select(deployables.c.name, deployables.c.library).where(deployables.c.library.contains(mark))
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.order_by(deployables.c.name))
+            return [row.name for row in rows if assembly in _names.decode(row.library)]
+
+
+def _row(row: Row[Any]) -> DeployableRow:
+    return DeployableRow(**dict(zip(_FIELDS, row, strict=True)))
+
+
+def touched(row: DeployableRow, **changes: Any) -> DeployableRow:
+    """Return the row with changes, one revision later."""
+    return msgspec.structs.replace(row, revision=row.revision + 1, updated=time.time(), **changes)

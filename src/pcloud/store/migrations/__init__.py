@@ -1,0 +1,1 @@
+"""Alembic's scripts; run by `pcloud.store.database` at start, never by hand."""

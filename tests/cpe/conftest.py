@@ -1,0 +1,22 @@
+"""The daemon as a process, cleaned up whatever happens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from harness import DaemonProcess
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
+    made = DaemonProcess(tmp_path / "home")
+    try:
+        yield made
+    finally:
+        made.close()
+        made.client.close()

@@ -1,0 +1,65 @@
+"""Images in a folder instead of real ones; builds take as long as the image's name says, and fail when it says so."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from pcloud.cpe.keys import Keys
+from pcloud.cpe.ports import Jeos, Report
+from pcloud.environment.infrastructure import Identity, Image
+from pcloud.model.deployable import Assembly
+from pcloud.model.errors import NotFound, Problem, Unavailable
+
+
+class FolderImages:
+    """`bookworm` is there at once, `trixie` takes a second, `jammy` fails."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.builds = folder / "builds.log"
+
+    def key(self, assembly: Assembly) -> str:
+        return f"{assembly.image}-{'-'.join(assembly.packages)}"
+
+    def ready(self, assembly: Assembly) -> Image | None:
+        key = self.key(assembly)
+        if assembly.image == "bookworm" or (self.folder / key).exists():
+            return Image(name=assembly.image, digest=key)
+        return None
+
+    async def build(self, assembly: Assembly, report: Report) -> Image:
+        key = self.key(assembly)
+        with self.builds.open("a") as file:
+            file.write(f"{key}\n")
+        if assembly.image == "jammy":
+            report(0.2, "downloading")
+            raise Unavailable(Problem(code="MIRROR_DOWN", message="the mirror does not answer"))
+        for step in range(10):
+            report(step / 10, f"step {step}")
+            await asyncio.sleep(0.1)
+        (self.folder / key).write_text("image")
+        return Image(name=assembly.image, digest=key)
+
+    async def jeos(self) -> Sequence[Jeos]:
+        return [
+            Jeos(name=name, arch="x86_64", state="ready" if (self.folder / f"{name}-").exists() else "absent")
+            for name in ("bookworm", "trixie", "jammy")
+        ]
+
+    async def build_jeos(self, name: str, arch: str, report: Report) -> None:
+        await self.build(Assembly(name="x", image=name), report)
+
+    async def delete_jeos(self, name: str, arch: str) -> None:
+        path = self.folder / f"{name}-"
+        if not path.exists():
+            raise NotFound(Problem(code="NO_SUCH_JEOS", message="there is none"))
+        path.unlink()
+
+    def keys(self, hostname: str) -> Keys:
+        return Keys(
+            identity=Identity(hostname=hostname, agent_key=secrets.token_bytes(16)), private_key=secrets.token_hex(16)
+        )

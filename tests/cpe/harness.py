@@ -1,0 +1,139 @@
+"""Runs the real daemon (over stand-in images and engine processes) as a process, to be killed at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+HERE = Path(__file__).parent
+
+
+def until(check: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+    """Return what `check` returns once that is true; fail when it does not become so."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found = check()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"did not happen within {timeout} s: {what}")
+
+
+class DaemonProcess:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.guests = home.with_name("guests")
+        self.guests.mkdir(exist_ok=True)
+        self.process: subprocess.Popen[str] | None = None
+        self.client = httpx2.Client(timeout=20)
+        self.environment = {**os.environ, "FAKE_GUESTS": str(self.guests), "PCLOUD__ENGINE__SLOTS": "2"}
+        self.environment.pop("PCLOUD_URL", None)
+        self.spawned: set[int] = set()
+
+    def start(self, wait: bool = True) -> None:
+        log = self.home.with_name("cped.log").open("a")
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "fake_daemon.py"), str(self.home)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=self.environment,
+        )
+        log.close()
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        url = self.process.stdout.readline().strip()
+        assert url, self.log()
+        self.client.close()
+        token = (self.home / "token").read_text().strip()
+        self.client = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+
+    def log(self) -> str:
+        return self.home.with_name("cped.log").read_text()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.client.close()
+
+    def terminate(self) -> int:
+        assert self.process is not None
+        self.process.terminate()
+        code = self.process.wait(15)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.client.close()
+        return code
+
+    def engines(self) -> dict[str, int]:
+        found = {}
+        for path in (self.home / "run").glob("dped-*.lock"):
+            text = path.read_text().strip()
+            if text.isdigit() and Path(f"/proc/{text}/cmdline").exists():
+                command = Path(f"/proc/{text}/cmdline").read_bytes()
+                if b"fake_engine" in command and str(self.home).encode() in command:
+                    found[path.name[5:-5]] = int(text)
+        self.spawned |= set(found.values())
+        return found
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        for pid in self.engines().values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    # --- what a client does
+
+    def call(self, method: str, path: str, status: int = 0, **more: Any) -> Any:
+        response = self.client.request(method, path, **more)
+        assert not status or response.status_code == status, response.text
+        return response.json() if response.content else None
+
+    def apply(self, text: str, **query: Any) -> Any:
+        return self.call(
+            "POST", "/v1/deployables", 200, content=text, headers={"Content-Type": "application/yaml"}, params=query
+        )
+
+    def state(self, name: str) -> str:
+        response = self.client.get(f"/v1/deployables/{name}")
+        return response.json()["state"] if response.status_code == 200 else ""
+
+    def running(self, name: str, timeout: float = 20.0) -> None:
+        until(lambda: self.state(name) == "running", f"{name} runs", timeout)
+
+    def guest_files(self, name: str) -> dict[str, str]:
+        return {path.name: path.read_text() for path in sorted(self.guests.glob(f"{name}.*"))}
+
+    def events(self, **query: Any) -> list[dict[str, Any]]:
+        return self.call("GET", "/v1/events", 200, params={"limit": 1000, **query})["events"]
+
+
+def manifest(
+    name: str, *, image: str = "bookworm", assemblies: tuple[str, ...] = ("db", "web"), extra: str = ""
+) -> str:
+    lines = [f"deployable: {name}", "infrastructure: lxc", *([extra] if extra else []), "assemblies:"]
+    for assembly in assemblies:
+        lines += [
+            f"  {assembly}:",
+            f"    image: {image}",
+            "    resources:",
+            "      httpd: {template: httpd, monitor: 10s}",
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,210 @@
+"""The engine in this process over stand-ins: thousands of deployables, a full disk, settings, isolation."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from fakes import FolderImages
+from harness import DaemonProcess, manifest, until
+
+from pcloud.cpe.documents import ModelDocuments
+from pcloud.cpe.engine import CloudPolicyEngine, concerns
+from pcloud.cpe.home import Home
+from pcloud.cpe.settings import DaemonSettings, load
+from pcloud.model.deployable import Assembly, Deployable, Resource, ResourceState
+from pcloud.model.errors import InvalidDocument
+from pcloud.store.database import sqlite_url
+from pcloud.store.store import Store
+
+
+@asynccontextmanager
+async def engine(tmp_path: Path, settings: DaemonSettings | None = None) -> AsyncIterator[CloudPolicyEngine]:
+    guests = tmp_path / "guests"
+    guests.mkdir(exist_ok=True)
+    os.environ["FAKE_GUESTS"] = str(guests)
+    home = Home(tmp_path / "home")
+    home.prepare()
+    home.lock()
+    store = await Store.open(sqlite_url(home.database))
+    made = CloudPolicyEngine(
+        home,
+        settings or DaemonSettings(),
+        store,
+        documents=ModelDocuments(),
+        images=FolderImages(home.path / "images"),
+        command=(sys.executable, str(Path(__file__).with_name("fake_engine.py"))),
+    )
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.close(engines=True)
+        await store.close()
+        home.unlock()
+        del os.environ["FAKE_GUESTS"]
+
+
+async def eventually(check, what: str, timeout: float = 60.0) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + timeout
+    while not check():
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.02)
+
+
+def sample(name: str, **more: object) -> Deployable:
+    httpd = Resource(name="httpd", resource_class="systemd", type="apache2")
+    assemblies = tuple(Assembly(name=one, image="bookworm", resources=(httpd,)) for one in ("a", "b", "c"))
+    return Deployable(name=name, assemblies=assemblies, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.timeout(300)
+async def test_five_thousand_deployables(tmp_path: Path) -> None:
+    """They are loaded, and loaded again by another daemon, quickly and with little memory."""
+    async with engine(tmp_path) as first:
+        for number in range(5000):
+            await first.put(sample(f"d{number}"), start=False)
+        rows = first.desired.rows
+        assert len(rows) == 5000
+        await first.store.deployables.put_rows([row_started(rows[name]) for name in rows])
+    async with engine(tmp_path) as second:
+        begun = time.monotonic()
+
+        def running() -> int:
+            return sum(one.state is ResourceState.RUNNING for one in second.desired.statuses.values())
+
+        await eventually(lambda: running() == 5000, "all of them run")
+        assert time.monotonic() - begun < 60
+        assert len(second.summaries()) == 5000
+        slots = [len(second.desired.of_slot(slot)) for slot in second.shared_slots()]
+        assert max(slots) - min(slots) <= 1, "placed evenly"
+
+
+def row_started(row):  # type: ignore[no-untyped-def]
+    import msgspec
+
+    return msgspec.structs.replace(row, target="started")
+
+
+async def test_isolation_moves_a_deployable_and_its_guests_stay(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        await cpe.put(sample("shop"))
+        await eventually(lambda: "shop" in cpe.desired.statuses, "loaded")
+        guests = {path.name: path.read_text() for path in (tmp_path / "guests").glob("shop.*")}
+        await cpe.put(sample("shop", isolation="process"))
+        await eventually(lambda: cpe.desired.rows["shop"].slot == "own.shop", "moved")
+        await eventually(lambda: linked_with(cpe, "own.shop"), "its own engine process holds it")
+        assert {path.name: path.read_text() for path in (tmp_path / "guests").glob("shop.*")} == guests
+        await cpe.put(sample("shop"))
+        await eventually(lambda: "own.shop" not in cpe.fleet.slots, "back, and the empty process has ended")
+        await eventually(lambda: linked_with(cpe, cpe.desired.rows["shop"].slot), "a shared one holds it")
+
+
+def linked_with(cpe: CloudPolicyEngine, slot: str) -> bool:
+    found = cpe.fleet.slots.get(slot)
+    return found is not None and found.link is not None and "shop" in found.link.loaded
+
+
+async def test_two_deployables_share_one_build(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        for name in ("one", "two"):
+            await cpe.put(Deployable(name=name, assemblies=(Assembly(name="a", image="trixie"),)))
+        await eventually(lambda: {"one", "two"} <= cpe.desired.statuses.keys(), "both run")
+        assert (cpe.home.path / "images" / "builds.log").read_text() == "trixie-\n"
+
+
+async def test_stopping_cancels_the_build(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        await cpe.put(Deployable(name="one", assemblies=(Assembly(name="a", image="trixie"),)))
+        await eventually(lambda: "building" in cpe.desired.summary(cpe.desired.rows["one"]).reason, "it builds")
+        status = await cpe.stop_deployable("one")
+        assert status.state is ResourceState.STOPPED
+        assert [one.state for one in await cpe.jobs.list()] == ["cancelled"]
+        assert not (cpe.home.path / "images" / "trixie-").exists()
+        job = await cpe.delete("one")
+        await eventually(lambda: "one" not in cpe.desired.rows, "deleted")
+        assert job.kind == "deployable.delete"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "cpe-test", mount], check=True)
+    daemon = DaemonProcess(mount / "home")
+    daemon.guests = tmp_path / "guests"
+    daemon.guests.mkdir()
+    daemon.environment["FAKE_GUESTS"] = str(daemon.guests)
+    try:
+        daemon.start()
+        daemon.apply(manifest("shop"))
+        daemon.running("shop")
+        filler = mount / "filler"
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"\0" * 4096)
+            except OSError:
+                pass
+        response = until(
+            lambda: next((one for one in refused(daemon)), None), "applying is refused once there is no room"
+        )
+        assert response["code"] == "STORE_FULL"
+        assert "make room" in response["hint"]
+        assert daemon.call("GET", "/v1/deployables/shop", 200)["state"] == "running", "the daemon lives"
+        filler.unlink()
+        daemon.apply(manifest("later"))  # it works again by itself
+        daemon.running("later")
+    finally:
+        daemon.close()
+        daemon.client.close()
+        subprocess.run(["umount", "-l", mount], check=True)
+
+
+def refused(daemon: DaemonProcess) -> list[dict[str, str]]:
+    response = daemon.client.post(
+        "/v1/deployables", content=manifest("other", assemblies=tuple(f"a{n}" for n in range(40)))
+    )
+    if response.status_code == 200:
+        daemon.client.delete("/v1/deployables/other")
+        return []
+    assert response.status_code in (409, 507), response.text
+    return [one for one in response.json()["errors"] if response.status_code == 507]
+
+
+def test_settings_name_file_line_and_key(tmp_path: Path) -> None:
+    path = tmp_path / "pcloud.toml"
+    path.write_text('[api]\nlisten = "127.0.0.1:1"\n\n[engine]\nslots = "many"\n')
+    with pytest.raises(InvalidDocument) as caught:
+        load(path, {})
+    problem = caught.value.problems[0]
+    assert (problem.path, problem.line, problem.file) == ("engine.slots", 5, str(path))
+    path.write_text("[engine]\n\nslotz = 3\n")
+    with pytest.raises(InvalidDocument) as caught:
+        load(path, {})
+    assert (caught.value.problems[0].path, caught.value.problems[0].line) == ("engine.slotz", 3)
+    path.write_text("[engine\n")
+    with pytest.raises(InvalidDocument) as caught:
+        load(path, {})
+    assert (caught.value.code, caught.value.problems[0].line) == ("SETTINGS_SYNTAX", 1)
+    path.write_text('[[sinks]]\nname = "x"\nkind = "webhook"\n[infrastructures.lxc]\nbridge = "b0"\n')
+    with pytest.raises(InvalidDocument, match="http or https"):
+        load(path, {})
+    found = load(tmp_path / "none", {"PCLOUD__ENGINE__SLOTS": "3", "PCLOUD__API__LISTEN": "[::1]:80"})
+    assert (found.engine.slots, found.api.listen) == (3, "[::1]:80")
+
+
+def test_concerns() -> None:
+    record = {"actions": [{"subject": "web/httpd"}], "observations": [{"what": "db/mysqld exited"}]}
+    assert concerns(record, "", "")
+    assert concerns(record, "web", "httpd")
+    assert not concerns(record, "web", "mysqld")
+    assert concerns(record, "db", "mysqld")
+    assert not concerns(record, "cache", "")

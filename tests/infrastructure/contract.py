@@ -1,0 +1,232 @@
+"""What every Infrastructure must do, as tests: a driver's test module subclasses `InfrastructureContract`.
+
+    class TestLxc(InfrastructureContract):
+        @pytest.fixture
+        async def infrastructure(self): …yields an open driver…
+        @pytest.fixture
+        def make_spec(self): …returns a function NAME → GuestSpec of a bootable image…
+        async def kill(self, infrastructure, guest_id): …ends the guest behind the driver's back…
+
+Override `reopen` (a second driver on the same infrastructure), and `freeze` where guests can be frozen; without them the
+tests that need them are skipped. `death_noticed` is the driver's promise in seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from pcloud.environment.infrastructure import (
+    Capability,
+    GuestEvent,
+    GuestSpec,
+    GuestState,
+    Infrastructure,
+    InfrastructureError,
+    Vitality,
+)
+
+MakeSpec = Callable[[str], GuestSpec]
+
+
+async def poll(condition: Callable[[], Awaitable[bool]], deadline: float = 30.0) -> None:
+    """Wait until something holds; fail after `deadline` seconds."""
+    async with asyncio.timeout(deadline):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
+class Events:
+    """What `watch` yields, kept."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, GuestEvent]] = []
+        self._more = asyncio.Event()
+
+    async def follow(self, infrastructure: Infrastructure) -> None:
+        """Run as a task until the driver is closed."""
+        async for event in infrastructure.watch():
+            self.seen.append((time.monotonic(), event))
+            self._more.set()
+
+    async def until(self, guest_id: str, state: GuestState, *, since: float, deadline: float = 30.0) -> float:
+        """Return when (monotonic) the guest was first told to have that state after `since`."""
+        async with asyncio.timeout(deadline):
+            while True:
+                for when, event in self.seen:
+                    if when >= since and event.guest_id == guest_id and event.state == state:
+                        return when
+                self._more.clear()
+                await self._more.wait()
+
+
+@contextlib.asynccontextmanager
+async def watching(infrastructure: Infrastructure) -> AsyncIterator[Events]:
+    """Collect events while the block runs."""
+    events = Events()
+    task = asyncio.create_task(events.follow(infrastructure))
+    await asyncio.sleep(0)  # let it subscribe
+    try:
+        yield events
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+class InfrastructureContract:
+    """The tests. Every guest they make is deleted by the `infrastructure` fixture's owner or by the test itself."""
+
+    death_noticed = 5.0
+
+    async def kill(self, infrastructure: Infrastructure, guest_id: str) -> None:
+        """End a guest behind the driver's back."""
+        raise NotImplementedError
+
+    async def freeze(self, infrastructure: Infrastructure, guest_id: str) -> None:
+        """Stop a guest's execution without ending it."""
+        pytest.skip("guests of this infrastructure can not be frozen here")
+
+    def reopen(self, infrastructure: Infrastructure) -> Infrastructure:
+        """Open a second driver on the same infrastructure, as a new process would."""
+        pytest.skip("no second driver here")
+
+    async def test_names_itself_and_its_places(self, infrastructure: Infrastructure) -> None:
+        assert infrastructure.name
+        assert len(await infrastructure.places()) >= 1
+
+    async def test_life_of_a_guest(self, infrastructure: Infrastructure, make_spec: MakeSpec) -> None:
+        spec = make_spec("life")
+        assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.ABSENT
+        started = await infrastructure.start(spec)
+        assert (started.state, started.digest) == (GuestState.RUNNING, spec.digest)
+        assert started.address
+        assert started.boot_id
+        assert await infrastructure.inspect(spec.guest_id) == started
+        assert spec.guest_id in [g.guest_id for g in await infrastructure.list_guests()]
+        assert (await infrastructure.start(spec)).boot_id == started.boot_id, "a running guest was started again"
+        await infrastructure.stop(spec.guest_id, timeout=20)
+        assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.STOPPED
+        again = await infrastructure.start(spec)
+        assert again.boot_id != started.boot_id
+        assert again.address == started.address, "a guest keeps its address"
+        await infrastructure.destroy(spec.guest_id)
+        assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.STOPPED
+        await infrastructure.delete(spec.guest_id)
+        assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.ABSENT
+        assert spec.guest_id not in [g.guest_id for g in await infrastructure.list_guests()]
+
+    async def test_everything_may_be_asked_twice_and_of_nobody(
+        self, infrastructure: Infrastructure, make_spec: MakeSpec
+    ) -> None:
+        guest_id = make_spec("nobody").guest_id
+        for _ in range(2):
+            await infrastructure.stop(guest_id, timeout=1)
+            await infrastructure.destroy(guest_id)
+            await infrastructure.delete(guest_id)
+        assert await infrastructure.check(guest_id, timeout=2) in (Vitality.GONE, Vitality.UNKNOWN)
+        assert await infrastructure.console(guest_id) == b""
+        if Capability.EXECUTE in infrastructure.capabilities:
+            with pytest.raises(InfrastructureError):
+                await infrastructure.execute(guest_id, ["true"])
+
+    async def test_death_is_noticed(self, infrastructure: Infrastructure, make_spec: MakeSpec) -> None:
+        spec = make_spec("death")
+        async with watching(infrastructure) as events:
+            began = time.monotonic()
+            await infrastructure.start(spec)
+            await events.until(spec.guest_id, GuestState.RUNNING, since=began)
+            killed = time.monotonic()
+            await self.kill(infrastructure, spec.guest_id)
+            noticed = await events.until(spec.guest_id, GuestState.STOPPED, since=killed)
+            assert noticed - killed < self.death_noticed
+            await infrastructure.start(spec)
+            assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.RUNNING
+            await infrastructure.delete(spec.guest_id)
+
+    async def test_another_digest_makes_the_guest_anew(
+        self, infrastructure: Infrastructure, make_spec: MakeSpec
+    ) -> None:
+        import msgspec
+
+        spec = make_spec("digest")
+        first = await infrastructure.start(spec)
+        second = await infrastructure.start(msgspec.structs.replace(spec, digest=spec.digest + "2"))
+        assert second.boot_id != first.boot_id
+        assert second.digest == spec.digest + "2"
+        await infrastructure.delete(spec.guest_id)
+
+    async def test_commands(self, infrastructure: Infrastructure, make_spec: MakeSpec) -> None:
+        if Capability.EXECUTE not in infrastructure.capabilities:
+            pytest.skip("no commands in guests here")
+        spec = make_spec("commands")
+        await infrastructure.start(spec)
+        run = infrastructure.execute
+        result = await run(spec.guest_id, ["sh", "-c", "cat; echo $0 >&2; exit 3", "; rm -rf /"], stdin=b"in\0put")
+        assert (result.returncode, result.stdout, result.stderr) == (3, b"in\0put", b"; rm -rf /\n")
+        big = await run(spec.guest_id, ["head", "-c", "5000000", "/dev/zero"])
+        assert (big.returncode, len(big.stdout)) == (0, 1024 * 1024)
+        began = time.monotonic()
+        with pytest.raises(InfrastructureError):
+            await run(spec.guest_id, ["sleep", "1234"], timeout=0.5)
+        assert time.monotonic() - began < 5
+
+        async def sleeper_gone() -> bool:
+            ps = await run(spec.guest_id, ["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"])
+            return b"sleep 1234 " not in ps.stdout.replace(b"tr \\0", b"")
+
+        await poll(sleeper_gone)
+        with pytest.raises(InfrastructureError):
+            await run(spec.guest_id, ["a\0b"])
+        assert (await run(spec.guest_id, ["/no/such/program"])).returncode != 0
+        await infrastructure.delete(spec.guest_id)
+
+    async def test_a_frozen_guest_is_hung_and_can_be_destroyed(
+        self, infrastructure: Infrastructure, make_spec: MakeSpec
+    ) -> None:
+        if Capability.SECOND_SIGNAL not in infrastructure.capabilities:
+            pytest.skip("no second signal here")
+        spec = make_spec("frozen")
+        await infrastructure.start(spec)
+        assert await infrastructure.check(spec.guest_id, timeout=10) == Vitality.ALIVE
+        await self.freeze(infrastructure, spec.guest_id)
+        assert await infrastructure.check(spec.guest_id, timeout=3) == Vitality.HUNG
+        assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.RUNNING
+        await infrastructure.destroy(spec.guest_id)
+        assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.STOPPED
+        assert await infrastructure.check(spec.guest_id, timeout=3) == Vitality.GONE
+        await infrastructure.delete(spec.guest_id)
+
+    async def test_a_second_driver_adopts_what_runs(self, infrastructure: Infrastructure, make_spec: MakeSpec) -> None:
+        second = self.reopen(infrastructure)
+        spec = make_spec("adopted")
+        try:
+            first = await infrastructure.start(spec)
+            assert (await second.start(spec)).boot_id == first.boot_id
+            async with watching(second) as events:
+                began = time.monotonic()
+                later = make_spec("later")
+                await infrastructure.start(later)
+                await events.until(later.guest_id, GuestState.RUNNING, since=began)
+                killed = time.monotonic()
+                await self.kill(infrastructure, spec.guest_id)
+                noticed = await events.until(spec.guest_id, GuestState.STOPPED, since=killed)
+                assert noticed - killed < self.death_noticed
+            for each in (spec, later):
+                await second.delete(each.guest_id)
+                assert (await infrastructure.inspect(each.guest_id)).state == GuestState.ABSENT
+        finally:
+            await second.close()
+
+    async def test_many_at_once(self, infrastructure: Infrastructure, make_spec: MakeSpec) -> None:
+        specs = [make_spec(f"many{i}") for i in range(self.many)]
+        infos = await asyncio.gather(*(infrastructure.start(spec) for spec in specs))
+        assert len({info.address for info in infos}) == len(specs)
+        await asyncio.gather(*(infrastructure.delete(spec.guest_id) for spec in specs))
+        assert not {s.guest_id for s in specs} & {g.guest_id for g in await infrastructure.list_guests()}
+
+    many = 5

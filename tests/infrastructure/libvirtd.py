@@ -1,0 +1,131 @@
+"""A libvirtd of the tests' own: its own mount namespace for its state, its own socket, QEMU without privileges dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+_SETUP = """
+mount --make-rprivate /
+for d in /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do mkdir -p $d && mount -t tmpfs tmpfs $d; done
+mkdir -p /run/libvirt/network /run/libvirt/qemu /var/lib/libvirt/qemu /var/lib/libvirt/dnsmasq
+mount --bind "$1/etc" /etc/libvirt
+echo ready > "$1/ready"
+exec sleep infinity
+"""
+
+
+@dataclass
+class Libvirtd:
+    """A libvirtd that can be stopped, killed and started again while its machines go on."""
+
+    folder: Path
+    holder: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None = field(default=None)
+
+    @property
+    def uri(self) -> str:
+        return f"qemu:///system?socket={self.folder}/sock/libvirt-sock"
+
+    def start(self) -> None:
+        log = (self.folder / "libvirtd.log").open("ab")
+        self.process = subprocess.Popen(
+            ["nsenter", "-t", str(self.holder.pid), "-m", "libvirtd", "-f", str(self.folder / "libvirtd.conf"),
+             "-p", str(self.folder / "libvirtd.pid")],
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        log.close()
+        deadline = time.monotonic() + 60
+        while True:
+            done = subprocess.run(["virsh", "-c", self.uri, "uri"], capture_output=True, check=False)
+            if done.returncode == 0:
+                return
+            assert self.process.poll() is None, (self.folder / "libvirtd.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, done.stderr
+            time.sleep(0.2)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    def qemu(self, name: str) -> int:
+        """Process id of a machine's QEMU."""
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(OSError):
+                    words = (folder / "cmdline").read_bytes().split(b"\0")
+                    if b"qemu" in words[0] and f"guest={name},debug-threads=on".encode() in words:
+                        return int(folder.name)
+        raise LookupError(name)
+
+
+@contextlib.contextmanager
+def run_libvirtd(folder: Path) -> Iterator[Libvirtd]:
+    """Start a libvirtd; at the end nothing of it is left."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: libvirtd")
+    for program in ("libvirtd", "virsh", "qemu-system-x86_64"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed (make setup-libvirt)")
+    etc = folder / "etc"
+    shutil.copytree("/etc/libvirt", etc)
+    (etc / "qemu/networks/autostart").mkdir(parents=True, exist_ok=True)
+    (etc / "qemu.conf").write_text(
+        'user = "root"\ngroup = "root"\nsecurity_driver = "none"\nstdio_handler = "file"\nremember_owner = 0\n'
+        "cgroup_controllers = []\nnamespaces = []\n"
+    )
+    (folder / "sock").mkdir()
+    (folder / "libvirtd.conf").write_text(
+        f'unix_sock_dir = "{folder}/sock"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\nlisten_tls = 0\n'
+        'log_outputs = "3:stderr"\n'
+    )
+    holder = subprocess.Popen(["unshare", "--mount", "sh", "-ec", _SETUP, "sh", str(folder)], start_new_session=True)
+    server = Libvirtd(folder, holder)
+    try:
+        deadline = time.monotonic() + 10
+        while not (folder / "ready").exists():
+            assert holder.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        server.start()
+        yield server
+    finally:
+        if server.process is not None:
+            with contextlib.suppress(OSError):
+                server.send(signal.SIGCONT)
+        _remove_all(server)
+        if server.process is not None:
+            server.process.kill()
+            server.process.wait()
+        holder.kill()
+        holder.wait()
+
+
+def _remove_all(server: Libvirtd) -> None:
+    """Destroy what a failed test left in this libvirtd, and only in this one."""
+    virsh = ["virsh", "-q", "-c", server.uri]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        names = subprocess.run(
+            [*virsh, "list", "--name"], capture_output=True, text=True, check=False, timeout=20
+        ).stdout
+        for name in names.split():
+            subprocess.run([*virsh, "destroy", name], capture_output=True, check=False, timeout=40)
+        names = subprocess.run(
+            [*virsh, "net-list", "--name"], capture_output=True, text=True, check=False, timeout=20
+        ).stdout
+        for name in names.split():
+            subprocess.run([*virsh, "net-destroy", name], capture_output=True, check=False, timeout=20)

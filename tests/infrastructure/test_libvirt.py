@@ -1,0 +1,345 @@
+"""The libvirt driver against a real libvirtd and real machines (TCG where there is no KVM)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+pytest.importorskip("libvirt", reason="libvirt-python is not installed (make setup-libvirt)")
+
+from pcloud.environment.infrastructure import (
+    GuestEvent,
+    GuestSpec,
+    GuestState,
+    Identity,
+    Image,
+    InfrastructureError,
+    InfrastructureUnavailable,
+    Vitality,
+)
+from pcloud.environment.transport import Endpoint, Operation
+from pcloud.infrastructure.libvirt import LibvirtInfrastructure
+from pcloud.infrastructure.libvirt_settings import LibvirtSettings
+from pcloud.transport.ssh import SshTransport
+from tests.infrastructure.libvirtd import Libvirtd, run_libvirtd
+from tests.infrastructure.machine import machine_image
+from tests.transport.sshd import until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+USER = asyncssh.generate_private_key("ssh-ed25519")
+HOST = asyncssh.generate_private_key("ssh-ed25519")
+
+
+@pytest.fixture(scope="module")
+def image():
+    return machine_image()
+
+
+@pytest.fixture(scope="module")
+def libvirtd(tmp_path_factory):
+    with run_libvirtd(tmp_path_factory.mktemp("libvirtd")) as server:
+        yield server
+
+
+def settings(libvirtd: Libvirtd, **changes: object) -> LibvirtSettings:
+    values: dict[str, object] = {
+        "uri": libvirtd.uri,
+        "state": str(libvirtd.folder / "state"),
+        "prefix": "pct-",
+        "pool": "pct",
+        "network": "pct",
+        "bridge": "virbrpct",
+        "call_timeout": 40.0,
+    }
+    return LibvirtSettings(**(values | changes))  # type: ignore[arg-type]
+
+
+def spec(image: Image, **changes: object) -> GuestSpec:
+    values: dict[str, object] = {
+        "guest_id": "shop.web",
+        "deployable": "shop",
+        "assembly": "web",
+        "image": image,
+        "memory": 256,
+        "digest": "d1",
+        "identity": Identity(
+            hostname="web1",
+            authorized_key=USER.export_public_key().decode(),
+            host_private_key=HOST.export_private_key().decode(),
+            agent_key=b"k" * 32,
+        ),
+    }
+    return GuestSpec(**(values | changes))  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def driver(
+    libvirtd: Libvirtd, **changes: object
+) -> AsyncIterator[tuple[LibvirtInfrastructure, list[GuestEvent]]]:
+    infrastructure = LibvirtInfrastructure(settings(libvirtd, **changes))
+    events: list[GuestEvent] = []
+
+    async def watch() -> None:
+        async for event in infrastructure.watch():
+            events.append(event)  # noqa: PERF401 - seen as they come
+
+    task = asyncio.create_task(watch())
+    try:
+        yield infrastructure, events
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await infrastructure.close()
+
+
+@pytest.fixture
+async def guest(libvirtd, image):
+    """A driver that removes all its guests at the end."""
+    async with driver(libvirtd) as (infrastructure, events):
+        yield infrastructure, events
+        for info in await infrastructure.list_guests():
+            await infrastructure.delete(info.guest_id)
+
+
+async def alive(infrastructure: LibvirtInfrastructure, seconds: float = 120) -> None:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while await infrastructure.check("shop.web", timeout=5) is not Vitality.ALIVE:
+        assert asyncio.get_running_loop().time() < deadline, await infrastructure.console("shop.web")
+        await asyncio.sleep(0.5)
+
+
+def endpoint(address: str, port: int = 22) -> Endpoint:
+    return Endpoint(
+        guest_id="shop.web",
+        address=address,
+        port=port,
+        private_key=USER.export_private_key().decode(),
+        host_key=HOST.export_public_key().decode(),
+    )
+
+
+async def test_life_of_a_machine(libvirtd, guest, image):
+    infrastructure, events = guest
+    info = await infrastructure.start(spec(image))
+    assert (info.state, info.digest) == (GuestState.RUNNING, "d1")
+    assert info.address.startswith("10.")
+    assert (await infrastructure.list_guests()) == [info]
+    assert (await infrastructure.start(spec(image))).boot_id == info.boot_id, "what runs is left alone"
+    await alive(infrastructure)
+    result = await infrastructure.execute("shop.web", ["sh", "-c", "hostname; cat; exit 3"], stdin=b"a'b\n$HOME")
+    assert (result.returncode, result.stdout) == (3, b"web1\na'b\n$HOME")
+    with pytest.raises(InfrastructureError):
+        await infrastructure.execute("shop.web", ["sleep", "100"], timeout=1)
+    assert b"Linux" in await infrastructure.console("shop.web") or b"systemd" in await infrastructure.console(
+        "shop.web"
+    )
+
+    # ssh into it: nothing of ours is inside; systemd units as Pacemaker does them
+    transport = SshTransport()
+    told = []
+    connection = await transport.connect(endpoint(info.address), on_result=told.append, on_lost=told.append, timeout=30)
+    nginx = {"resource": "rsc_web_httpd", "resource_class": "systemd", "type": "nginx", "timeout": 30.0}
+    assert (await connection.execute(Operation(action="stop", **nginx))).rc == 0
+    assert (await connection.execute(Operation(action="monitor", **nginx))).rc == 7
+    assert (await connection.execute(Operation(action="start", **nginx))).rc == 0
+    assert (await connection.execute(Operation(action="monitor", interval=60.0, **nginx))).rc == 0
+    show = await connection.run(["systemctl", "show", "-p", "Restart", "--value", "nginx"])
+    assert show.stdout.strip() == b"no", "systemd must not restart what we manage"
+    missing = Operation(resource="x", resource_class="systemd", type="nothing", action="monitor", timeout=20.0)
+    assert (await connection.execute(missing)).rc == 5
+    await connection.run(["sh", "-c", "kill -9 $(cat /run/nginx.pid)"])
+    await until(lambda: bool(told), 10)
+    assert (told[0].rc, told[0].signal) == (7, "exit")
+    told.clear()
+
+    # killed from outside: a crash, told as such
+    events.clear()
+    os.kill(libvirtd.qemu("pct-shop.web"), signal.SIGKILL)
+    await until(lambda: any(event.state is GuestState.STOPPED for event in events), 10)
+    assert [event.reason for event in events if event.state is GuestState.STOPPED] == ["crashed"]
+    assert (await infrastructure.inspect("shop.web")).state is GuestState.STOPPED
+    again = await infrastructure.start(spec(image))
+    assert again.boot_id != info.boot_id
+    assert again.address == info.address, "a guest keeps its address"
+    await transport.close()
+
+    # hung: seen by a signal that needs no network, isolated, gone
+    await alive(infrastructure)
+    pid = libvirtd.qemu("pct-shop.web")
+    os.kill(pid, signal.SIGSTOP)
+    assert await infrastructure.check("shop.web", timeout=4) is Vitality.HUNG
+    await infrastructure.destroy("shop.web")
+    assert not Path(f"/proc/{pid}").exists(), "confirmed isolation: the process is gone when destroy returns"
+    assert await infrastructure.check("shop.web", timeout=4) is Vitality.GONE
+    await infrastructure.destroy("shop.web")
+
+
+async def test_orderly_stop_and_another_digest(libvirtd, guest, image):
+    infrastructure, events = guest
+    info = await infrastructure.start(spec(image))
+    await alive(infrastructure)
+    await infrastructure.execute("shop.web", ["touch", "/root/mark"])
+    await infrastructure.execute("shop.web", ["sync"])
+    events.clear()
+    await infrastructure.stop("shop.web", timeout=60)
+    assert (await infrastructure.inspect("shop.web")).state is GuestState.STOPPED
+    await until(lambda: bool(events), 5)
+    assert events[0].reason == "shutdown", await infrastructure.console("shop.web")
+    same = await infrastructure.start(spec(image))
+    await alive(infrastructure)
+    assert (await infrastructure.execute("shop.web", ["ls", "/root/mark"])).returncode == 0, "its disk stays"
+    other = await infrastructure.start(spec(image, digest="d2"))
+    assert (other.digest, other.boot_id == same.boot_id) == ("d2", False)
+    await alive(infrastructure)
+    assert (await infrastructure.execute("shop.web", ["ls", "/root/mark"])).returncode != 0, "made anew"
+    assert info.digest == "d1"
+    await infrastructure.delete("shop.web")
+    await infrastructure.delete("shop.web")
+    assert (await infrastructure.inspect("shop.web")).state is GuestState.ABSENT
+    volumes = sorted(path.name for path in (libvirtd.folder / "state/volumes").iterdir())
+    assert [name for name in volumes if name.startswith("pct-")] == []
+    virsh = ["virsh", "-q", "-c", libvirtd.uri]
+    for listing in (["list", "--all"], ["net-list", "--all"], ["pool-list", "--all"]):
+        assert b"pct" not in subprocess.run([*virsh, *listing], capture_output=True, check=True).stdout
+    assert not Path("/sys/class/net/virbrpct").exists()
+
+
+async def test_libvirtd_away_and_back(libvirtd, guest, image):
+    """Nothing is declared dead while libvirtd is away; what happened meanwhile is told when it is back."""
+    infrastructure, events = guest
+    first = await infrastructure.start(spec(image))
+    second = await infrastructure.start(spec(image, guest_id="shop.db", assembly="db"))
+    await until(lambda: len(events) >= 2, 5)
+    events.clear()
+    libvirtd.kill()
+    with pytest.raises(InfrastructureUnavailable):
+        await infrastructure.list_guests()
+    with pytest.raises(InfrastructureUnavailable):
+        await infrastructure.destroy("shop.web")
+    assert await infrastructure.check("shop.web", timeout=3) is Vitality.UNKNOWN
+    os.kill(libvirtd.qemu("pct-shop.db"), signal.SIGKILL)
+    await asyncio.sleep(3)
+    assert events == []
+    libvirtd.start()
+    await until(lambda: bool(events), 30)
+    assert [(event.guest_id, event.state) for event in events] == [("shop.db", GuestState.STOPPED)]
+    assert (await infrastructure.inspect("shop.web")).boot_id == first.boot_id, "it ran on, and is known again"
+    assert (await infrastructure.inspect("shop.db")).digest == second.digest
+
+    # a new process of ours adopts it
+    async with driver(libvirtd) as (other, other_events):
+        assert await other.inspect("shop.web") == await infrastructure.inspect("shop.web")
+        await until(lambda: len(other_events) == 2, 10)
+        assert {(event.guest_id, event.state) for event in other_events} == {
+            ("shop.web", GuestState.RUNNING),
+            ("shop.db", GuestState.STOPPED),
+        }
+
+
+async def test_hung_libvirtd(libvirtd, guest, image):
+    infrastructure, events = guest
+    await infrastructure.start(spec(image))
+    await until(lambda: bool(events), 5)
+    events.clear()
+    quick = LibvirtInfrastructure(settings(libvirtd, call_timeout=2.0))
+    await quick.places()
+    libvirtd.send(signal.SIGSTOP)
+    try:
+        with pytest.raises(InfrastructureUnavailable):
+            await quick.list_guests()
+        assert await quick.check("shop.web", timeout=2) is Vitality.UNKNOWN
+    finally:
+        libvirtd.send(signal.SIGCONT)
+    assert (await quick.inspect("shop.web")).state is GuestState.RUNNING
+    assert events == []
+    await quick.close()
+
+
+async def test_no_libvirtd_at_all(tmp_path):
+    infrastructure = LibvirtInfrastructure(
+        LibvirtSettings(uri=f"qemu:///system?socket={tmp_path}/none", state=str(tmp_path))
+    )
+    with pytest.raises(InfrastructureUnavailable):
+        await infrastructure.list_guests()
+    await infrastructure.close()
+
+
+@pytest.mark.parametrize("guest_id", ["", "../x", "a/b", "A", "a b", "x" * 128, "a\0b"])
+async def test_bad_guest_ids(tmp_path, guest_id):
+    infrastructure = LibvirtInfrastructure(LibvirtSettings(state=str(tmp_path)))
+    with pytest.raises(InfrastructureError) as caught:
+        await infrastructure.inspect(guest_id)
+    assert caught.value.permanent
+    await infrastructure.close()
+
+
+async def test_image_without_a_disk_is_a_permanent_error(guest):
+    infrastructure, _ = guest
+    with pytest.raises(InfrastructureError) as caught:
+        await infrastructure.start(spec(Image(name="x", digest="none")))
+    assert caught.value.permanent
+
+
+async def test_half_an_upload_is_done_again(libvirtd, guest, image, tmp_path):
+    infrastructure, _ = guest
+    await infrastructure.start(spec(image))
+    await infrastructure.destroy("shop.web")
+    volumes = libvirtd.folder / "state/volumes"
+    (mark,) = volumes.glob(f"{image.digest}-*.ok")
+    subprocess.run(["virsh", "-q", "-c", libvirtd.uri, "vol-delete", mark.name, "pct"], check=True)
+    with mark.with_suffix(".kernel").open("r+b") as file:
+        file.truncate(1000)
+    await infrastructure.delete("shop.web")
+    await infrastructure.start(spec(image))
+    (kernel,) = volumes.glob(f"{image.digest}-*.kernel")
+    assert kernel.stat().st_size == Path(image.kernel).stat().st_size
+    assert kernel.name != mark.with_suffix(".kernel").name
+
+
+async def test_full_disk_leaves_no_half(libvirtd, image):
+    small = libvirtd.folder / "small"
+    small.mkdir()
+    mount = [
+        "nsenter",
+        "-t",
+        str(libvirtd.holder.pid),
+        "-m",
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        "size=20m",
+        "small",
+        str(small),
+    ]
+    subprocess.run(mount, check=True)
+    async with driver(libvirtd, state=str(small), pool="pctsmall") as (infrastructure, _):
+        with pytest.raises(InfrastructureError) as caught:
+            await infrastructure.start(spec(image))
+        assert not isinstance(caught.value, InfrastructureUnavailable)
+        assert (await infrastructure.inspect("shop.web")).state is GuestState.ABSENT
+        await infrastructure.delete("shop.web")
+
+
+async def test_user_mode_network(libvirtd, image):
+    async with driver(libvirtd, network="user") as (infrastructure, _):
+        info = await infrastructure.start(spec(image))
+        try:
+            await alive(infrastructure)
+            host, port = info.reach(22)
+            assert host == "127.0.0.1"
+            with socket.create_connection((host, port), 10) as probe:
+                probe.settimeout(20)
+                assert probe.recv(100).startswith(b"SSH-2.0")
+            assert info.reach(80)[0] == "127.0.0.1"
+        finally:
+            await infrastructure.delete("shop.web")

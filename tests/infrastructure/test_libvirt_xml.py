@@ -1,0 +1,70 @@
+"""The documents for libvirt: values stay values, whatever they hold."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree
+
+from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.infrastructure import libvirt_xml as xml
+
+_WORDS = st.text(
+    st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_categories=("Cs", "Cc")), min_size=1, max_size=30
+)
+
+
+@given(guest=_WORDS, host=_WORDS, digest=_WORDS, network=_WORDS)
+def test_records_and_plans_keep_any_text(guest, host, digest, network):
+    record = xml.Record(guest_id=guest, deployable=guest, hostname=host, digest=digest, address="10.0.0.2")
+    plan = xml.DomainPlan(
+        name=guest, record=record, accelerator="tcg", memory=256, cpus=1, disk=host, seed=digest, kernel=network,
+        initrd=host, command_line=network, network=network, console=digest,
+    )  # fmt: skip
+    root = etree.fromstring(xml.domain_document(plan).encode())
+    assert root.findtext("name") == guest
+    assert root.findtext("os/cmdline") == network
+    assert root.find("devices/interface/source").get("network") == network
+    assert root.find("devices/disk/source").get("file") == host
+    element = root.find(f"metadata/{{{xml.NAMESPACE}}}guest")
+    assert xml.parse_record(etree.tostring(element, encoding="unicode")) == record
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "<", "<a/>", '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a guest_id="&x;"/>', "<a guest_id='x'/>"],
+)
+def test_strange_metadata_is_no_record(text):
+    assert xml.parse_record(text) is None
+
+
+def test_network_view_and_free_addresses():
+    text = """<network><name>n</name><ip address='10.9.0.1' netmask='255.255.255.248'><dhcp>
+      <host mac='52:54:00:00:00:01' name='a' ip='10.9.0.2'/>
+      <host mac='52:54:00:00:00:02' ip='10.9.0.3'/></dhcp></ip></network>"""
+    view = xml.parse_network(text)
+    assert view == xml.NetworkView(
+        gateway="10.9.0.1", prefix=29, leases={"52:54:00:00:00:01": "10.9.0.2", "52:54:00:00:00:02": "10.9.0.3"}
+    )
+    pytest.importorskip("libvirt")
+    from pcloud.infrastructure.libvirt_network import free_address
+
+    found = set()
+    leases = dict(view.leases)
+    for number in range(3):
+        address = free_address(xml.NetworkView(gateway=view.gateway, prefix=29, leases=leases), "guest")
+        assert address not in leases.values()
+        leases[str(number)] = address
+        found.add(address)
+    assert found == {"10.9.0.4", "10.9.0.5", "10.9.0.6"}
+    with pytest.raises(InfrastructureError) as caught:
+        free_address(xml.NetworkView(gateway=view.gateway, prefix=29, leases=leases), "guest")
+    assert caught.value.permanent
+    assert xml.parse_network("<network><forward mode='bridge'/></network>") is None
+
+
+def test_forwarded_ports():
+    ports = xml.format_ports([(22, 40022), (80, 40080)])
+    assert xml.parse_ports(ports) == {22: ("127.0.0.1", 40022), 80: ("127.0.0.1", 40080)}
+    assert xml.parse_ports("") == {}

@@ -1,0 +1,355 @@
+"""The OpenStack driver against a real OpenStack (Nova with its FakeDriver: servers without a guest inside)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openstack", reason="openstacksdk is not installed")
+
+from pcloud.environment.infrastructure import (
+    GuestEvent,
+    GuestSpec,
+    GuestState,
+    Identity,
+    Image,
+    InfrastructureError,
+    InfrastructureUnavailable,
+    Vitality,
+)
+from pcloud.infrastructure.openstack import OpenStackInfrastructure
+from pcloud.infrastructure.openstack_session import translate
+from pcloud.infrastructure.openstack_settings import OpenStackSettings
+from tests.infrastructure.contract import InfrastructureContract
+from tests.transport.sshd import until
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.timeout(300),
+    # the SDK's own, about its own parts
+    pytest.mark.filterwarnings("ignore::openstack.warnings.RemovedInSDK50Warning"),
+    pytest.mark.filterwarnings("ignore::openstack.warnings.RemovedInSDK60Warning"),
+]
+PEER = Path(os.environ.get("PEER_DIR", "/var/cache/pcloud-test/openstack"))
+SCRIPT = Path(__file__).parents[1] / "peers/openstack.sh"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl test"
+
+
+def peer(*arguments: str) -> None:
+    log = PEER / "tests.log"
+    with log.open("ab") as file:  # a pipe would be held open by the daemons
+        done = subprocess.run(
+            [str(SCRIPT), *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
+        )
+    assert done.returncode == 0, log.read_text(errors="replace")[-2000:]
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    """The peer, running; set up only where it was installed (`tests/peers/openstack.sh install`)."""
+    if not (PEER / "venv/.complete").exists() or shutil.which("rabbitmq-server") is None:
+        pytest.skip("no OpenStack here: tests/peers/openstack.sh install")
+    keep = bool(os.environ.get("PEER_KEEP"))
+    """For work on these tests: a peer that runs already is used, and left running."""
+    if not keep or not list((PEER / "run").glob("nova-api.pid")):
+        peer("stop")
+        peer("start")
+    variables = dict(
+        word.split("=", 1) for line in (PEER / "openrc").read_text().splitlines() for word in line.split()[1:]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+    if not keep:
+        peer("stop")
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    """A disk that Glance takes; FakeDriver never reads it."""
+    folder = tmp_path_factory.mktemp("image")
+    header = b"QFI\xfb" + (3).to_bytes(4) + bytes(12) + (16).to_bytes(4) + (1 << 20).to_bytes(8)
+    for name, content in (
+        ("disk.qcow2", header.ljust(70_000, b"\0")),
+        ("kernel", b"k" * 1000),
+        ("initrd", b"i" * 1000),
+    ):
+        (folder / name).write_bytes(content)
+    return Image(
+        name="test",
+        digest="0123abc",
+        disk=str(folder / "disk.qcow2"),
+        kernel=str(folder / "kernel"),
+        initrd=str(folder / "initrd"),
+    )
+
+
+def settings(**changes: object) -> OpenStackSettings:
+    values: dict[str, object] = {"network": "pcloud", "flavor": "tiny", "poll": 0.5, "prefix": "pct-"}
+    return OpenStackSettings(**(values | changes))  # type: ignore[arg-type]
+
+
+def spec(image: Image, name: str = "web", **changes: object) -> GuestSpec:
+    values: dict[str, object] = {
+        "guest_id": f"shop.{name}",
+        "deployable": "shop",
+        "assembly": name,
+        "image": image,
+        "digest": "d1",
+        "identity": Identity(hostname=name, authorized_key=KEY, agent_key=b"k" * 32),
+    }
+    return GuestSpec(**(values | changes))  # type: ignore[arg-type]
+
+
+def admin():
+    import openstack
+
+    return openstack.connect()
+
+
+@pytest.fixture
+def nova(cloud):
+    """The cloud as another one of its users sees it: what is done here is done behind the driver's back."""
+    connection = admin()
+    yield connection
+    connection.close()
+
+
+async def remove_all(infrastructure: OpenStackInfrastructure) -> None:
+    for info in await infrastructure.list_guests():
+        await infrastructure.delete(info.guest_id)
+
+
+@pytest.fixture
+async def infrastructure(cloud):
+    driver = OpenStackInfrastructure(settings())
+    yield driver
+    await remove_all(driver)
+    await driver.close()
+
+
+@contextlib.asynccontextmanager
+async def watching(infrastructure: OpenStackInfrastructure):
+    events: list[GuestEvent] = []
+
+    async def watch() -> None:
+        async for event in infrastructure.watch():
+            events.append(event)  # noqa: PERF401 - seen as they come
+
+    task = asyncio.create_task(watch())
+    try:
+        yield events
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class TestContract(InfrastructureContract):
+    """What every infrastructure must do."""
+
+    death_noticed = 10.0
+
+    @pytest.fixture
+    def make_spec(self, image):
+        return lambda name: spec(image, name)
+
+    async def kill(self, infrastructure, guest_id):
+        def stop() -> None:
+            connection = admin()
+            server = connection.compute.find_server(f"pct-{guest_id}")
+            connection.compute.stop_server(server)
+            connection.compute.wait_for_server(server, status="SHUTOFF")
+            connection.close()
+
+        await asyncio.to_thread(stop)
+
+    def reopen(self, infrastructure):
+        return OpenStackInfrastructure(settings())
+
+
+async def test_twenty_guests_with_one_image_and_shared_looks(infrastructure, image, nova):
+    began = infrastructure._servers.calls
+    names = [f"a{number:02}" for number in range(20)]
+    infos = await asyncio.gather(*(infrastructure.start(spec(image, name)) for name in names))
+    assert {info.state for info in infos} == {GuestState.RUNNING}
+    assert len({info.address for info in infos}) == 20
+    assert all(info.address.startswith("10.200.0.") for info in infos)
+    assert len(await infrastructure.list_guests()) == 20
+    calls = infrastructure._servers.calls - began
+    assert calls < 120, f"{calls} list calls for 20 guests: they do not share"
+    images = list(nova.image.images(name="pct-0123abc"))
+    assert [each.status for each in images] == ["active"], "uploaded once"
+    assert images[0].properties["kernel_id"]
+    groups = [group for group in nova.compute.server_groups() if group.name == "pct-shop"]
+    assert len(groups) == 1
+    assert len(groups[0].member_ids) == 20
+
+    async with watching(infrastructure) as events:
+        await until(lambda: len(events) >= 20, 20)
+        calls = infrastructure._servers.calls
+        await asyncio.sleep(3)
+        assert infrastructure._servers.calls - calls <= 8, "one call a poll, however many guests"
+        # one deleted behind our back, one put in ERROR
+        events.clear()
+        nova.compute.delete_server(nova.compute.find_server("pct-shop.a03"))
+        broken = nova.compute.find_server("pct-shop.a07")
+        nova.compute.reset_server_state(broken, "error")
+        await until(lambda: len(events) >= 2, 20)
+        assert {(event.guest_id, event.state) for event in events} == {
+            ("shop.a03", GuestState.ABSENT),
+            ("shop.a07", GuestState.STOPPED),
+        }
+    replaced = await asyncio.gather(*(infrastructure.start(spec(image, name)) for name in ("a03", "a07")))
+    assert {info.state for info in replaced} == {GuestState.RUNNING}
+    assert nova.compute.find_server(broken.id) is None, "the broken one was isolated before its replacement started"
+    assert nova.compute.find_server("pct-shop.a07").id != broken.id
+
+    await asyncio.gather(*(infrastructure.delete(f"shop.{name}") for name in names))
+    assert await infrastructure.list_guests() == []
+    assert list(nova.compute.servers()) == []
+    assert [key.name for key in nova.compute.keypairs()] == []
+    assert [group.name for group in nova.compute.server_groups()] == []
+    assert list(nova.network.ports(device_owner="compute:nova")) == []
+
+
+async def test_isolation_is_confirmed_by_state(infrastructure, image, nova):
+    await infrastructure.start(spec(image))
+    server = nova.compute.find_server("pct-shop.web")
+    await infrastructure.destroy("shop.web")
+    assert nova.compute.get_server(server.id).status == "SHUTOFF"
+    assert await infrastructure.check("shop.web", timeout=5) is Vitality.GONE
+    await infrastructure.start(spec(image))
+    nova.compute.pause_server(server.id)
+    nova.compute.wait_for_server(nova.compute.get_server(server.id), status="PAUSED")
+    assert await infrastructure.check("shop.web", timeout=5) is Vitality.HUNG
+    await infrastructure.destroy("shop.web")
+    assert nova.compute.find_server(server.id) is None, "what can not be powered off is deleted"
+    assert (await infrastructure.inspect("shop.web")).state is GuestState.ABSENT
+
+
+async def test_rebuild_keeps_the_address(infrastructure, image):
+    first = await infrastructure.start(spec(image))
+    assert await infrastructure.check("shop.web", timeout=5) is Vitality.UNKNOWN, "ACTIVE proves nothing"
+    other = await infrastructure.start(spec(image, digest="d2"))
+    assert (other.digest, other.address, other.state) == ("d2", first.address, GuestState.RUNNING)
+    assert other.boot_id != first.boot_id
+    await infrastructure.reboot("shop.web")
+    assert (await infrastructure.inspect("shop.web")).boot_id != other.boot_id
+    await infrastructure.destroy("shop.web")
+    third = await infrastructure.start(spec(image, digest="d3"))
+    assert (third.digest, third.state) == ("d3", GuestState.RUNNING)
+
+
+async def test_a_request_that_was_sent_twice_leaves_one_server(infrastructure, image, nova):
+    """As after a crash between the request and its answer: another start finds what the first made."""
+    await infrastructure.start(spec(image))
+    first = nova.compute.find_server("pct-shop.web")
+    image_id, flavor = first.image["id"], nova.compute.find_flavor("tiny").id
+    nova.compute.create_server(name="pct-shop.web", image_id=image_id, flavor_id=flavor, networks="none")
+    await infrastructure.start(spec(image))
+    assert [server.id for server in nova.compute.servers(name="^pct-shop.web$")] == [first.id]
+
+
+async def test_quota_is_a_permanent_error(infrastructure, image, nova):
+    project = nova.current_project_id
+    before = nova.compute.get_quota_set(project).instances
+    nova.compute.update_quota_set(project, instances=1)
+    try:
+        await infrastructure.start(spec(image, "one"))
+        with pytest.raises(InfrastructureError) as caught:
+            await infrastructure.start(spec(image, "two"))
+        assert caught.value.permanent
+        assert "uota" in str(caught.value)
+    finally:
+        nova.compute.update_quota_set(project, instances=before)
+
+
+@pytest.mark.parametrize(("name", "value"), [("flavor", "huge"), ("network", "nowhere")])
+async def test_what_does_not_exist_is_a_permanent_error(cloud, image, name, value):
+    driver = OpenStackInfrastructure(settings(**{name: value}))
+    with pytest.raises(InfrastructureError) as caught:
+        await driver.start(spec(image))
+    assert caught.value.permanent
+    await driver.close()
+
+
+async def test_half_an_upload_is_done_again(infrastructure, image, nova, monkeypatch):
+    import msgspec
+
+    other = msgspec.structs.replace(image, digest="half", kernel="", initrd="")
+    nova.image.create_image(name="pct-half", disk_format="qcow2", container_format="bare", allow_duplicates=True)
+    monkeypatch.setattr("pcloud.infrastructure.openstack_images._STALLED", 2.0)
+    await infrastructure.start(spec(other))
+    assert [each.status for each in nova.image.images(name="pct-half")] == ["active"]
+
+
+async def test_nova_away_and_back(infrastructure, image, nova):
+    """The API is away for a while: nothing is told of any guest, nothing is concluded; then it goes on."""
+    await infrastructure.start(spec(image))
+    async with watching(infrastructure) as events:
+        await until(lambda: bool(events), 10)
+        events.clear()
+        await asyncio.to_thread(peer, "api-stop")
+        with pytest.raises(InfrastructureUnavailable):
+            await infrastructure.list_guests()
+        with pytest.raises(InfrastructureUnavailable):
+            await infrastructure.start(spec(image, "other"))
+        with pytest.raises(InfrastructureUnavailable):
+            await infrastructure.destroy("shop.web")
+        assert await infrastructure.check("shop.web", timeout=5) is Vitality.UNKNOWN
+        await asyncio.sleep(4)
+        assert events == []
+        await asyncio.to_thread(peer, "api-start")
+        assert (await infrastructure.inspect("shop.web")).state is GuestState.RUNNING
+        nova.compute.delete_server(nova.compute.find_server("pct-shop.web"))
+        await until(lambda: bool(events), 30)
+        assert (events[0].guest_id, events[0].state) == ("shop.web", GuestState.ABSENT)
+
+
+async def test_revoked_token_is_renewed(infrastructure, image):
+    """As when a token expires: the next request is refused once, and goes through with a new one."""
+    await infrastructure.start(spec(image))
+
+    def spoil(connection) -> None:
+        auth = connection.session.auth
+        auth.get_access(connection.session)._auth_token = "gAAAAA-expired"
+
+    for _ in range(8):  # every thread's connection
+        await infrastructure._session.call(spoil)
+    assert [info.guest_id for info in await infrastructure.list_guests()] == ["shop.web"]
+
+
+async def test_wrong_credentials(cloud, monkeypatch):
+    monkeypatch.setenv("OS_PASSWORD", "not-the-password")
+    driver = OpenStackInfrastructure(settings())
+    with pytest.raises(InfrastructureUnavailable) as caught:
+        await driver.list_guests()
+    assert "not-the-password" not in str(caught.value)
+    await driver.close()
+
+
+def test_errors_are_mapped():
+    from keystoneauth1.exceptions import ConnectFailure
+    from openstack.exceptions import HttpException
+    from requests import Response
+
+    def of(status: int, text: str = "x") -> InfrastructureError:
+        response = Response()
+        response.status_code = status
+        return translate(HttpException(message=text, response=response, details=text))
+
+    assert isinstance(of(500), InfrastructureUnavailable)
+    assert isinstance(of(503), InfrastructureUnavailable)
+    assert isinstance(of(429), InfrastructureUnavailable)
+    assert isinstance(of(401), InfrastructureUnavailable)
+    assert isinstance(translate(ConnectFailure("x")), InfrastructureUnavailable)
+    assert of(400).permanent
+    assert of(403, "Quota exceeded for cores").permanent
+    assert not of(409).permanent

@@ -1,0 +1,144 @@
+"""The acceptance script of the first Pacemaker Cloud, word for word, typed into a real terminal, on real guests.
+
+A daemon of its own (state folder, port, bridge); three LXC guests with a web server. Then a web server is killed and a guest
+is forced off: both are recovered, and both are told in the shell that was left open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.shell.conftest import BIN
+
+BRIDGE = "pcloud-sh-acc"
+SCRIPT = """\
+jeos_create bookworm x86_64
+assembly_create assy1 bookworm x86_64
+assembly_clone assy1 assy2
+assembly_clone assy1 assy3
+assembly_resource_add httpd httpd assy1
+assembly_resource_add httpd httpd assy2
+assembly_resource_add httpd httpd assy3
+deployable_create dep1
+deployable_assembly_add dep1 assy1
+deployable_assembly_add dep1 assy2
+deployable_assembly_add dep1 assy3
+deployable_start dep1
+"""
+BUILD = 1500
+"""Seconds: an image may have to be built from the mirror first."""
+
+
+def needed() -> str:
+    if os.geteuid() != 0:
+        return "guests need root"
+    absent = [name for name in ("lxc-start", "mmdebstrap", "ip") if shutil.which(name) is None]
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.timeout(2 * BUILD),
+    pytest.mark.skipif(bool(needed()), reason=needed()),
+]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / "pcloud.toml").write_text(f'[infrastructures.lxc]\nbridge = "{BRIDGE}"\n')
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = {
+        **{name: value for name, value in os.environ.items() if name in {"PATH", "LANG", "HOME"}},
+        "PCLOUD_HOME": str(home),
+        "PCLOUD_URL": f"http://127.0.0.1:{port}",
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "TERM": "xterm-256color",
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+    }
+    pcloud(environment, "up", "--detach")
+    try:
+        yield environment
+    finally:
+        for found in json.loads(pcloud(environment, "get", "-o", "json")):
+            pcloud(environment, "delete", found["name"], "--yes", "--wait")
+        pcloud(environment, "down")
+        subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True, check=False)
+
+
+def pcloud(environment: dict[str, str], *words: str) -> str:
+    ended = subprocess.run(
+        [BIN / "pcloud", *words], env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
+    assert ended.returncode == 0, f"pcloud {' '.join(words)}: {ended.stdout}{ended.stderr}"
+    return ended.stdout
+
+
+def guest_process(home: str, assembly: str) -> int:
+    """The process id of the monitor of a guest's container, found by its own folder on its command line."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        line = b" ".join(words).decode(errors="replace")
+        if "[lxc monitor]" in line and home in line and assembly in line:
+            return int(entry.parent.name)
+    raise AssertionError(f"no container of {assembly} runs under {home}")
+
+
+def test_the_acceptance_script(environment: dict[str, str]) -> None:
+    shell = pexpect.spawn(str(BIN / "pcloudsh"), env=environment, encoding="utf-8", timeout=60, dimensions=(50, 180))
+    try:
+        shell.expect("pcloudsh>")
+        for line in SCRIPT.splitlines():
+            shell.sendline(line)
+            # What the command says when it is done, then the next prompt; an error would be printed instead.
+            shell.expect(
+                {"jeos_create": r": ready\r", "deployable_start": r"dep1: running\r"}.get(
+                    line.split()[0], r": [a-z0-9]+ ?\w* ?\w*\r"
+                ),
+                timeout=BUILD,
+            )
+            shell.expect("pcloudsh>", timeout=60)
+        found = json.loads(pcloud(environment, "status", "dep1", "-o", "json"))
+        assert found["state"] == "running"
+        assert [(one["name"], one["resources"][0]["state"]) for one in found["assemblies"]] == [
+            ("assy1", "running"),
+            ("assy2", "running"),
+            ("assy3", "running"),
+        ]
+
+        # The user is typing when it happens.
+        shell.send("deployable_sta")
+        pcloud(environment, "assembly", "exec", "-n", "dep1/assy1", "--", "pkill", "-9", "apache2")
+        shell.expect("dep1/assy1/httpd  failed")
+        shell.expect("dep1/assy1/httpd  recovered, running again after")
+
+        os.kill(guest_process(environment["PCLOUD_HOME"], "assy2"), signal.SIGKILL)
+        shell.expect("dep1/assy2  failed")
+        shell.expect("dep1/assy2  recovered, running again after")
+        shell.send("tus dep1\r")
+        shell.expect("ADDRESS")
+        shell.expect("pcloudsh>")
+
+        assert "RESTART_RESOURCE" in pcloud(environment, "explain", "dep1/assy1/httpd")
+        shell.sendline("deployable_delete dep1")
+        shell.expect("dep1: deleted", timeout=120)
+        shell.expect("pcloudsh>")
+        shell.sendeof()
+        shell.expect(pexpect.EOF)
+    finally:
+        shell.close(force=True)

@@ -1,0 +1,209 @@
+"""The stack engine on types that only hold values: order, update, replacement, rollback, delete, crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcloud.model.errors import Conflict, InvalidDocument, NotFound
+from pcloud.stacks.engine.manager import StackManager
+from pcloud.stacks.platform import NoPlatform
+from pcloud.stacks.records import Source
+from pcloud.stacks.store import SqliteStore
+
+
+def hot(resources: dict[str, Any], outputs: dict[str, Any] | None = None, **more: Any) -> Source:
+    body = {"heat_template_version": "2018-08-31", "resources": resources, "outputs": outputs or {}}
+    return Source(template=json.dumps(body), **more)
+
+
+def test_resource(value: Any = "v", **more: Any) -> dict[str, Any]:
+    properties = {"value": value, **more.pop("properties", {})}
+    return {"type": "OS::Heat::TestResource", "properties": properties, **more}
+
+
+test_resource.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+async def manager(tmp_path: Path):
+    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())  # type: ignore[arg-type]
+    await manager.start()
+    yield manager
+    await manager.close()
+
+
+async def test_create_resolves_in_order_and_outputs(manager: StackManager) -> None:
+    source = hot(
+        {"b": test_resource({"get_attr": ["a", "output"]}), "a": test_resource("first")},
+        {"both": {"value": {"list_join": ["-", [{"get_attr": ["a", "output"]}, {"get_attr": ["b", "output"]}]]}}},
+    )
+    stack = await manager.create("one", source)
+    await manager.wait(stack)
+    assert (stack.status, stack.reason) == ("CREATE_COMPLETE", "")
+    assert stack.outputs["both"]["value"] == "first-first"
+    statuses = [(event.name, event.status) for event in manager.events(stack)]
+    assert statuses[0] == ("one", "CREATE_IN_PROGRESS")
+    assert statuses[-1] == ("one", "CREATE_COMPLETE")
+    assert statuses.index(("a", "CREATE_COMPLETE")) < statuses.index(("b", "CREATE_IN_PROGRESS"))
+
+
+async def test_update_touches_only_what_changed(manager: StackManager) -> None:
+    stack = await manager.create(
+        "one", hot({"a": test_resource("1"), "b": test_resource("2"), "c": test_resource("3")})
+    )
+    await manager.wait(stack)
+    before = len(manager.events(stack))
+    await manager.update(stack, hot({"a": test_resource("1"), "b": test_resource("changed"), "d": test_resource("4")}))
+    await manager.wait(stack)
+    assert stack.status == "UPDATE_COMPLETE"
+    touched = {(event.name, event.status) for event in manager.events(stack)[before:]}
+    assert touched == {
+        ("one", "UPDATE_IN_PROGRESS"),
+        ("b", "UPDATE_IN_PROGRESS"),
+        ("b", "UPDATE_COMPLETE"),
+        ("d", "CREATE_IN_PROGRESS"),
+        ("d", "CREATE_COMPLETE"),
+        ("one", "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS"),
+        ("c", "DELETE_IN_PROGRESS"),
+        ("c", "DELETE_COMPLETE"),
+        ("one", "UPDATE_COMPLETE"),
+    }
+
+
+async def test_failed_create_is_undone(manager: StackManager) -> None:
+    stack = await manager.create(
+        "bad", hot({"a": test_resource(), "b": test_resource(properties={"fail": True}, depends_on="a")})
+    )
+    await manager.wait(stack)
+    assert stack.status == "ROLLBACK_COMPLETE"
+    assert "Test Resource failed b" in stack.reason
+    assert manager.records(stack) == []
+
+
+async def test_failed_update_goes_back_to_the_old_things(manager: StackManager) -> None:
+    old = hot({"a": test_resource("1", properties={"update_replace_value": "x"}), "b": test_resource("2")})
+    stack = await manager.create("one", old)
+    await manager.wait(stack)
+    physical = manager.current(stack)["a"].physical
+    new = hot(
+        {
+            "a": test_resource("9", properties={"update_replace_value": "y"}),
+            "b": test_resource("2", properties={"fail": True}, depends_on="a"),
+        }
+    )
+    await manager.update(stack, new)
+    await manager.wait(stack)
+    assert stack.status == "UPDATE_ROLLBACK_COMPLETE", stack.reason
+    current = manager.current(stack)
+    assert current["a"].physical == physical
+    assert current["a"].attributes == {"output": "1"}
+    assert current["b"].properties["fail"] is False
+    assert len(manager.records(stack)) == 2
+    assert stack.source == old
+
+
+async def test_replacement_makes_the_new_before_it_deletes_the_old(manager: StackManager) -> None:
+    stack = await manager.create("one", hot({"a": test_resource("1", properties={"update_replace_value": "x"})}))
+    await manager.wait(stack)
+    first = manager.current(stack)["a"].physical
+    before = len(manager.events(stack))
+    await manager.update(stack, hot({"a": test_resource("1", properties={"update_replace_value": "y"})}))
+    await manager.wait(stack)
+    assert stack.status == "UPDATE_COMPLETE"
+    second = manager.current(stack)["a"].physical
+    assert second != first
+    lines = [(event.physical, event.status) for event in manager.events(stack)[before:] if event.name == "a"]
+    assert lines.index((second, "CREATE_COMPLETE")) < lines.index((first, "DELETE_IN_PROGRESS"))
+
+
+async def test_delete_in_reverse_order(manager: StackManager) -> None:
+    stack = await manager.create("one", hot({"a": test_resource(), "b": test_resource(depends_on="a")}))
+    await manager.wait(stack)
+    await manager.delete(stack)
+    await manager.wait(stack)
+    assert stack.status == "DELETE_COMPLETE"
+    names = [event.name for event in manager.events(stack) if event.status == "DELETE_COMPLETE"]
+    assert names == ["b", "a", "one"]
+    with pytest.raises(NotFound):
+        manager.get("one")
+    assert manager.get(stack.id) is stack
+
+
+async def test_time_out_and_cancel(manager: StackManager) -> None:
+    stack = await manager.create("one", hot({"a": test_resource()}))
+    await manager.wait(stack)
+    await manager.update(stack, hot({"a": test_resource("2", properties={"wait_secs": 60})}))
+    await asyncio.sleep(0)
+    await manager.cancel_update(stack)
+    await manager.wait(stack)
+    assert stack.status == "UPDATE_ROLLBACK_COMPLETE", stack.reason
+    assert manager.current(stack)["a"].attributes == {"output": "v"}
+    late = await manager.create("late", hot({"a": test_resource(properties={"action_wait_secs": {"create": 60}})}))
+    assert late.operation is not None
+    late.operation.deadline = time.time() + 0.05
+    # The deadline is read when the forward phase begins, which is at the first turn of the loop.
+    await manager.wait(late)
+    assert late.status == "ROLLBACK_COMPLETE"
+    assert "timed out" in late.reason
+
+
+async def test_wait_condition_and_signal(manager: StackManager) -> None:
+    source = hot(
+        {
+            "handle": {"type": "OS::Heat::WaitConditionHandle"},
+            "wait": {
+                "type": "OS::Heat::WaitCondition",
+                "properties": {"handle": {"get_resource": "handle"}, "timeout": 30, "count": 2},
+            },
+        },
+        {"data": {"value": {"get_attr": ["wait", "data"]}}},
+    )
+    stack = await manager.create("waiting", source)
+    while "wait" not in manager.current(stack):
+        await asyncio.sleep(0.01)
+    handle = manager.current(stack)["handle"]
+    for number in ("1", "1", "2"):
+        await manager.signal(handle, {"status": "SUCCESS", "id": number, "data": f"d{number}", "reason": ""})
+    await manager.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+    assert json.loads(stack.outputs["data"]["value"]) == {"1": "d1", "2": "d2"}
+
+
+async def test_refused_before_anything_starts(manager: StackManager) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        await manager.create(
+            "no", hot({"a": test_resource(), "q": {"type": "OS::Zaqar::Queue"}, "z": {"type": "OS::Nonsense"}})
+        )
+    assert len(caught.value.problems) == 2
+    with pytest.raises(NotFound):
+        manager.get("no")
+
+
+async def test_protection_and_names(manager: StackManager) -> None:
+    stack = await manager.create("one", hot({"a": test_resource()}), protected=True)
+    await manager.wait(stack)
+    with pytest.raises(Conflict):
+        await manager.create("one", hot({"a": test_resource()}))
+    with pytest.raises(Conflict):
+        await manager.delete(stack)
+    assert stack.status == "CREATE_COMPLETE"
+
+
+async def test_five_hundred_resources_are_quick_and_durable(manager: StackManager, tmp_path: Path) -> None:
+    began = time.perf_counter()
+    stack = await manager.create("big", hot({f"r{n}": test_resource(f"v{n}") for n in range(500)}))
+    await manager.wait(stack)
+    seconds = time.perf_counter() - began
+    assert stack.status == "CREATE_COMPLETE"
+    print(f"500 resources: {seconds:.3f} s")
+    assert seconds < 5
+    other = SqliteStore(tmp_path / "stacks.db")
+    assert [item.status for item in other.stacks()] == ["CREATE_COMPLETE"]
+    assert len(other.resources()) == 500
+    await other.close()

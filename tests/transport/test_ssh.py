@@ -1,0 +1,462 @@
+"""The ssh transport against a real sshd: operations, hostile peers, links that break."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from pcloud.environment.transport import Operation, OperationResult, OperationStatus, TransportError
+from pcloud.transport.ssh import SshTransport
+from pcloud.transport.ssh_connection import SshConnection, SshSettings
+from tests.transport.sshd import Sshd, free_port, running, start_sshd, until
+
+pytestmark = pytest.mark.real
+QUICK = SshSettings(health_interval=0.2, health_timeout=1.5, exit_poll=0.05)
+
+
+class Guest:
+    """A connection and everything it told."""
+
+    def __init__(self) -> None:
+        self.results: list[OperationResult] = []
+        self.lost: list[TransportError] = []
+        self.transport = SshTransport(QUICK)
+        self.connection: SshConnection
+
+    async def connect(self, sshd: Sshd, timeout: float = 10.0, **changes: object) -> SshConnection:
+        connection = await self.transport.connect(
+            sshd.endpoint(**changes), on_result=self.results.append, on_lost=self.lost.append, timeout=timeout
+        )
+        assert isinstance(connection, SshConnection)
+        self.connection = connection
+        return connection
+
+
+@pytest.fixture
+def sshd(tmp_path):
+    with start_sshd(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def guest():
+    it = Guest()
+    yield it
+    await it.transport.close()
+
+
+def fake(action: str, **changes: object) -> Operation:
+    values: dict[str, object] = {
+        "resource": "rsc_web_fake",
+        "resource_class": "ocf",
+        "provider": "pcloudtest",
+        "type": "Fake",
+        "action": action,
+        "timeout": 10.0,
+    }
+    return Operation(**(values | changes))  # type: ignore[arg-type]
+
+
+def lsb(action: str, **changes: object) -> Operation:
+    return fake(action, resource_class="lsb", provider="", type="pcloud-test", **changes)
+
+
+async def test_ocf_life_of_a_resource(sshd, guest):
+    connection = await guest.connect(sshd)
+    probe = await connection.execute(fake("monitor"))
+    assert (probe.rc, probe.status, probe.exit_reason) == (7, OperationStatus.DONE, "no process")
+    start = await connection.execute(fake("start"))
+    assert (start.rc, start.output.strip(), start.signal) == (0, "started", "request")
+    assert start.exec_seconds < 2.0, "an agent whose daemon keeps the pipe open must not be waited for"
+    assert (await connection.execute(fake("monitor"))).rc == 0
+    assert (await connection.execute(fake("stop"))).rc == 0
+    assert (await connection.execute(fake("monitor"))).rc == 7
+    assert sshd.calls() == [f"rsc_web_fake {action}" for action in ("monitor", "start", "monitor", "stop", "monitor")]
+
+
+async def test_hostile_parameters_never_reach_a_shell(sshd, guest):
+    connection = await guest.connect(sshd)
+    nasty = f"a'b\"$(touch {sshd.state}/pwned)`touch {sshd.state}/pwned`;touch {sshd.state}/pwned\n&& x \\ *"
+    parameters = {"nasty": nasty, "CRM_meta_x": "-- -e", "empty": ""}
+    result = await connection.execute(fake("start", parameters=parameters))
+    assert result.rc == 0
+    environment = (sshd.state / "env").read_text()
+    assert f"OCF_RESKEY_nasty={nasty}\n" in environment
+    assert "OCF_RESKEY_CRM_meta_x=-- -e\n" in environment
+    assert "OCF_RESKEY_empty=\n" in environment
+    assert not (sshd.state / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"type": "../../../../bin/sh"},
+        {"provider": "a/b"},
+        {"provider": ""},
+        {"type": "Fake; reboot"},
+        {"resource": "a/b"},
+        {"resource": "-x"},
+        {"action": "start x"},
+        {"parameters": {"a b": "x"}},
+        {"parameters": {"a=b": "x"}},
+        {"parameters": {"a": "x\0y"}},
+        {"processes": ("a/b",)},
+        {"resource_class": "stonith"},
+        {"resource_class": "systemd", "type": "a b"},
+    ],
+)
+async def test_bad_names_are_refused_unsent(sshd, guest, changes):
+    connection = await guest.connect(sshd)
+    result = await connection.execute(fake(**({"action": "start"} | changes)))
+    assert (result.rc, result.status) == (1, OperationStatus.INVALID)
+    assert sshd.calls() == []
+
+
+async def test_exit_codes_reasons_and_signals(sshd, guest):
+    connection = await guest.connect(sshd)
+    failed = await connection.execute(fake("fail"))
+    assert (failed.rc, failed.exit_reason) == (6, "it is broken")
+    assert (await connection.execute(fake("unknown-action"))).rc == 3
+    absent = await connection.execute(fake("monitor", type="Nothing"))
+    assert (absent.rc, absent.status) == (5, OperationStatus.NOT_INSTALLED)
+    same_code = await connection.execute(fake("absent"))
+    assert (same_code.rc, same_code.status) == (127, OperationStatus.DONE), "only a missing agent counts as missing"
+    refused = await connection.execute(fake("monitor", type="Unreadable"))
+    assert (refused.rc, refused.status) == (4, OperationStatus.ERROR)
+    assert (await connection.execute(fake("suicide"))).rc != 0
+
+
+async def test_output_is_bounded_and_does_not_block(sshd, guest):
+    connection = await guest.connect(sshd)
+    result = await connection.execute(fake("noisy"))
+    assert result.rc == 0
+    assert len(result.output) == 64 * 1024
+
+
+async def test_time_out_kills_the_process_group(sshd, guest):
+    connection = await guest.connect(sshd)
+    result = await connection.execute(fake("slow", timeout=0.5))
+    assert (result.rc, result.status) == (1, OperationStatus.TIMEOUT)
+    assert result.exec_seconds < 3
+    child = int((sshd.state / "child").read_text())
+    await until(lambda: not running(child), 3)
+
+
+@pytest.mark.parametrize(("code", "rc"), [(0, 0), (1, 7), (2, 7), (3, 7), (4, 1), (150, 5), (151, 4), (99, 1)])
+async def test_lsb_status(sshd, guest, code, rc):
+    (sshd.state / "lsb-status").write_text(str(code))
+    connection = await guest.connect(sshd)
+    assert (await connection.execute(lsb("monitor"))).rc == rc
+    assert (
+        await connection.execute(fake("monitor", resource_class="service", provider="", type="pcloud-test"))
+    ).rc == rc
+
+
+@pytest.mark.parametrize(("code", "rc"), [(0, 0), (5, 5), (6, 6), (7, 7), (8, 1), (120, 1)])
+async def test_lsb_start(sshd, guest, code, rc):
+    (sshd.state / "lsb-start").write_text(str(code))
+    connection = await guest.connect(sshd)
+    assert (await connection.execute(lsb("start"))).rc == rc
+
+
+async def test_missing_init_script(sshd, guest):
+    connection = await guest.connect(sshd)
+    operation = fake("monitor", resource_class="service", provider="", type="nothing-there")
+    result = await connection.execute(operation)
+    assert (result.rc, result.status) == (5, OperationStatus.NOT_INSTALLED)
+
+
+async def test_recurring_monitor_reports_changes_only(sshd, guest):
+    connection = await guest.connect(sshd)
+    await connection.execute(fake("start"))
+    first = await connection.execute(fake("monitor", interval=0.1))
+    assert first.rc == 0
+    seen = len(sshd.calls())
+    await until(lambda: len(sshd.calls()) > seen + 3)
+    assert guest.results == [], "no change, no report"
+    os.kill(sshd.service(), signal.SIGKILL)
+    await until(lambda: len(guest.results) == 1)
+    assert (guest.results[0].rc, guest.results[0].interval, guest.results[0].signal) == (7, 0.1, "interval")
+    seen = len(sshd.calls())
+    await until(lambda: len(sshd.calls()) > seen + 3)
+    assert len(guest.results) == 1, "the same failure is told once"
+    await connection.execute(fake("start"))
+    await until(lambda: len(guest.results) == 2)
+    assert guest.results[1].rc == 0
+    await connection.cancel("rsc_web_fake", "monitor", 0.1)
+    await connection.cancel("rsc_web_fake", "monitor", 99.0)
+    seen = sshd.calls()
+    await asyncio.sleep(0.4)
+    assert len(sshd.calls()) <= len(seen) + 1
+
+
+async def test_exit_of_a_process_triggers_the_monitor_at_once(sshd, guest):
+    connection = await guest.connect(sshd)
+    await connection.execute(fake("start"))
+    # the fake service's process is called sleep: give it a name that nothing else on this machine has
+    os.kill(sshd.service(), signal.SIGKILL)
+    name = f"pcsvc{os.getpid() % 100000}"
+    binary = sshd.state / name
+    binary.write_bytes(Path("/bin/sleep").read_bytes())
+    binary.chmod(0o755)
+    service = await asyncio.create_subprocess_exec(str(binary), "1000", start_new_session=True)
+    (sshd.state / "pid").write_text(str(service.pid))
+    first = await connection.execute(fake("monitor", interval=60.0, processes=(name,)))
+    assert first.rc == 0
+    began = asyncio.get_running_loop().time()
+    service.kill()
+    await service.wait()
+    await until(lambda: bool(guest.results), 5)
+    assert asyncio.get_running_loop().time() - began < 2.0
+    assert (guest.results[0].rc, guest.results[0].signal) == (7, "exit")
+
+
+async def test_the_watch_leaves_nothing_behind(sshd, guest):
+    connection = await guest.connect(sshd)
+    await connection.execute(fake("start"))
+    await connection._watch.watch("rsc_web_fake", [sshd.service()])
+    from tests.transport.sshd import command_name, descendants
+
+    def tails() -> list[int]:
+        return [pid for pid in descendants(sshd.process.pid) if command_name(pid) == "tail"]
+
+    await until(lambda: len(tails()) == 1)
+    watching = tails()
+    await connection.close()
+    await until(lambda: not any(running(pid) for pid in watching))
+
+
+async def test_operations_of_one_resource_run_in_sequence_and_others_do_not_wait(sshd, guest):
+    connection = await guest.connect(sshd)
+    slow = asyncio.create_task(connection.execute(fake("slow", timeout=2.0)))
+    await until(lambda: "rsc_web_fake slow" in sshd.calls())
+    waiting = asyncio.create_task(connection.execute(fake("monitor")))
+    other = await connection.execute(fake("monitor", resource="rsc_other"))
+    assert other.rc == 7
+    assert not waiting.done()
+    assert (await slow).status == OperationStatus.TIMEOUT
+    assert (await waiting).queue_seconds > 0.5
+
+
+async def test_an_operation_that_outlived_its_connection_does_not_overlap(sshd, guest):
+    connection = await guest.connect(sshd)
+    task = asyncio.create_task(connection.execute(fake("slow", timeout=3.0)))
+    await until(lambda: "rsc_web_fake slow" in sshd.calls())
+    for pid in sshd.sessions():
+        if "priv" not in str(pid):
+            os.kill(pid, signal.SIGKILL)
+    with pytest.raises(TransportError):
+        await task
+    second = Guest()
+    again = await second.connect(sshd)
+    result = await again.execute(fake("monitor"))
+    assert result.rc == 7
+    assert result.exec_seconds > 1.0, "it waited for the operation that was still running in the guest"
+    await second.transport.close()
+
+
+async def test_many_more_operations_than_sessions(sshd, guest):
+    connection = await guest.connect(sshd)
+    results = await asyncio.gather(*(connection.execute(fake("monitor", resource=f"r{n}")) for n in range(40)))
+    assert [result.rc for result in results] == [7] * 40
+
+
+async def test_sshd_that_grants_one_session(tmp_path, guest):
+    with start_sshd(tmp_path, extra="MaxSessions 1\n") as sshd:
+        connection = await guest.connect(sshd)
+        results = await asyncio.gather(*(connection.execute(fake("monitor", resource=f"r{n}")) for n in range(3)))
+        assert [result.rc for result in results] == [7] * 3
+        assert guest.lost == []
+
+
+async def test_cancelled_caller_does_not_cancel_the_operation(sshd, guest):
+    connection = await guest.connect(sshd)
+    task = asyncio.create_task(connection.execute(fake("start")))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: (sshd.state / "pid").exists())
+
+
+async def test_run_without_a_shell(sshd, guest):
+    connection = await guest.connect(sshd)
+    result = await connection.run(["printf", "%s|", "a b", "$HOME", "c'd"], timeout=5)
+    assert result.stdout == b"a b|$HOME|c'd|"
+    echoed = await connection.run(["cat"], stdin=b"x" * 100_000, timeout=5)
+    assert echoed.stdout == b"x" * 100_000
+    with pytest.raises(TransportError) as caught:
+        await connection.run(["sleep", "60"], timeout=0.3)
+    assert caught.value.code == "TIMEOUT"
+
+
+# --- hostile peers
+
+
+async def test_wrong_host_key(sshd, guest):
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    with pytest.raises(TransportError) as caught:
+        await guest.connect(sshd, host_key=other)
+    assert caught.value.code == "HOST_KEY"
+
+
+async def test_wrong_user_key_is_named_and_not_shown(sshd, guest):
+    other = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+    with pytest.raises(TransportError) as caught:
+        await guest.connect(sshd, private_key=other)
+    assert caught.value.code == "AUTHENTICATION"
+    with pytest.raises(TransportError) as caught:
+        await guest.connect(sshd, private_key="-----BEGIN OPENSSH PRIVATE KEY-----\nSECRET\n")
+    assert caught.value.code == "KEY"
+    assert "SECRET" not in str(caught.value)
+
+
+async def test_nobody_listens(sshd, guest):
+    with pytest.raises(TransportError) as caught:
+        await guest.connect(sshd, port=free_port())
+    assert caught.value.code == "REFUSED"
+
+
+async def test_banner_silence(sshd, guest):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(TransportError) as caught:
+            await guest.connect(sshd, timeout=0.5, port=silent.getsockname()[1])
+        assert caught.value.code == "TIMEOUT"
+        assert asyncio.get_running_loop().time() - began < 3
+
+
+async def test_a_peer_that_is_no_sshd(sshd, guest):
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 2000)
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        with pytest.raises(TransportError) as caught:
+            await guest.connect(sshd, timeout=5, port=server.sockets[0].getsockname()[1])
+    assert caught.value.code in ("PROTOCOL", "REFUSED")
+
+
+async def test_a_silent_handshake_does_not_hold_up_others(sshd):
+    transport = SshTransport(SshSettings(handshakes=2))
+    nothing = lambda *_: None  # noqa: E731
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        stuck = [
+            asyncio.create_task(
+                transport.connect(sshd.endpoint(port=port), on_result=nothing, on_lost=nothing, timeout=1.0)
+            )
+            for _ in range(2)
+        ]
+        await asyncio.sleep(0.05)
+        connection = await transport.connect(sshd.endpoint(), on_result=nothing, on_lost=nothing, timeout=10.0)
+        await connection.check(timeout=2)
+        ended = await asyncio.gather(*stuck, return_exceptions=True)
+    assert all(isinstance(error, TransportError) and error.code == "TIMEOUT" for error in ended)
+    await transport.close()
+
+
+# --- links that break
+
+
+async def test_stopped_sshd_is_noticed_by_the_health_check(sshd, guest):
+    connection = await guest.connect(sshd)
+    for pid in sshd.sessions():
+        os.kill(pid, signal.SIGSTOP)
+    await until(lambda: bool(guest.lost), 5)
+    assert guest.lost[0].code == "SILENT"
+    with pytest.raises(TransportError):
+        await connection.execute(fake("monitor"))
+    with pytest.raises(TransportError):
+        await connection.check(timeout=1)
+    await asyncio.sleep(0.5)
+    assert len(guest.lost) == 1
+
+
+async def test_killed_sshd_is_noticed_at_once(sshd, guest):
+    connection = await guest.connect(sshd)
+    await connection.execute(fake("start"))
+    await connection.execute(fake("monitor", interval=0.1))
+    running_operation = asyncio.create_task(connection.execute(fake("slow", resource="other", timeout=30.0)))
+    await until(lambda: "other slow" in sshd.calls())
+    for pid in sshd.sessions():
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: bool(guest.lost), 1)
+    with pytest.raises(TransportError):
+        await running_operation
+    assert len(guest.lost) == 1
+    assert running(sshd.service()), "the service goes on"
+
+
+async def test_half_open_link(sshd, guest):
+    """The peer vanishes without a word: a proxy in between swallows everything, and no FIN or RST ever comes."""
+    swallow = asyncio.Event()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if not swallow.is_set():
+                writer.write(data)
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, upwriter = await asyncio.open_connection("127.0.0.1", sshd.port)
+        pumps = [asyncio.create_task(pump(reader, upwriter)), asyncio.create_task(pump(upstream, writer))]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        for task in pumps:
+            task.cancel()
+        for each in (writer, upwriter):
+            each.close()
+
+    server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    connection = await guest.connect(sshd, port=server.sockets[0].getsockname()[1])
+    await connection.execute(fake("start"))
+    swallow.set()
+    await until(lambda: bool(guest.lost), 5)
+    assert guest.lost[0].code == "SILENT"
+    server.close()
+
+
+async def test_close_is_silent_and_final(sshd, guest):
+    connection = await guest.connect(sshd)
+    await connection.execute(fake("start"))
+    await connection.execute(fake("monitor", interval=0.1))
+    await connection.close()
+    with pytest.raises(TransportError) as caught:
+        await connection.execute(fake("monitor"))
+    assert caught.value.code == "CLOSED"
+    await asyncio.sleep(0.3)
+    assert guest.lost == []
+    assert running(sshd.service())
+
+
+async def test_our_own_agents_need_not_be_in_the_guest(sshd, guest):
+    """`ocf:pcloud:configure` is sent along: the guest carries nothing of ours."""
+    connection = await guest.connect(sshd)
+    mark = sshd.state / "configured with"
+    name = f"pct{os.getpid()}"
+    configure = {
+        "resource": f"cfg_web_{name}",
+        "provider": "pcloud",
+        "type": "configure",
+        "parameters": {
+            "resource": name,
+            "executable_0": "sh",
+            "executable_1": "-c",
+            "executable_2": 'printf %s "$db_host" > "$0"',
+            "executable_3": str(mark),
+            "param_db_host": 'it\'s "10.0.0.7" $HOME',
+        },
+    }
+    assert (await connection.execute(fake("monitor", **configure))).rc == 7
+    start = await connection.execute(fake("start", **configure))
+    assert (start.rc, start.exit_reason) == (0, "")
+    assert mark.read_text() == 'it\'s "10.0.0.7" $HOME'
+    assert (await connection.execute(fake("monitor", **configure))).rc == 0
+    assert (await connection.execute(fake("stop", **configure))).rc == 0
+    assert (await connection.execute(fake("monitor", **configure))).rc == 7
+    Path(f"/run/pcloud/resources/{name}.env").unlink()
