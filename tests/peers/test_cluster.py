@@ -128,7 +128,7 @@ def test_an_orderly_stop_of_the_agent_stops_its_resources_first(cluster):
     assert cluster.fenced() == []
     cluster.start_agent()
     # After an orderly stop a cluster connects again at its next transition only, whoever the agent is.
-    cluster.run("cluster", "crm_resource", "-C", "-r", "remote1")
+    cluster.option("cluster-delay", f"{60 + int(time.time()) % 60}s")  # any change makes one
     cluster.wait_where("d1", "remote1", 120)
 
 
