@@ -24,6 +24,12 @@ from pcloud.model.errors import InvalidDocument
 from pcloud.model.manifest import read_json, read_manifest, write_json, write_manifest
 from pcloud.model.xml import read_xml, write_xml
 
+
+def read_original(data: bytes | str) -> Deployable:
+    """The original named images elsewhere."""
+    return read_xml(data, images_required=False)
+
+
 SHOP = """\
 deployable: shop
 infrastructure: lxc
@@ -83,13 +89,19 @@ def test_the_manifest_of_the_documentation() -> None:
 
 @pytest.mark.parametrize("element", ["service_dependancy", "service_dependency"])
 def test_a_document_of_the_original_is_read(element: str) -> None:
-    shop = read_xml(ORIGINAL.replace(b"service_dependancy", element.encode()))
+    shop = read_original(ORIGINAL.replace(b"service_dependancy", element.encode()))
     httpd = shop.assembly("web").resource("httpd")
     assert (httpd.resource_class, httpd.provider, httpd.type) == ("lsb", "", "httpd")
     assert httpd.configure == ("/usr/bin/configure",)
     assert httpd.parameters[1].value == "80 <&"
     assert shop.assembly("web").escalation == Escalation(failures=3, period=10.0)
     assert shop.constraints == (ServiceDependency(id="depend_1", first="web.crond", then="web.httpd"),)
+
+
+def test_an_assembly_without_image_is_refused_where_images_are_made_here() -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        read_xml(ORIGINAL)
+    assert [(p.code, p.line) for p in caught.value.problems] == [("MISSING_IMAGE", 3)]
 
 
 def test_secrets_are_kept_in_the_document_and_hidden_when_redacted() -> None:
@@ -317,7 +329,7 @@ def test_a_bad_xml_document_is_refused(data: bytes, code: str) -> None:
     assert code in [problem.code for problem in caught.value.problems]
 
 
-_FORMS = [(SHOP, read_manifest), (write_json(read_manifest(SHOP)), read_json), (ORIGINAL.decode(), read_xml)]
+_FORMS = [(SHOP, read_manifest), (write_json(read_manifest(SHOP)), read_json), (ORIGINAL.decode(), read_original)]
 
 
 @settings(max_examples=400, deadline=None)

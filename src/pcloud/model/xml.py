@@ -48,10 +48,16 @@ _RESOURCE_ID = re.compile(r"rsc_([a-z0-9-]+)_([A-Za-z0-9_-]+)")
 
 
 def read_xml(
-    data: bytes | str, *, file: str = "", catalogue: Catalogue | None = None, limits: Limits = DEFAULT_LIMITS
+    data: bytes | str,
+    *,
+    file: str = "",
+    catalogue: Catalogue | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    images_required: bool = True,
 ) -> Deployable:
     """Read the XML document; InvalidDocument with every problem, each with file, line and the path that the same
-    thing has in a manifest. Assemblies without `image` are allowed: the original named images elsewhere."""
+    thing has in a manifest. The original named images elsewhere: who knows what assemblies without `image` are made
+    from sets `images_required` to false."""
     problems = Problems(file)
     text = decode(data, problems, limits)
     _refuse_doctype(text, problems)
@@ -74,7 +80,7 @@ def read_xml(
     if root.tag != "deployable":
         message = f"the document's root is {quote(str(root.tag))}, 'deployable' is expected"
         raise problems.stop("WRONG_ROOT", message, at=_at(root))
-    return read_tree(_Reader(problems).deployable(root), problems, catalogue, images_required=False)
+    return read_tree(_Reader(problems).deployable(root), problems, catalogue, images_required=images_required)
 
 
 def write_xml(deployable: Deployable, *, redacted: bool = False, catalogue: Catalogue | None = None) -> bytes:
