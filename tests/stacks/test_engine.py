@@ -22,12 +22,9 @@ def hot(resources: dict[str, Any], outputs: dict[str, Any] | None = None, **more
     return Source(template=json.dumps(body), **more)
 
 
-def test_resource(value: Any = "v", **more: Any) -> dict[str, Any]:
+def made(value: Any = "v", **more: Any) -> dict[str, Any]:
     properties = {"value": value, **more.pop("properties", {})}
     return {"type": "OS::Heat::TestResource", "properties": properties, **more}
-
-
-test_resource.__test__ = False  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -40,7 +37,7 @@ async def manager(tmp_path: Path):
 
 async def test_create_resolves_in_order_and_outputs(manager: StackManager) -> None:
     source = hot(
-        {"b": test_resource({"get_attr": ["a", "output"]}), "a": test_resource("first")},
+        {"b": made({"get_attr": ["a", "output"]}), "a": made("first")},
         {"both": {"value": {"list_join": ["-", [{"get_attr": ["a", "output"]}, {"get_attr": ["b", "output"]}]]}}},
     )
     stack = await manager.create("one", source)
@@ -54,12 +51,10 @@ async def test_create_resolves_in_order_and_outputs(manager: StackManager) -> No
 
 
 async def test_update_touches_only_what_changed(manager: StackManager) -> None:
-    stack = await manager.create(
-        "one", hot({"a": test_resource("1"), "b": test_resource("2"), "c": test_resource("3")})
-    )
+    stack = await manager.create("one", hot({"a": made("1"), "b": made("2"), "c": made("3")}))
     await manager.wait(stack)
     before = len(manager.events(stack))
-    await manager.update(stack, hot({"a": test_resource("1"), "b": test_resource("changed"), "d": test_resource("4")}))
+    await manager.update(stack, hot({"a": made("1"), "b": made("changed"), "d": made("4")}))
     await manager.wait(stack)
     assert stack.status == "UPDATE_COMPLETE"
     touched = {(event.name, event.status) for event in manager.events(stack)[before:]}
@@ -77,9 +72,7 @@ async def test_update_touches_only_what_changed(manager: StackManager) -> None:
 
 
 async def test_failed_create_is_undone(manager: StackManager) -> None:
-    stack = await manager.create(
-        "bad", hot({"a": test_resource(), "b": test_resource(properties={"fail": True}, depends_on="a")})
-    )
+    stack = await manager.create("bad", hot({"a": made(), "b": made(properties={"fail": True}, depends_on="a")}))
     await manager.wait(stack)
     assert stack.status == "ROLLBACK_COMPLETE"
     assert "Test Resource failed b" in stack.reason
@@ -87,14 +80,14 @@ async def test_failed_create_is_undone(manager: StackManager) -> None:
 
 
 async def test_failed_update_goes_back_to_the_old_things(manager: StackManager) -> None:
-    old = hot({"a": test_resource("1", properties={"update_replace_value": "x"}), "b": test_resource("2")})
+    old = hot({"a": made("1", properties={"update_replace_value": "x"}), "b": made("2")})
     stack = await manager.create("one", old)
     await manager.wait(stack)
     physical = manager.current(stack)["a"].physical
     new = hot(
         {
-            "a": test_resource("9", properties={"update_replace_value": "y"}),
-            "b": test_resource("2", properties={"fail": True}, depends_on="a"),
+            "a": made("9", properties={"update_replace_value": "y"}),
+            "b": made("2", properties={"fail": True}, depends_on="a"),
         }
     )
     await manager.update(stack, new)
@@ -109,11 +102,11 @@ async def test_failed_update_goes_back_to_the_old_things(manager: StackManager) 
 
 
 async def test_replacement_makes_the_new_before_it_deletes_the_old(manager: StackManager) -> None:
-    stack = await manager.create("one", hot({"a": test_resource("1", properties={"update_replace_value": "x"})}))
+    stack = await manager.create("one", hot({"a": made("1", properties={"update_replace_value": "x"})}))
     await manager.wait(stack)
     first = manager.current(stack)["a"].physical
     before = len(manager.events(stack))
-    await manager.update(stack, hot({"a": test_resource("1", properties={"update_replace_value": "y"})}))
+    await manager.update(stack, hot({"a": made("1", properties={"update_replace_value": "y"})}))
     await manager.wait(stack)
     assert stack.status == "UPDATE_COMPLETE"
     second = manager.current(stack)["a"].physical
@@ -123,7 +116,7 @@ async def test_replacement_makes_the_new_before_it_deletes_the_old(manager: Stac
 
 
 async def test_delete_in_reverse_order(manager: StackManager) -> None:
-    stack = await manager.create("one", hot({"a": test_resource(), "b": test_resource(depends_on="a")}))
+    stack = await manager.create("one", hot({"a": made(), "b": made(depends_on="a")}))
     await manager.wait(stack)
     await manager.delete(stack)
     await manager.wait(stack)
@@ -136,15 +129,15 @@ async def test_delete_in_reverse_order(manager: StackManager) -> None:
 
 
 async def test_time_out_and_cancel(manager: StackManager) -> None:
-    stack = await manager.create("one", hot({"a": test_resource()}))
+    stack = await manager.create("one", hot({"a": made()}))
     await manager.wait(stack)
-    await manager.update(stack, hot({"a": test_resource("2", properties={"wait_secs": 60})}))
+    await manager.update(stack, hot({"a": made("2", properties={"wait_secs": 60})}))
     await asyncio.sleep(0)
     await manager.cancel_update(stack)
     await manager.wait(stack)
     assert stack.status == "UPDATE_ROLLBACK_COMPLETE", stack.reason
     assert manager.current(stack)["a"].attributes == {"output": "v"}
-    late = await manager.create("late", hot({"a": test_resource(properties={"action_wait_secs": {"create": 60}})}))
+    late = await manager.create("late", hot({"a": made(properties={"action_wait_secs": {"create": 60}})}))
     assert late.operation is not None
     late.operation.deadline = time.time() + 0.05
     # The deadline is read when the forward phase begins, which is at the first turn of the loop.
@@ -177,19 +170,17 @@ async def test_wait_condition_and_signal(manager: StackManager) -> None:
 
 async def test_refused_before_anything_starts(manager: StackManager) -> None:
     with pytest.raises(InvalidDocument) as caught:
-        await manager.create(
-            "no", hot({"a": test_resource(), "q": {"type": "OS::Zaqar::Queue"}, "z": {"type": "OS::Nonsense"}})
-        )
+        await manager.create("no", hot({"a": made(), "q": {"type": "OS::Zaqar::Queue"}, "z": {"type": "OS::Nonsense"}}))
     assert len(caught.value.problems) == 2
     with pytest.raises(NotFound):
         manager.get("no")
 
 
 async def test_protection_and_names(manager: StackManager) -> None:
-    stack = await manager.create("one", hot({"a": test_resource()}), protected=True)
+    stack = await manager.create("one", hot({"a": made()}), protected=True)
     await manager.wait(stack)
     with pytest.raises(Conflict):
-        await manager.create("one", hot({"a": test_resource()}))
+        await manager.create("one", hot({"a": made()}))
     with pytest.raises(Conflict):
         await manager.delete(stack)
     assert stack.status == "CREATE_COMPLETE"
@@ -197,7 +188,7 @@ async def test_protection_and_names(manager: StackManager) -> None:
 
 async def test_five_hundred_resources_are_quick_and_durable(manager: StackManager, tmp_path: Path) -> None:
     began = time.perf_counter()
-    stack = await manager.create("big", hot({f"r{n}": test_resource(f"v{n}") for n in range(500)}))
+    stack = await manager.create("big", hot({f"r{n}": made(f"v{n}") for n in range(500)}))
     await manager.wait(stack)
     seconds = time.perf_counter() - began
     assert stack.status == "CREATE_COMPLETE"

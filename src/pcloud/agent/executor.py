@@ -352,7 +352,7 @@ class Executor:
         if command in resource.recurring:
             resource.recurring.remove(command)
         known = self.resources.get(resource.id) is resource
-        self._tell(command, Result(OK, CANCELLED), deleted=not known)
+        self._tell(command, Result(command.rc, CANCELLED), deleted=not known)  # with its last exit code, as upstream
 
     def _cancel_recurring(self, resource: Resource, client: str | None) -> None:
         for command in [*resource.recurring, *resource.pending]:
@@ -368,7 +368,7 @@ class Executor:
         if resource.watch is not None:
             resource.watch.clear()
         if resource.resource_class in ("systemd", "service"):
-            self._systemd.release(resource.type)
+            self._systemd.release(resource.id, resource.type)
 
 
 def refuse_stonith(command: Command) -> Result:

@@ -35,8 +35,9 @@ from pcloud.environment.infrastructure import ExecResult
 from pcloud.events.broadcast import Broadcaster, Subscription
 from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
+from pcloud.infrastructure.registry import DRIVERS
 from pcloud.model.deployable import Deployable, ResourceState
-from pcloud.model.errors import Conflict, NotFound, PcloudError, Problem, Unavailable
+from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError, Problem, Unavailable
 from pcloud.model.status import AssemblyStatus, DeployableStatus, ResourceStatus
 from pcloud.store.deployables import touched
 from pcloud.store.rows import Definition, DeployableRow, Job
@@ -272,6 +273,14 @@ class CloudPolicyEngine:
         return Applied(name=name, created=False, changed=changed)
 
     def _check_infrastructure(self, deployable: Deployable) -> None:
+        known = {*DRIVERS, *self.settings.infrastructures}
+        if deployable.infrastructure not in known:
+            raise InvalidDocument.of(
+                "UNKNOWN_INFRASTRUCTURE",
+                f"there is no infrastructure {deployable.infrastructure!r} here",
+                path="infrastructure",
+                hint=f"use one of: {', '.join(sorted(known))}",
+            )
         old = self.desired.rows.get(deployable.name)
         if old is not None and old.loaded and old.infrastructure != deployable.infrastructure:
             raise Conflict(

@@ -294,6 +294,8 @@ class DeployableEngine:
                 for other in busy:  # nothing is lost by giving up an attempt to connect
                     self._tasks[other].cancel()
             return False
+        if action.task == "start" and action.resource in self._names.services and self._stops_overtaken(walk):
+            return False
         walk.started(action.id)
         if action.resource in self._names.guests:
             assembly = self._names.guests[action.resource]
@@ -308,6 +310,15 @@ class DeployableEngine:
             return True
         self._launch(key, work)
         return True
+
+    def _stops_overtaken(self, walk: Walk) -> bool:
+        """Tell whether a service is being stopped that the newest decision takes to run: something it starts may need it.
+        The end of that stop causes the next decision."""
+        stops = [key for key in self._tasks if key[1] == "stop" and key[0] not in self._names.guests]
+        if not stops:
+            return False
+        wanted = {(action.resource, action.task, action.interval_ms) for action in walk.graph.actions}
+        return any(key not in wanted for key in stops)
 
     def _hands_off(self, assembly: str) -> bool:
         """Tell whether a guest must be left alone: nothing is known of its infrastructure, or a failed stop waits."""

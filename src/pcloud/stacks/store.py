@@ -2,7 +2,7 @@
 
 Concurrency: `put` and friends are called on the event loop and only queue; one writer thread takes all that is queued
 and commits it in one transaction, in order. `flush` returns when all that was queued before it is on disk (WAL,
-synchronous=FULL: it survives a power cut). A write that fails is not forgotten: `flush` raises, and so does every later call.
+synchronous=FULL: it survives a power cut). A write that fails is not forgotten: `flush` raises from then on.
 """
 
 from __future__ import annotations

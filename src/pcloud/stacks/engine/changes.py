@@ -9,6 +9,8 @@ from pcloud.stacks.engine.services import Services
 from pcloud.stacks.functions.evaluation import Scope
 from pcloud.stacks.plan import Change, Plan, assess, plan
 from pcloud.stacks.records import ChangeSet, Source, StackRecord, new_id
+from pcloud.stacks.types.base import Context
+from pcloud.stacks.types.registry import find_type
 
 
 class Changes(Services):
@@ -74,6 +76,27 @@ class Changes(Services):
             return scope.imported
         return scope.imported
 
+    # --- drift
+
+    async def detect_drift(self, stack: StackRecord, names: list[str] | None = None) -> None:
+        """Compare resources with what really runs; the answer is kept in the records."""
+        drifted = 0
+        for record in list(self.current(stack).values()):
+            if names and record.name not in names:
+                continue
+            source = stack.source
+            kind, _, _ = find_type(record.type, source.registry if source else {}, source.files if source else {})
+            differences = (
+                await kind.drift(Context(self, stack, record, dict(record.properties))) if kind is not None else {}
+            )
+            status = "DELETED" if differences is None else "MODIFIED" if differences else "IN_SYNC"
+            drifted += status != "IN_SYNC"
+            record.drift = {"status": status, "time": self.now(), "differences": differences or {}}
+            self.save(record)
+        stack.drift = {"status": "DRIFTED" if drifted else "IN_SYNC", "time": self.now(), "drifted": drifted}
+        self.store.put(stack)
+        await self.store.flush()
+
     # --- change sets
 
     async def create_change_set(
@@ -108,7 +131,7 @@ class Changes(Services):
         judged = self.plan(stack if stack.id in self.stacks else None, source, stack_name)
         changed = [change for change in judged.changes if change.action not in ("none", "retain")]
         tags = stack.source is None or stack.source.tags != source.tags
-        empty = not changed and kind == "UPDATE" and not tags and not self._outputs_differ(stack, source)
+        empty = not changed and kind == "UPDATE" and not tags and not self.outputs_differ(stack, source)
         change_set = ChangeSet(
             id=new_id(),
             name=name,
@@ -138,7 +161,8 @@ class Changes(Services):
         await self.store.flush()
         return change_set
 
-    def _outputs_differ(self, stack: StackRecord, source: Source) -> bool:
+    def outputs_differ(self, stack: StackRecord, source: Source) -> bool:
+        """Return whether a source has other outputs than the stack."""
         if stack.source is None:
             return True
         old, new = self.reader.template(stack.source), self.reader.template(source)

@@ -1,8 +1,8 @@
 """All stacks of one host, and everything that can be asked of them. APIs call this; it never speaks HTTP.
 
-Concurrency: lives on one event loop. A stack carries out one operation at a time, in a task of its own; requests
-that change a stack return when their operation is durably accepted. Records in memory are the truth while the daemon runs; the store has
-them for the next run, which carries on with every operation that was not at its end.
+Concurrency: lives on one event loop. A stack carries out one operation at a time, in a task of its own; requests that change
+a stack return when their operation is durably accepted. Records in memory are the truth while the daemon runs; the store
+has them for the next run, which carries on with every operation that was not at its end.
 """
 
 from __future__ import annotations

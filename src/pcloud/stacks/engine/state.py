@@ -151,9 +151,9 @@ class State:
             self.store.set("signals", record.id, None)
         self._pokes.pop(record.id, None)
 
-    def validate(self, stack: StackRecord, source: Source) -> None:
+    def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
         """InvalidDocument with everything that is wrong with a source."""
-        scope = self.reader.scope(stack, source, every_branch=True, facade=self.facade(stack))
+        scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
         assess(scope, registry=source.registry, capabilities=self.platform.capabilities)
 
     def facade(self, stack: StackRecord) -> Callable[[str], Any] | None:

@@ -21,7 +21,7 @@ def _engine() -> tuple[Any, Any]:
     # The library forgets to import collections.abc itself.
     import collections.abc  # noqa: F401
 
-    import yaql as library  # type: ignore[import-untyped]
+    import yaql as library
 
     engine = library.YaqlFactory().create(
         options={
@@ -46,7 +46,7 @@ def yaql(scope: Scope, argument: Any, path: Path) -> Any:
         engine, context = _engine()
     except ImportError:
         raise FunctionError("yaql is not installed", "REFUSED", "install the extra 'stacks'") from None
-    from yaql.language.exceptions import YaqlException  # type: ignore[import-untyped]
+    from yaql.language.exceptions import YaqlException
 
     try:
         statement = engine(expression)
