@@ -80,6 +80,7 @@ class Resource:
         "resource_class",
         "running",
         "searched",
+        "searches",
         "type",
         "watch",
     )
@@ -97,6 +98,7 @@ class Resource:
         self.watch: watch.Watch | None = None
         self.searched = -1e9
         """When its processes were last looked for."""
+        self.searches = 0
         self.quiet = 0
         """How many times in a row an exit triggered a monitor that saw nothing."""
 

@@ -214,7 +214,7 @@ class Executor:
         command.again = False
         command.timer = self._loop.later(wait, lambda: self._due(resource, command))
         if not well:
-            resource.searched = -1e9
+            resource.searches = 0
             if resource.watch is not None:
                 resource.watch.clear()
 
@@ -225,8 +225,13 @@ class Executor:
         process could end unseen. A monitor that an exit has just triggered runs without this delay."""
         now = time.monotonic()
         hurry = command.signal == "exit" and not resource.quiet
-        if resource.watch or hurry or now < resource.searched + _SEARCH_EVERY:
+        if resource.watch:
+            resource.searches = 0
             return
+        # A process that is just being executed shows no environment: one fruitless search says little.
+        if hurry or (resource.searches >= 3 and now < resource.searched + _SEARCH_EVERY):
+            return
+        resource.searches += 1
         resource.searched = now
         if resource.watch is None:
             resource.watch = watch.Watch(self._loop, lambda: self._process_ended(resource))
@@ -236,7 +241,7 @@ class Executor:
         if self.resources.get(resource.id) is not resource:
             return
         log(6, f"{resource.id}: a process ended")
-        resource.searched = -1e9
+        resource.searches = 0
         for command in resource.recurring:
             if not command.stopping:
                 self._kick(resource, command, "exit")
