@@ -187,7 +187,7 @@ async def test_twenty_guests_with_one_image_and_shared_looks(infrastructure, ima
     assert calls < 120, f"{calls} list calls for 20 guests: they do not share"
     images = list(nova.image.images(name="pct-0123abc"))
     assert [each.status for each in images] == ["active"], "uploaded once"
-    assert images[0].properties["kernel_id"]
+    assert images[0].kernel_id
     groups = [group for group in nova.compute.server_groups() if group.name == "pct-shop"]
     assert len(groups) == 1
     assert len(groups[0].member_ids) == 20
