@@ -23,6 +23,13 @@ class Daemon:
     def __init__(self) -> None:
         self.received = bytearray()
 
+    @property
+    def transport(self) -> Daemon:
+        return self
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def write(self, data: bytes) -> None:
         self.received += data
 
