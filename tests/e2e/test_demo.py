@@ -62,7 +62,9 @@ def test_it_passes_after_being_broken_off_and_leaves_nothing(output: Path) -> No
     before = {*Path("/var/tmp").iterdir(), *Path("/etc").iterdir(), *Path("/run").iterdir()}
     first = start(output)
     try:
-        until("guests of the demonstration", lambda: any("wordpress.wordpress" in each for each in about(str(HOME))), 900)
+        until(
+            "guests of the demonstration", lambda: any("wordpress.wordpress" in each for each in about(str(HOME))), 900
+        )
         os.killpg(first.pid, signal.SIGKILL)
     finally:
         first.kill()

@@ -314,7 +314,10 @@ class Run:
                 continue
             if other.generation >= operation.generation:
                 continue
-            if decide(kind, other, node.definition, wanted, other.metadata, source.registry).action in ("none", "update"):
+            if decide(kind, other, node.definition, wanted, other.metadata, source.registry).action in (
+                "none",
+                "update",
+            ):
                 if record is not None:
                     record.condemned = True
                     self.manager.save(record)
