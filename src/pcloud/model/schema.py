@@ -9,8 +9,8 @@ from pcloud.model.shapes import Table
 
 
 def manifest_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of the manifest. It says what one key may be; what must hold between keys (names
-    that are referred to exist, no cycles) only the reader knows."""
+    """Return the JSON Schema (draft 2020-12) of the manifest. It says what one key may be; what must hold between keys
+    (names that are referred to exist, no cycles) only the reader knows."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pacemaker-cloud manifest",
