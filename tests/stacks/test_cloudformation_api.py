@@ -72,7 +72,7 @@ class Server:
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())  # type: ignore[arg-type]
+    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
     await manager.start()
     async with serving(cloudformation_app(manager, {"good": "admin"}.get)) as url:
         yield Server(manager, url)
@@ -189,14 +189,44 @@ def raw(url: str, form: dict[str, str] | bytes, headers: dict[str, str] | None =
 
 
 async def test_every_operation_answers_in_the_protocol(server: Server) -> None:
-    assert set(OPERATIONS) == set(
-        "CreateStack UpdateStack DeleteStack DescribeStacks ListStacks CancelUpdateStack ContinueUpdateRollback RollbackStack "
-        "DescribeStackEvents DescribeEvents DescribeStackResource DescribeStackResources ListStackResources GetTemplate "
-        "GetTemplateSummary ValidateTemplate EstimateTemplateCost CreateChangeSet DescribeChangeSet ExecuteChangeSet "
-        "DeleteChangeSet ListChangeSets DescribeChangeSetHooks DetectStackDrift DetectStackResourceDrift "
-        "DescribeStackDriftDetectionStatus DescribeStackResourceDrifts SignalResource ListExports ListImports GetStackPolicy "
-        "SetStackPolicy UpdateTerminationProtection DescribeAccountLimits ListTypes DescribeType".split()
-    )
+    assert set(OPERATIONS) == {
+        "CancelUpdateStack",
+        "ContinueUpdateRollback",
+        "CreateChangeSet",
+        "CreateStack",
+        "DeleteChangeSet",
+        "DeleteStack",
+        "DescribeAccountLimits",
+        "DescribeChangeSet",
+        "DescribeChangeSetHooks",
+        "DescribeEvents",
+        "DescribeStackDriftDetectionStatus",
+        "DescribeStackEvents",
+        "DescribeStackResource",
+        "DescribeStackResourceDrifts",
+        "DescribeStackResources",
+        "DescribeStacks",
+        "DescribeType",
+        "DetectStackDrift",
+        "DetectStackResourceDrift",
+        "EstimateTemplateCost",
+        "ExecuteChangeSet",
+        "GetStackPolicy",
+        "GetTemplate",
+        "GetTemplateSummary",
+        "ListChangeSets",
+        "ListExports",
+        "ListImports",
+        "ListStackResources",
+        "ListStacks",
+        "ListTypes",
+        "RollbackStack",
+        "SetStackPolicy",
+        "SignalResource",
+        "UpdateStack",
+        "UpdateTerminationProtection",
+        "ValidateTemplate",
+    }
     for name in service().operation_names:
         status, text = await asyncio.to_thread(raw, server.url + "/v1/", {"Action": name, "Version": "2010-05-15"})
         assert status < 500, (name, text)
