@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stage import ROOT, about, missing, names, until
+from tests.e2e.stage import CHECKOUT, ROOT, about, missing, names, until
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(missing()), reason=missing() or "-"),
 ]
-HOME = Path("/var/tmp/pcloud-e2e-demo")
+HOME = Path(f"/var/tmp/pcloud-e2e-{CHECKOUT}-demo")
 FAULTS = ["service-killed", "guest-killed", "escalation", "engine-killed", "daemon-killed"]
 
 
@@ -62,7 +62,9 @@ def test_it_passes_after_being_broken_off_and_leaves_nothing(output: Path) -> No
     before = {*Path("/var/tmp").iterdir(), *Path("/etc").iterdir(), *Path("/run").iterdir()}
     first = start(output)
     try:
-        until("guests of the demonstration", lambda: any("wordpress.wordpress" in each for each in about(str(HOME))), 900)
+        until(
+            "guests of the demonstration", lambda: any("wordpress.wordpress" in each for each in about(str(HOME))), 900
+        )
         os.killpg(first.pid, signal.SIGKILL)
     finally:
         first.kill()
