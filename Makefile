@@ -16,7 +16,8 @@ setup-libvirt: setup ## what guests as machines need besides: libvirt, QEMU and 
 demo: setup ## the main job on this machine: WordPress on two guests, broken in five ways, healed (KEEP=1 leaves it running)
 	@$(PY) -m demo
 
-test: setup ## every test, on real guests (root) where the machine can run them
+test: setup ## every test, on real guests, machines and daemons (as root); installs what they need
+	@tools/setup-tests
 	@$(PY) -m pytest $(ARGS)
 
 check: setup ## lint, types, layers

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from pcloud.api import dashboard, deployables, errors, events, library, simulate, system
+from pcloud.api import dashboard, deployables, errors, events, library, simulate, stacks, system
 from pcloud.api.metrics import Metrics
 from pcloud.api.middleware import BodyLimit, HostGuard
 from pcloud.cpe.engine import CloudPolicyEngine
@@ -32,7 +32,7 @@ def make_app(engine: CloudPolicyEngine, tokens: TokenBook, metrics: Metrics, shu
     app.state.tokens = tokens
     app.state.metrics = metrics
     app.state.shutdown = shutdown
-    for room in (system, simulate, deployables, library, events):
+    for room in (system, simulate, deployables, stacks, library, events):
         app.include_router(room.router)
     dashboard.install(app)
     errors.install(app)

@@ -288,9 +288,15 @@ class StackManager(Changes):
                 del self._tasks[run.stack.id]
                 self._runs.pop(run.stack.id, None)
 
+    def _still_open(self) -> None:
+        """End the calling task when the daemon stops: nothing may be decided any more."""
+        if self.closing:
+            raise asyncio.CancelledError
+
     async def enter(self, stack: StackRecord, phase: str, status: str, reason: str) -> None:
         """Go on to another phase of the operation, durably."""
         assert stack.operation is not None
+        self._still_open()
         stack.operation.phase = phase
         stack.status, stack.reason = status, reason
         self.store.put(stack)
@@ -299,6 +305,7 @@ class StackManager(Changes):
 
     async def finish(self, stack: StackRecord, status: str, reason: str, *, keep: bool = False) -> None:
         """End the operation. The new status is visible once it is stored."""
+        self._still_open()
         kept = keep or status in ("CREATE_FAILED", "UPDATE_FAILED", "DELETE_FAILED")
         final = StackRecord(**{field: getattr(stack, field) for field in StackRecord.__struct_fields__})
         final.status, final.reason = status, reason

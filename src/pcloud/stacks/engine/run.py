@@ -83,8 +83,9 @@ class Run:
         except TimeoutError:
             raise StepFailed(f"Stack {operation.action.lower()} timed out") from None
         except asyncio.CancelledError:
-            if self.turned is None:
-                raise
+            task = asyncio.current_task()
+            if self.turned is None or self.manager.closing or (task is not None and task.cancelling()):
+                raise  # this very task is to end, not only its forward work
             raise StepFailed(self.turned) from None
         finally:
             if not self._inner.done():
@@ -228,7 +229,7 @@ class Run:
             first = checked.problems[0]
             raise StepFailed(f"Property {'.'.join(str(part) for part in first.path)}: {first.message}")
         record = records.get(node.name)
-        if restoring and record is not None:
+        if restoring:
             record = self._restored(node, kind, record, checked.values, source)
         change = decide(kind, record, node.definition, checked.values, metadata, source.registry)
         if record is not None and record.status == "CREATE_IN_PROGRESS" and change.action != "replace":
@@ -295,20 +296,33 @@ class Run:
         )
 
     def _restored(
-        self, node: Node, kind: ResourceType, record: ResourceRecord, wanted: Mapping[str, Any], source: Source
-    ) -> ResourceRecord:
-        """On the way back: return the old thing when a replacement had put it aside."""
+        self,
+        node: Node,
+        kind: ResourceType,
+        record: ResourceRecord | None,
+        wanted: Mapping[str, Any],
+        source: Source,
+    ) -> ResourceRecord | None:
+        """On the way back: return the old thing when a replacement had put it aside.
+
+        The newer one is put aside first: a crash in between leaves none in place, and this finds the old one again.
+        """
+        operation = self.stack.operation
+        assert operation is not None
         for other in self.manager.records(self.stack):
             if other.name != node.name or not other.condemned or other is record:
+                continue
+            if other.generation >= operation.generation:
                 continue
             if decide(kind, other, node.definition, wanted, other.metadata, source.registry).action in (
                 "none",
                 "update",
             ):
+                if record is not None:
+                    record.condemned = True
+                    self.manager.save(record)
                 other.condemned = False
-                record.condemned = True
                 self.manager.save(other)
-                self.manager.save(record)
                 return other
         return record
 

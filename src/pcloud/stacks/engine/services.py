@@ -18,6 +18,7 @@ from pcloud.stacks.engine.scopes import arn
 from pcloud.stacks.engine.state import State
 from pcloud.stacks.records import AccessKey, ResourceRecord, Source, StackRecord, short_hash
 from pcloud.stacks.types.base import Context, ResourceFailed, failed
+from pcloud.stacks.types.groups import AutoScalingGroup
 from pcloud.stacks.types.registry import find_type
 
 MAX_SIGNALS = 10_000
@@ -155,6 +156,22 @@ class Services(State):
         if attribute == "id":
             return record.physical
         return kind.attribute(record, attribute, path, self)
+
+    def reference_value(self, record: ResourceRecord) -> Any:
+        """Return what Ref / get_resource of any resource gives."""
+        source = self.stacks[record.stack].source
+        kind, _, _ = find_type(record.type, source.registry if source else {}, source.files if source else {})
+        return kind.reference(record, self) if kind is not None else record.physical
+
+    async def scale(self, group: ResourceRecord, kind: str, amount: float, minimum_step: int) -> int:
+        """Change the size of a scaling group; returns the new size."""
+        stack = self.stacks[group.stack]
+        source = stack.source
+        found, _, _ = find_type(group.type, source.registry if source else {}, source.files if source else {})
+        if not isinstance(found, AutoScalingGroup) or source is None:
+            raise ResourceFailed(f"{group.name} is no scaling group")
+        context = Context(self, stack, group, dict(group.properties), files=source.files, registry=source.registry)
+        return await found.scale(context, kind, amount, minimum_step)
 
     def find(self, physical: str) -> ResourceRecord | None:
         """Return the resource of that physical id, in any stack."""

@@ -61,6 +61,14 @@ class Services(Protocol):
         """Return an attribute of any resource, as its type gives it."""
         ...
 
+    def reference_value(self, record: ResourceRecord) -> Any:
+        """Return what Ref / get_resource of any resource gives."""
+        ...
+
+    async def scale(self, group: ResourceRecord, kind: str, amount: float, minimum_step: int) -> int:
+        """Change the size of a scaling group; returns the new size."""
+        ...
+
     def find(self, physical: str) -> ResourceRecord | None:
         """Return the resource of that physical id, in any stack."""
         ...

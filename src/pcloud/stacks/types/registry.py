@@ -11,7 +11,7 @@ from typing import Any
 
 from pcloud.stacks.types.base import ResourceType
 
-_MODULES = ("values", "waiting", "identity", "nested")
+_MODULES = ("values", "waiting", "identity", "nested", "groups")
 
 _NO_SERVICE = "there is no {} behind this API"
 REFUSED: Mapping[str, str] = {
