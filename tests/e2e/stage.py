@@ -253,7 +253,7 @@ class Stage:
             str(each) for each in (self.home / "infrastructure/lxc/guests").glob("*/") if (each / "config").exists()
         ]
         mounts = [each for each in names("mounts") if str(self.home) in each]
-        return guests + mounts + [line for line in about(f"{self.home}/infrastructure/lxc/guests")]
+        return guests + mounts + list(about(f"{self.home}/infrastructure/lxc/guests"))
 
 
 def tutorial_manifest(text: str) -> str:

@@ -189,14 +189,44 @@ def raw(url: str, form: dict[str, str] | bytes, headers: dict[str, str] | None =
 
 
 async def test_every_operation_answers_in_the_protocol(server: Server) -> None:
-    assert set(OPERATIONS) == set(
-        "CreateStack UpdateStack DeleteStack DescribeStacks ListStacks CancelUpdateStack ContinueUpdateRollback RollbackStack "
-        "DescribeStackEvents DescribeEvents DescribeStackResource DescribeStackResources ListStackResources GetTemplate "
-        "GetTemplateSummary ValidateTemplate EstimateTemplateCost CreateChangeSet DescribeChangeSet ExecuteChangeSet "
-        "DeleteChangeSet ListChangeSets DescribeChangeSetHooks DetectStackDrift DetectStackResourceDrift "
-        "DescribeStackDriftDetectionStatus DescribeStackResourceDrifts SignalResource ListExports ListImports GetStackPolicy "
-        "SetStackPolicy UpdateTerminationProtection DescribeAccountLimits ListTypes DescribeType".split()
-    )
+    assert set(OPERATIONS) == {
+        "CreateStack",
+        "UpdateStack",
+        "DeleteStack",
+        "DescribeStacks",
+        "ListStacks",
+        "CancelUpdateStack",
+        "ContinueUpdateRollback",
+        "RollbackStack",
+        "DescribeStackEvents",
+        "DescribeEvents",
+        "DescribeStackResource",
+        "DescribeStackResources",
+        "ListStackResources",
+        "GetTemplate",
+        "GetTemplateSummary",
+        "ValidateTemplate",
+        "EstimateTemplateCost",
+        "CreateChangeSet",
+        "DescribeChangeSet",
+        "ExecuteChangeSet",
+        "DeleteChangeSet",
+        "ListChangeSets",
+        "DescribeChangeSetHooks",
+        "DetectStackDrift",
+        "DetectStackResourceDrift",
+        "DescribeStackDriftDetectionStatus",
+        "DescribeStackResourceDrifts",
+        "SignalResource",
+        "ListExports",
+        "ListImports",
+        "GetStackPolicy",
+        "SetStackPolicy",
+        "UpdateTerminationProtection",
+        "DescribeAccountLimits",
+        "ListTypes",
+        "DescribeType",
+    }
     for name in service().operation_names:
         status, text = await asyncio.to_thread(raw, server.url + "/v1/", {"Action": name, "Version": "2010-05-15"})
         assert status < 500, (name, text)
