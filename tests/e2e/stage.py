@@ -5,6 +5,7 @@ The state folder has a fixed name, so that the next run finds what an aborted on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from tests.transport.sshd import free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:5]
+"""Keeps the runs of two checkouts apart, and finds again what an aborted run of this one left."""
 SHOP = """\
 deployable: shop
 infrastructure: lxc
@@ -92,8 +95,8 @@ class Stage:
     """The daemon and the commands."""
 
     def __init__(self, name: str) -> None:
-        self.home = Path("/var/tmp") / f"pcloud-e2e-{name}"
-        self.bridge = f"pce2e-{name}"
+        self.home = Path("/var/tmp") / f"pcloud-e2e-{CHECKOUT}-{name}"
+        self.bridge = f"pce{CHECKOUT}{name}"
         self.files = Path(f"{self.home}-files")
         remembered = self.home / "port"
         port = int(remembered.read_text()) if remembered.exists() else free_port()
@@ -250,7 +253,7 @@ class Stage:
             str(each) for each in (self.home / "infrastructure/lxc/guests").glob("*/") if (each / "config").exists()
         ]
         mounts = [each for each in names("mounts") if str(self.home) in each]
-        return guests + mounts + [line for line in about(f"{self.home}/infrastructure/lxc/guests")]
+        return guests + mounts + list(about(f"{self.home}/infrastructure/lxc/guests"))
 
 
 def tutorial_manifest(text: str) -> str:

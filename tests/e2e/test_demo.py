@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stage import ROOT, about, missing, names, until
+from tests.e2e.stage import CHECKOUT, ROOT, about, missing, names, until
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(missing()), reason=missing() or "-"),
 ]
-HOME = Path("/var/tmp/pcloud-e2e-demo")
+HOME = Path(f"/var/tmp/pcloud-e2e-{CHECKOUT}-demo")
 FAULTS = ["service-killed", "guest-killed", "escalation", "engine-killed", "daemon-killed"]
 
 

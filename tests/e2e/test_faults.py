@@ -1,4 +1,4 @@
-"""What must survive: our own processes killed, guests that hang, builds that are broken off; and that `explain` tells why."""
+"""What must survive: our processes killed, guests that hang, builds broken off; and that `explain` tells why."""
 
 from __future__ import annotations
 
