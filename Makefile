@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup setup-libvirt demo test check bench dashboard clean
+.PHONY: help setup setup-libvirt demo test check bench dashboard docs clean
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -16,12 +16,13 @@ setup-libvirt: setup ## what guests as machines need besides: libvirt, QEMU and 
 demo: setup ## the main job on this machine: WordPress on two guests, broken in five ways, healed (KEEP=1 leaves it running)
 	@$(PY) -m demo
 
-test: setup ## every test, on real guests (root) where the machine can run them
+test: setup ## every test, on real guests, machines and daemons (as root); installs what they need
+	@tools/setup-tests
 	@$(PY) -m pytest $(ARGS)
 
 check: setup ## lint, types, layers
-	@.venv/bin/ruff check src tests bench demo demo
-	@.venv/bin/ruff format --check src tests bench demo demo
+	@.venv/bin/ruff check src tests bench demo
+	@.venv/bin/ruff format --check src tests bench demo
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
@@ -30,6 +31,10 @@ bench: setup ## measurements as ratios against the peers, one JSON object a row 
 
 dashboard: setup ## build the live page that the daemon serves at /ui/ (installs nodejs and npm)
 	@tools/dashboard
+
+docs: setup ## build the documentation as pages in build/docs; warnings are errors
+	@.tools/bin/uv pip install -q --python .venv/bin/python --group docs
+	@.venv/bin/sphinx-build -q -W --keep-going -b html docs build/docs && echo "build/docs/index.html"
 
 clean: ## remove the environment and caches of this checkout
 	@rm -rf .venv .tools build dist .mypy_cache .ruff_cache .pytest_cache

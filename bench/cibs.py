@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 
+from pcloud.model.deployable import Assembly, Dependency, Deployable, Resource
+from pcloud.policy.state import Guest, Link, Power, State
+
 
 def three_assemblies() -> bytes:
     """Return the CIB of a deployable of three guests with one monitored resource each, in order, all still to be started."""
@@ -27,3 +30,22 @@ def three_assemblies() -> bytes:
 have-quorum="1" dc-uuid="db" execution-date="1700000000"><configuration><crm_config><cluster_property_set id="options">
 {properties}</cluster_property_set></crm_config><nodes>{nodes}</nodes><resources>{resources}</resources>
 <constraints>{places}{orders}</constraints></configuration><status>{states}</status></cib>""".encode()
+
+
+def three_guests() -> State:
+    """Return the state of a deployable of three guests with one monitored resource each, in order, once the guests are
+    reached and nothing in them is started."""
+    names = ("db", "app", "web")
+    assemblies = tuple(
+        Assembly(
+            name=name,
+            resources=(Resource(name="service", resource_class="systemd", type="service"),),
+            after=tuple(Dependency(assembly=other) for other in names[:i][-1:]),
+        )
+        for i, name in enumerate(names)
+    )
+    guests = {
+        name: Guest(power=Power.ON, link=Link.CONNECTED, probed=True, address=f"10.0.0.{i}", place="here")
+        for i, name in enumerate(names, 2)
+    }
+    return State(deployable=Deployable(name="shop", assemblies=assemblies), guests=guests, places=("here",))

@@ -1,6 +1,6 @@
 """The agent against Pacemaker's own daemon, in one run: time from a service's end to its notification, memory, CPU.
 
-Both daemons run the same OCF agent (a shell script), driven by the same transport. Rows, in seconds and kB; ratio = ours ÷ theirs.
+Both daemons run the same OCF agent (a shell script), driven by the same transport. Rows are in seconds and kB.
 """
 
 from __future__ import annotations

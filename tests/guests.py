@@ -18,7 +18,7 @@ CACHE = Path("/var/cache/pcloud-test/agent")
 PACKAGES = "systemd-sysv,iproute2,python3-minimal,libpython3-stdlib,libgnutls30,dbus,procps"
 
 
-def base() -> Path:
+def base(name: str = "rootfs", packages: str = PACKAGES) -> Path:
     """Return the root file system that guests are laid over, built at the first call (some 20 s); skip where that can
     not be."""
     for program in ("lxc-start", "mmdebstrap", "ip"):
@@ -26,14 +26,14 @@ def base() -> Path:
             pytest.skip(f"needs the program {program}")
     if os.geteuid() != 0:
         pytest.skip("needs root to run LXC guests")
-    root = CACHE / "rootfs"
+    root = CACHE / name
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():
-            fresh = CACHE / "rootfs.new"
+            fresh = CACHE / f"{name}.new"
             shutil.rmtree(fresh, ignore_errors=True)
-            command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", f"--include={PACKAGES}"]
+            command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", f"--include={packages}"]
             command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale")]
             done = subprocess.run([*command, "bookworm", str(fresh)], capture_output=True, text=True, check=False)
             if done.returncode:
@@ -55,10 +55,14 @@ class Guest:
         self.key = secrets.token_bytes(4096)
         self.kind = "pcloud"
 
-    def start(self) -> None:
-        """Make the guest and wait until its agent listens."""
-        root = base()
-        upper = self.folder / "upper"
+    unit = "pcloud-remoted"
+
+    def root(self) -> Path:
+        """Return the root file system below the guest's own layer."""
+        return base()
+
+    def install(self, upper: Path) -> None:
+        """Put our agent into the guest's own layer."""
         for file in agent_files():
             target = upper / file.path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,13 +71,21 @@ class Guest:
         wants = upper / "etc/systemd/system/multi-user.target.wants"
         wants.mkdir(parents=True)
         (wants / "pcloud-remoted.service").symlink_to("/etc/systemd/system/pcloud-remoted.service")
+        (upper / "etc/default").mkdir(exist_ok=True)
+        (upper / "etc/default/pcloud-remoted").write_text('PCLOUD_REMOTED_OPTIONS="--log-level info"\n')
+
+    def start(self) -> None:
+        """Make the guest and wait until its agent listens."""
+        root = self.root()
+        upper = self.folder / "upper"
+        upper.mkdir()
+        self.install(upper)
         key = upper / "etc/pacemaker/authkey"
         key.parent.mkdir(parents=True)
         key.write_bytes(self.key)
         key.chmod(0o600)
         (upper / "etc/machine-id").write_text("")
-        (upper / "etc/default").mkdir(exist_ok=True)
-        (upper / "etc/default/pcloud-remoted").write_text('PCLOUD_REMOTED_OPTIONS="--log-level info"\n')
+        (upper / "etc/systemd/system").mkdir(parents=True, exist_ok=True)
         self.prepare(upper)
         config = self.folder / self.name / "config"
         config.parent.mkdir()
@@ -92,7 +104,7 @@ class Guest:
         subprocess.run(["ip", "addr", "add", f"{self.host_address}/30", "dev", self.name], check=True)
         subprocess.run(["ip", "link", "set", self.name, "up"], check=True)
         deadline = time.monotonic() + 60
-        while self.run("systemctl", "is-active", "pcloud-remoted", check=False).strip() != "active":
+        while self.run("systemctl", "is-active", self.unit, check=False).strip() != "active":
             assert time.monotonic() < deadline, self.run("journalctl", "-n", "50", check=False)
             time.sleep(0.1)
 
@@ -110,3 +122,21 @@ class Guest:
         """End the guest and its network."""
         subprocess.run(["lxc-stop", "-P", str(self.folder), "-n", self.name, "-k"], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", self.name], capture_output=True, check=False)
+
+
+class PacemakerGuest(Guest):
+    """A guest with Debian's own pacemaker-remoted instead of our agent."""
+
+    unit = "pacemaker_remote"
+
+    def root(self) -> Path:
+        """Return a root with the Debian package pacemaker-remote."""
+        packages = "systemd-sysv,iproute2,dbus,procps,pacemaker-remote,resource-agents"
+        self.kind = "pacemaker"
+        return base("rootfs-pacemaker", packages)
+
+    def install(self, upper: Path) -> None:
+        """The package is there; it is started at boot."""
+        wants = upper / "etc/systemd/system/multi-user.target.wants"
+        wants.mkdir(parents=True)
+        (wants / "pacemaker_remote.service").symlink_to("/lib/systemd/system/pacemaker_remote.service")

@@ -85,6 +85,7 @@ class Daemon:
         self.folder = folder
         self.port = free_port()
         self.key = secrets.token_bytes(4096)
+        folder.mkdir(exist_ok=True)
         self.key_file = folder / "authkey"
         self.key_file.write_bytes(self.key)
         self.ocf_root = folder / "ocf"

@@ -50,8 +50,8 @@ def test_apply_change_and_delete(daemon: DaemonProcess) -> None:
     daemon.running("shop")
     assert daemon.apply(manifest("shop")) == {"name": "shop", "created": False, "changed": []}
     changed = manifest("shop").replace("monitor: 10s", "monitor: 5s", 1)
-    assert daemon.apply(changed, dry_run=True)["changed"] == ["assemblies.db.resources.httpd.monitor_interval"]
-    assert daemon.apply(manifest("shop", assemblies=("db",)))["changed"] == ["assemblies.web"]
+    assert daemon.apply(changed, dry_run=True)["changed"] == ["assemblies.db.resources.httpd.monitor_interval changed"]
+    assert daemon.apply(manifest("shop", assemblies=("db",)))["changed"] == ["assemblies.web removed"]
     until(lambda: "shop.web" not in daemon.guest_files("shop"), "only the removed guest goes")
     line = daemon.call("GET", "/v1/deployables")[0]
     assert (line["name"], line["state"], line["assemblies"], line["running"]) == ("shop", "running", 1, 1)

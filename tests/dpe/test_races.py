@@ -267,3 +267,44 @@ async def test_cancelled_waiters_of_the_brake_lose_no_place() -> None:
     assert most == 2
     async with asyncio.timeout(1), brake.slot(0), brake.slot(0):
         assert brake.waiting == 0
+
+
+def test_nothing_starts_on_what_an_overtaken_decision_is_stopping() -> None:
+    first, second = resource("first"), replace(resource("second"), after=("first",))
+    deployable = Deployable(name="shop", assemblies=(Assembly(name="web", resources=(first, second)),))
+
+    async def story(s: Trial) -> None:
+        await s.until("running")
+        s.configure(target="stopped")
+        while "stop rsc_web_first" not in s.world.actions("stop"):
+            await s.settle(0.001)
+        s.configure(target="started")  # second is stopped, first is being stopped and still counts as running
+        await s.settle(10)
+        assert s.state == "running"
+
+    trial = attempt(deployable, story)
+    assert trial.violations == []
+    assert trial.world.actions("start")[2:] == ["start rsc_web_first", "start rsc_web_second"]
+
+
+def test_what_was_removed_while_no_engine_ran_is_stopped_by_the_next_one() -> None:
+    before = Deployable(
+        name="shop",
+        assemblies=(
+            Assembly(name="db", resources=(resource("mysqld"),)),
+            Assembly(name="web", resources=(resource("httpd"), resource("extra"))),
+        ),
+    )
+    web = replace(before.assemblies[1], resources=before.assemblies[1].resources[:1])
+
+    async def story(s: Trial) -> None:
+        await s.until("running")
+        s.deployable = replace(before, assemblies=(web,))
+        await s.crash()
+        await s.settle(60)
+        assert s.state == "running"
+        s.violations += s.world_differs()
+
+    trial = attempt(before, story)
+    assert trial.violations == []
+    assert trial.world.actions("start", "boot")[5:] == []

@@ -14,10 +14,19 @@ from pcloud.dpe.spool import Spool
 
 
 class Line:
-    """A writer that keeps what it is given."""
+    """A writer that keeps what it is given; also its own transport."""
 
     def __init__(self) -> None:
         self.data = b""
+        self.transport = self
+        self.unsent = 0
+        self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def abort(self) -> None:
+        self.aborted = True
 
     def write(self, data: bytes) -> None:
         self.data += data
@@ -103,3 +112,15 @@ async def test_an_empty_file_is_removed_at_the_end(spool: Spool) -> None:
     spool.acknowledged(1)
     spool.close()
     assert not spool.path.exists()
+
+
+async def test_a_daemon_that_does_not_read_is_let_go(spool: Spool) -> None:
+    line = Line()
+    spool.connected(line)  # type: ignore[arg-type]
+    line.unsent = module.MOST_UNSENT + 1
+    spool.state("a", b"1")
+    assert line.aborted
+    spool.state("a", b"2")
+    again = Line()
+    spool.connected(again)  # type: ignore[arg-type]
+    assert await records(again.data) == [1, 2]

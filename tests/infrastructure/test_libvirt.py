@@ -30,6 +30,7 @@ from pcloud.environment.transport import Endpoint, Operation
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.transport.ssh import SshTransport
+from tests.infrastructure.contract import InfrastructureContract
 from tests.infrastructure.libvirtd import Libvirtd, run_libvirtd
 from tests.infrastructure.machine import machine_image
 from tests.transport.sshd import until
@@ -125,6 +126,36 @@ def endpoint(address: str, port: int = 22) -> Endpoint:
         private_key=USER.export_private_key().decode(),
         host_key=HOST.export_public_key().decode(),
     )
+
+
+class TestContract(InfrastructureContract):
+    """What every infrastructure must do."""
+
+    death_noticed = 10.0
+
+    @pytest.fixture
+    async def infrastructure(self, libvirtd):
+        async with driver(libvirtd) as (infrastructure, _):
+            yield infrastructure
+            for info in await infrastructure.list_guests():
+                await infrastructure.delete(info.guest_id)
+
+    @pytest.fixture
+    def make_spec(self, image):
+        return lambda name: spec(image, guest_id=f"shop.{name}", assembly=name)
+
+    @pytest.fixture(autouse=True)
+    def _keep(self, libvirtd):
+        self.libvirtd = libvirtd
+
+    async def kill(self, infrastructure, guest_id):
+        os.kill(self.libvirtd.qemu(f"pct-{guest_id}"), signal.SIGKILL)
+
+    async def freeze(self, infrastructure, guest_id):
+        os.kill(self.libvirtd.qemu(f"pct-{guest_id}"), signal.SIGSTOP)
+
+    def reopen(self, infrastructure):
+        return LibvirtInfrastructure(settings(self.libvirtd))
 
 
 async def test_life_of_a_machine(libvirtd, guest, image):
@@ -330,6 +361,15 @@ async def test_full_disk_leaves_no_half(libvirtd, image):
         await infrastructure.delete("shop.web")
 
 
+def first_words(host: str, port: int) -> bytes:
+    with socket.create_connection((host, port), 10) as probe:
+        probe.settimeout(5)
+        try:
+            return probe.recv(100)
+        except OSError:
+            return b""
+
+
 async def test_user_mode_network(libvirtd, image):
     async with driver(libvirtd, network="user") as (infrastructure, _):
         info = await infrastructure.start(spec(image))
@@ -337,9 +377,10 @@ async def test_user_mode_network(libvirtd, image):
             await alive(infrastructure)
             host, port = info.reach(22)
             assert host == "127.0.0.1"
-            with socket.create_connection((host, port), 10) as probe:
-                probe.settimeout(20)
-                assert probe.recv(100).startswith(b"SSH-2.0")
+            banner = b""
+            async with asyncio.timeout(60):  # QEMU accepts connections before the guest's sshd does
+                while not banner.startswith(b"SSH-2.0"):
+                    banner = await asyncio.to_thread(first_words, host, port)
             assert info.reach(80)[0] == "127.0.0.1"
         finally:
             await infrastructure.delete("shop.web")

@@ -68,3 +68,18 @@ def test_forwarded_ports():
     ports = xml.format_ports([(22, 40022), (80, 40080)])
     assert xml.parse_ports(ports) == {22: ("127.0.0.1", 40022), 80: ("127.0.0.1", 40080)}
     assert xml.parse_ports("") == {}
+
+
+def test_capabilities_are_the_drivers_own():
+    from pcloud.infrastructure.capabilities import CAPABILITIES
+    from pcloud.infrastructure.checks import checks_of
+    from pcloud.infrastructure.lxc import LxcInfrastructure
+    from pcloud.infrastructure.registry import DRIVERS
+
+    assert CAPABILITIES.keys() == DRIVERS.keys()
+    assert CAPABILITIES["lxc"] == LxcInfrastructure.capabilities
+    for name in CAPABILITIES:
+        first, *rest = checks_of(name)
+        assert first.state == "ok"
+        assert all(check.hint for check in rest if check.state == "missing")
+    assert checks_of("deltacloud")[0].state == "missing"

@@ -23,16 +23,16 @@ from tests.remoted import SERVICE, SOURCE
 
 HOLD = """
 ip link set lo up
-for d in /var/lib/pacemaker /var/log/pacemaker /etc/pacemaker /etc/corosync /var/lib/corosync /var/log/corosync /dev/shm /run; do
-  mkdir -p $d; mount -t tmpfs tmpfs $d; done
+for d in /var/lib/pacemaker /var/log/pacemaker /etc/pacemaker /etc/corosync /var/lib/corosync /var/log/corosync \\
+  /dev/shm /run; do mkdir -p $d; mount -t tmpfs tmpfs $d; done
 chmod 1777 /dev/shm; mkdir -p /run/crm /run/resource-agents /run/lock /var/log/pacemaker/bundles
 for s in cib pengine blackbox cores; do mkdir -p /var/lib/pacemaker/$s; done
 chown -R hacluster:haclient /var/lib/pacemaker /run/crm /var/log/pacemaker; chmod 770 /var/log/pacemaker
 cp "$1/authkey" /etc/pacemaker/authkey; chown root:haclient /etc/pacemaker/authkey; chmod 640 /etc/pacemaker/authkey
 cp "$1/corosync.conf" /etc/corosync/
 mkdir -p /run/layers/u1 /run/layers/w1 /run/layers/u2 /run/layers/w2
-mount -t overlay overlay -o lowerdir=/usr/lib/ocf/resource.d,upperdir=/run/layers/u1,workdir=/run/layers/w1 /usr/lib/ocf/resource.d
-mount -t overlay overlay -o lowerdir=/usr/sbin,upperdir=/run/layers/u2,workdir=/run/layers/w2 /usr/sbin
+lay() { mount -t overlay overlay -o lowerdir=$1,upperdir=/run/layers/u$2,workdir=/run/layers/w$2 $1; }
+lay /usr/lib/ocf/resource.d 1; lay /usr/sbin 2
 cp -r "$1/agents/." /usr/lib/ocf/resource.d/; cp "$1/fence_test" /usr/sbin/
 touch "$1/$2.ready"; exec sleep infinity
 """
@@ -81,7 +81,8 @@ exit 0 ;;
 monitor|status|list|on) exit 0 ;;
 off|reboot)
   echo "$action $node" >> $dir/fence.asked
-  for _ in $(seq 300); do [ "$(wc -l < $dir/fence.asked)" = "$(cat $dir/fence.done 2>/dev/null | wc -l)" ] && exit 0; sleep 0.1; done
+  for _ in $(seq 300); do
+    [ "$(wc -l < $dir/fence.asked)" = "$(cat $dir/fence.done 2>/dev/null | wc -l)" ] && exit 0; sleep 0.1; done
   exit 1 ;;
 esac
 exit 1
@@ -99,8 +100,9 @@ meta-data) cat <<'X'
 <?xml version="1.0"?>
 <resource-agent name="guest" version="1.0"><version>1.1</version><longdesc lang="en">for tests</longdesc>
 <shortdesc lang="en">for tests</shortdesc><parameters>
-<parameter name="command"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/></parameter>
-<parameter name="state"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/></parameter>
+<parameter name="command"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/>
+</parameter><parameter name="state"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc>
+<content type="string"/></parameter>
 </parameters><actions><action name="start" timeout="20s"/><action name="stop" timeout="20s"/>
 <action name="monitor" timeout="20s" interval="10s"/><action name="meta-data" timeout="5s"/></actions></resource-agent>
 X
@@ -242,6 +244,8 @@ class Cluster:
         assert self.agent is not None
         children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()
         os.kill(int(children[0]) if children else self.agent.pid, number)
+        if number == signal.SIGKILL:
+            os.kill(self.agent.pid, signal.SIGCONT)  # `nsenter` stops itself together with its child
 
     def _fence_loop(self) -> None:
         done = 0
@@ -278,7 +282,7 @@ class Cluster:
 
     def online(self, node: str) -> bool:
         """Whether the cluster holds a node online and clean."""
-        found = self.status().find(f".//nodes/node[@name='{node}']")
+        found = self.status().find(f"./nodes/node[@name='{node}']")
         return found is not None and found.get("online") == "true" and found.get("unclean") == "false"
 
     def idle(self) -> bool:
@@ -289,8 +293,9 @@ class Cluster:
         """The node on which a resource is active and well, or empty."""
         for found in self.status().iterfind(f".//resources//resource[@id='{resource}']"):
             node = found.find("node")
-            if found.get("role") == "Started" and found.get("failed") == "false" and node is not None:
-                return node.get("name", "") if found.get("pending") is None else ""
+            well = found.get("role") == "Started" and found.get("failed") == "false" and found.get("pending") is None
+            if well and node is not None and self.online(node.get("name", "")):
+                return node.get("name", "")
         return ""
 
     def wait_where(self, resource: str, node: str, timeout: float = 60) -> None:

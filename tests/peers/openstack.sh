@@ -69,15 +69,20 @@ start_mariadb() {
   setsid mariadbd --no-defaults --user=mysql --datadir="$data" --socket="$socket" --port=$mariadb_port --bind-address=$ip \
     --pid-file="$data/pid" --innodb-flush-log-at-trx-commit=0 > "$logs/mariadb.log" 2>&1 < /dev/null &
   for _ in $(seq 200); do mariadb -S "$socket" -uroot -e 'select 1' > /dev/null 2>&1 && break; sleep 0.1; done
+  # what many write at once is in MariaDB: SQLite answers them with "database is locked"
+  local name
+  for name in neutron nova nova_api nova_cell0 placement; do
+    mariadb -S "$socket" -uroot -e "drop database if exists $name; create database $name character set utf8mb4"
+  done
   mariadb -S "$socket" -uroot <<X
-drop database if exists neutron;
-create database neutron character set utf8mb4;
 create or replace user n@'$ip' identified by 'n';
 grant all on *.* to n@'$ip';
 create or replace user n@localhost identified by 'n';
 grant all on *.* to n@localhost;
 X
 }
+
+database() { echo "mysql+pymysql://n:n@$ip:$mariadb_port/$1?charset=utf8mb4"; }
 
 auth() { # the keystone section of a service's configuration
   cat <<X
@@ -138,7 +143,7 @@ key_repository=$etc/keystone/fernet
 X
   {
     printf '[DEFAULT]\nlog_file=%s/placement.log\n[api]\nauth_strategy=keystone\n' "$logs"
-    printf '[placement_database]\nconnection=sqlite:///%s/placement.db\nsync_on_startup=true\n' "$databases"
+    printf '[placement_database]\nconnection=%s\nsync_on_startup=true\n' "$(database placement)"
     auth keystone_authtoken
   } > "$etc/placement/placement.conf"
   {
@@ -178,7 +183,7 @@ notify_nova_on_port_data_changes=false
 [oslo_concurrency]
 lock_path=$run
 [database]
-connection=mysql+pymysql://n:n@$ip:$mariadb_port/neutron?charset=utf8mb4
+connection=$(database neutron)
 [ml2]
 type_drivers=local
 tenant_network_types=local
@@ -199,9 +204,9 @@ state_path=$peer/state
 vif_plugging_is_fatal=false
 vif_plugging_timeout=0
 [api_database]
-connection=sqlite:///$databases/nova_api.db
+connection=$(database nova_api)
 [database]
-connection=sqlite:///$databases/nova.db
+connection=$(database nova)
 [oslo_concurrency]
 lock_path=$run
 [glance]
@@ -267,9 +272,9 @@ start_all() {
   say databases
   glance-manage --config-file "$etc/glance/glance-api.conf" db_sync > /dev/null 2>&1
   nova-manage $nova_conf api_db sync
-  nova-manage $nova_conf cell_v2 map_cell0 --database_connection "sqlite:///$databases/nova_cell0.db"
+  nova-manage $nova_conf cell_v2 map_cell0 --database_connection "$(database nova_cell0)"
   nova-manage $nova_conf db sync
-  nova-manage $nova_conf cell_v2 create_cell --name cell1 --database_connection "sqlite:///$databases/nova.db" --transport-url "$rabbit_url" > /dev/null
+  nova-manage $nova_conf cell_v2 create_cell --name cell1 --database_connection "$(database nova)" --transport-url "$rabbit_url" > /dev/null
   neutron-db-manage --config-file "$etc/neutron/neutron.conf" upgrade heads > "$logs/neutron-db.log" 2>&1
   wait_port $keystone_port
   cat > "$peer/openrc" <<X

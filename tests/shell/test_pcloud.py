@@ -266,7 +266,7 @@ def test_tokens(pcloud: Run, api: Running) -> None:
         (("explain", "a/b/c/d"), 2, "is not of the form DEPLOYABLE/ASSEMBLY/RESOURCE"),
         (("assembly", "exec", "shop", "--", "true"), 2, "is not of the form DEPLOYABLE/ASSEMBLY"),
         (("nonsense",), 2, "No such command 'nonsense'"),
-        (("apply", "-f", "/nonexistent"), 2, "No such file"),
+        (("apply", "-f", "/no/such/file"), 2, "No such file"),
         (("start", "shop", "--timeout", "soon"), 2, "no span of time"),
         (("assembly", "delete", "nope"), 3, "there is no assembly 'nope'"),
     ],
@@ -300,9 +300,9 @@ def test_token_from_a_file(pcloud: Run, tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text(TOKEN + "\n")
     assert pcloud("--token-file", str(path), "get", PCLOUD_TOKEN="").returncode == 0
-    ended = pcloud("--token-file", "/nonexistent", "get")
+    ended = pcloud("--token-file", "/no/such/file", "get")
     assert ended.returncode == 2
-    assert "the token file /nonexistent can not be read" in ended.stderr
+    assert "the token file /no/such/file can not be read" in ended.stderr
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://", "http://a:99999", "http://a:b"])

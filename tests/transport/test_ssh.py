@@ -14,6 +14,7 @@ import pytest
 from pcloud.environment.transport import Operation, OperationResult, OperationStatus, TransportError
 from pcloud.transport.ssh import SshTransport
 from pcloud.transport.ssh_connection import SshConnection, SshSettings
+from tests.transport.contract import TransportContract
 from tests.transport.sshd import Sshd, free_port, running, start_sshd, until
 
 pytestmark = pytest.mark.real
@@ -460,3 +461,38 @@ async def test_our_own_agents_need_not_be_in_the_guest(sshd, guest):
     assert (await connection.execute(fake("stop", **configure))).rc == 0
     assert (await connection.execute(fake("monitor", **configure))).rc == 7
     Path(f"/run/pcloud/resources/{name}.env").unlink()
+
+
+class SshPeer:
+    """The contract's peer: a real sshd with the test agent."""
+
+    def __init__(self, sshd: Sshd) -> None:
+        self.sshd = sshd
+        self.transport = SshTransport(QUICK)
+
+    async def connect(self, on_result, on_lost):
+        return await self.transport.connect(self.sshd.endpoint(), on_result=on_result, on_lost=on_lost, timeout=10.0)
+
+    def operation(self, action: str, **changes: object) -> Operation:
+        return fake(action, **changes)
+
+    def kill_service(self) -> None:
+        os.kill(self.sshd.service(), signal.SIGKILL)
+
+    def silence(self) -> None:
+        for pid in self.sshd.sessions():
+            os.kill(pid, signal.SIGSTOP)
+
+    def drop(self) -> None:
+        for pid in self.sshd.sessions():
+            os.kill(pid, signal.SIGKILL)
+
+
+class TestContract(TransportContract):
+    """What every transport must do."""
+
+    @pytest.fixture
+    async def peer(self, sshd):
+        it = SshPeer(sshd)
+        yield it
+        await it.transport.close()

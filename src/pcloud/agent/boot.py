@@ -1,5 +1,7 @@
 """Starts the agent without `runpy` and `site`, from wherever its tree was copied to: `python3 -I -S …/agent/boot.py`."""
 
+from __future__ import annotations
+
 import os
 import sys
 

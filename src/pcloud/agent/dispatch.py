@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import time
 
-from pcloud.agent.executor import Command, Executor
+from pcloud.agent.commands import Command
+from pcloud.agent.executor import Executor
 from pcloud.agent.loop import Loop, log
 from pcloud.agent.operation import DONE, FAILED, Child, Result
 from pcloud.agent.server import Client, Server

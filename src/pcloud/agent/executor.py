@@ -10,8 +10,9 @@ import errno
 import time
 
 from pcloud.agent import watch
-from pcloud.agent.loop import Loop, Timer, log
-from pcloud.agent.operation import CANCELLED, DONE, ERROR, FAILED, NOT_RUNNING, OK, PROMOTED, UNIMPLEMENTED, Result
+from pcloud.agent.commands import Command, Resource
+from pcloud.agent.loop import Loop, log
+from pcloud.agent.operation import CANCELLED, DONE, OK, PROMOTED, Result
 from pcloud.agent.runner import Runner
 from pcloud.agent.systemd import Systemd
 
@@ -19,104 +20,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Notify = Callable[["Command", Result, bool], None]
-    from pcloud.agent.runner import Running
+    Notify = Callable[[Command, Result, bool], None]
 
 _CONFIRM = 0.1
 """Seconds after which a monitor that an exit triggered, and that saw nothing, looks again: the service's parent may not have
 reaped the process yet."""
 _SEARCH_EVERY = 30.0
 """Seconds between searches for a resource's processes while none is found."""
-
-
-class Command:
-    """One operation asked for by a client."""
-
-    __slots__ = (
-        "action",
-        "again",
-        "call_id",
-        "client",
-        "delay",
-        "first_sent",
-        "interval",
-        "last_rc",
-        "last_status",
-        "options",
-        "parameters",
-        "queued",
-        "ran",
-        "ran_at",
-        "rc",
-        "rc_changed",
-        "resource_id",
-        "signal",
-        "start_delay",
-        "stopping",
-        "timeout",
-        "timer",
-        "told_at",
-        "user_data",
-    )
-
-    def __init__(self, resource_id: str, action: str, interval: int, timeout: int, parameters: dict[str, str]) -> None:
-        """`interval` and `timeout` are milliseconds."""
-        self.resource_id = resource_id
-        self.action = action
-        self.interval = interval
-        self.timeout = timeout
-        self.parameters = parameters
-        self.start_delay = self.options = self.call_id = 0
-        self.client = ""
-        self.user_data: str | None = None
-        self.delay: Timer | None = None
-        self.timer: Timer | None = None
-        self.queued = self.ran = 0.0
-        self.ran_at = self.rc_changed = self.told_at = 0
-        self.rc = 0
-        self.first_sent = False
-        self.last_rc = self.last_status = 0
-        self.signal = ""
-        self.again = self.stopping = False
-
-    def matches(self, action: str, interval: int) -> bool:
-        """Whether it is that operation (names are compared as upstream does, without regard to case)."""
-        return self.interval == interval and self.action.lower() == action.lower()
-
-
-class Resource:
-    """A registered resource."""
-
-    __slots__ = (
-        "active",
-        "id",
-        "options",
-        "pending",
-        "provider",
-        "quiet",
-        "recurring",
-        "resource_class",
-        "running",
-        "searched",
-        "type",
-        "watch",
-    )
-
-    def __init__(self, resource_id: str, resource_class: str, provider: str, agent: str, options: int) -> None:
-        self.id = resource_id
-        self.resource_class = resource_class
-        self.provider = provider
-        self.type = agent
-        self.options = options
-        self.pending: list[Command] = []
-        self.recurring: list[Command] = []
-        self.active: Command | None = None
-        self.running: Running | None = None
-        self.watch: watch.Watch | None = None
-        self.searched = -1e9
-        """When its processes were last looked for."""
-        self.quiet = 0
-        """How many times in a row an exit triggered a monitor that saw nothing."""
 
 
 class Executor:
@@ -304,7 +214,7 @@ class Executor:
         command.again = False
         command.timer = self._loop.later(wait, lambda: self._due(resource, command))
         if not well:
-            resource.searched = -1e9
+            resource.searches = 0
             if resource.watch is not None:
                 resource.watch.clear()
 
@@ -315,8 +225,13 @@ class Executor:
         process could end unseen. A monitor that an exit has just triggered runs without this delay."""
         now = time.monotonic()
         hurry = command.signal == "exit" and not resource.quiet
-        if resource.watch or hurry or now < resource.searched + _SEARCH_EVERY:
+        if resource.watch:
+            resource.searches = 0
             return
+        # A process that is just being executed shows no environment: one fruitless search says little.
+        if hurry or (resource.searches >= 3 and now < resource.searched + _SEARCH_EVERY):
+            return
+        resource.searches += 1
         resource.searched = now
         if resource.watch is None:
             resource.watch = watch.Watch(self._loop, lambda: self._process_ended(resource))
@@ -326,7 +241,7 @@ class Executor:
         if self.resources.get(resource.id) is not resource:
             return
         log(6, f"{resource.id}: a process ended")
-        resource.searched = -1e9
+        resource.searches = 0
         for command in resource.recurring:
             if not command.stopping:
                 self._kick(resource, command, "exit")
@@ -352,7 +267,7 @@ class Executor:
         if command in resource.recurring:
             resource.recurring.remove(command)
         known = self.resources.get(resource.id) is resource
-        self._tell(command, Result(OK, CANCELLED), deleted=not known)
+        self._tell(command, Result(command.rc, CANCELLED), deleted=not known)  # with its last exit code, as upstream
 
     def _cancel_recurring(self, resource: Resource, client: str | None) -> None:
         for command in [*resource.recurring, *resource.pending]:
@@ -368,13 +283,4 @@ class Executor:
         if resource.watch is not None:
             resource.watch.clear()
         if resource.resource_class in ("systemd", "service"):
-            self._systemd.release(resource.type)
-
-
-def refuse_stonith(command: Command) -> Result:
-    """Return what upstream's remote executor answers for a fence device: it has no fencer to ask."""
-    if command.action == "monitor" and command.interval == 0:
-        return Result(NOT_RUNNING, FAILED)
-    if command.action in ("start", "stop", "monitor"):
-        return Result(ERROR, FAILED, "No connection to fencer")
-    return Result(UNIMPLEMENTED, FAILED, "No connection to fencer")
+            self._systemd.release(resource.id, resource.type)

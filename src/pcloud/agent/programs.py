@@ -18,7 +18,7 @@ from pcloud.agent.operation import (
     Result,
     exit_reason,
 )
-from pcloud.agent.systemd import is_variable
+from pcloud.agent.units import is_variable
 
 OCF_ROOT = os.environ.get("OCF_ROOT", "/usr/lib/ocf")
 LSB_ROOT = os.environ.get("PCLOUD_LSB_ROOT", "/etc/init.d")

@@ -6,6 +6,7 @@ Owns: the choice between `ocf`, `lsb`, `systemd` and `service`. `done` is called
 from __future__ import annotations
 
 from pcloud.agent import programs, watch
+from pcloud.agent.commands import Command, Resource, refuse_stonith
 from pcloud.agent.loop import Loop
 from pcloud.agent.operation import ABSENT, ERROR, FAILED, FAILED_FATAL, NOT_INSTALLED, Child, Result, failed_to_start
 from pcloud.agent.systemd import Run, Systemd
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     Done = Callable[[Result], None]
     from typing import Union
-
-    from pcloud.agent.executor import Command, Resource
 
     Running = Union[Child, Run, "_Service"]
 
@@ -48,8 +47,6 @@ class Runner:
         if kind == "lsb":
             return self._lsb(resource, command, done)
         if kind == "stonith":
-            from pcloud.agent.executor import refuse_stonith
-
             return self._known(refuse_stonith(command), done)
         if not kind or not resource.type:
             return self._known(Result(ERROR, FAILED_FATAL, "Required agent or action information missing"), done)

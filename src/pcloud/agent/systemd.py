@@ -1,15 +1,13 @@
 """Resource class `systemd`: units are started, stopped and asked for over D-Bus.
 
-Owns: the run-time drop-in `/run/systemd/system/UNIT.d/99-pcloud.conf` of every managed service (systemd's own
-`Restart=` off, since two masters would fight over the service; parameters as environment) and
-`/run/pcloud/resources/NAME.env`. Callbacks in the loop.
+Owns: the jobs under way. Callbacks in the loop. `units` owns the names and the files.
 """
 
 from __future__ import annotations
 
-import os
 import time
 
+from pcloud.agent import units
 from pcloud.agent.dbus import Bus, DBusError, Message
 from pcloud.agent.loop import Loop, Timer, log
 from pcloud.agent.operation import (
@@ -24,89 +22,20 @@ from pcloud.agent.operation import (
     UNIMPLEMENTED,
     Result,
 )
+from pcloud.agent.units import unit_name, unit_path
 
 TYPE_CHECKING = False  # these modules would cost memory in every guest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DROP_INS = "/run/systemd/system"
-ENVIRONMENTS = "/run/pcloud/resources"
-ENVIRONMENT_NAME = "pcloud_environment"
-"""Parameter that names the environment file (NAME of `/run/pcloud/resources/NAME.env`); the resource's id by default."""
-
 _MANAGER = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 _UNIT, _SERVICE = "org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"
-_TYPES = (".service", ".socket", ".mount", ".automount", ".swap", ".target", ".timer", ".path", ".slice", ".scope")
 _NO_UNIT = (
     "org.freedesktop.systemd1.NoSuchUnit",
     "org.freedesktop.systemd1.LoadFailed",
     "org.freedesktop.DBus.Error.InvalidArgs",
     "org.freedesktop.systemd1.InvalidName",
 )
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-def unit_name(agent: str) -> str:
-    """Return the unit's full name; `.service` is the default."""
-    return agent if agent.endswith(_TYPES) else agent + ".service"
-
-
-def unit_path(unit: str) -> str:
-    """Return the unit's D-Bus object path (systemd loads the unit when it is asked for)."""
-    out = []
-    for at, letter in enumerate(unit.encode()):
-        character = chr(letter)
-        if character in _LETTERS or (character.isdigit() and letter < 128 and at > 0):
-            out.append(character)
-        else:
-            out.append(f"_{letter:02x}")
-    return "/org/freedesktop/systemd1/unit/" + "".join(out)
-
-
-def environment_lines(parameters: dict[str, str]) -> str:
-    """Return parameters as systemd reads them from an environment file; names that are no variable names are left out."""
-    lines = []
-    for name, value in sorted(parameters.items()):
-        if name.startswith("CRM_meta_") or name in (ENVIRONMENT_NAME, "crm_feature_set") or not is_variable(name):
-            continue
-        for character in '\\"$`':
-            value = value.replace(character, "\\" + character)
-        lines.append(f'{name}="{value}"\n')
-    return "".join(lines)
-
-
-def is_variable(name: str) -> bool:
-    """Return whether a parameter's name can be an environment variable's."""
-    return name.isascii() and name.isidentifier()
-
-
-def drop_in(resource_id: str) -> str:
-    """Return the drop-in's text for a service."""
-    return (
-        "# Written by pcloud-remoted for as long as it manages this service.\n"
-        "[Unit]\nBefore=pcloud-remoted.service\n\n"
-        f"[Service]\nRestart=no\nEnvironmentFile=-{ENVIRONMENTS}/{resource_id}.env\n"
-    )
-
-
-def _write(path: str, text: str, mode: int) -> bool:
-    """Write a file if its text differs; return whether it did."""
-    try:
-        with open(path, encoding="utf-8") as old:
-            if old.read() == text:
-                return False
-    except (OSError, ValueError):
-        pass  # absent or damaged: written anew
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    made = path + ".new"
-    fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
-        os.fchmod(fd, mode)
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-    os.rename(made, path)
-    return True
 
 
 class Systemd:
@@ -217,41 +146,20 @@ class Systemd:
         self, resource_id: str, unit: str, parameters: dict[str, str] | None, ready: Callable[[DBusError | None], None]
     ) -> None:
         """Write drop-in and environment, let systemd read them if they changed, then `ready`."""
-        if not unit.endswith(".service"):
-            ready(None)
-            return
-        name = resource_id if parameters is None else parameters.get(ENVIRONMENT_NAME, resource_id)
-        if "/" in name or name.startswith(".") or "\n" in name or "%" in name:
-            ready(DBusError("", f"{ENVIRONMENT_NAME} is not a file's name"))
-            return
-        path = f"{DROP_INS}/{unit}.d/99-pcloud.conf"
         try:
-            if parameters is not None:
-                _write(f"{ENVIRONMENTS}/{name}.env", environment_lines(parameters), 0o600)
-            elif os.path.exists(path):
-                ready(None)  # adopted before; which environment it has is not known here
-                return
-            changed = _write(path, drop_in(name), 0o644)
-        except OSError as error:
-            ready(DBusError("", f"cannot write {path}: {error.strerror}"))
+            changed = unit.endswith(".service") and units.write_files(resource_id, unit, parameters)
+        except (OSError, ValueError) as error:
+            ready(DBusError("", f"{unit} can not be prepared: {error}"))
             return
         if changed:
             self.manager("Reload", "", (), lambda _values, error: ready(error))
         else:
             ready(None)
 
-    def release(self, agent: str) -> None:
+    def release(self, resource_id: str, agent: str) -> None:
         """Remove what `prepare` wrote; systemd's own restart rules count again."""
-        unit = unit_name(agent)
-        try:
-            os.unlink(f"{DROP_INS}/{unit}.d/99-pcloud.conf")
-        except OSError:
-            return  # never written
-        try:
-            os.rmdir(f"{DROP_INS}/{unit}.d")
-        except OSError:
-            pass  # somebody else's drop-in is beside it
-        self.manager("Reload", "", (), lambda _values, _error: None)
+        if units.remove_files(resource_id, unit_name(agent)):
+            self.manager("Reload", "", (), lambda _values, _error: None)
 
 
 class Run:
@@ -305,7 +213,7 @@ class Run:
         elif self._action in ("stop", "restart"):
             self._submit()
         elif self._action == "meta-data":
-            self._finish(Result(OK, DONE, output=metadata(self._unit)))
+            self._finish(Result(OK, DONE, output=units.metadata(self._unit)))
         else:
             self._finish(Result(UNIMPLEMENTED, FAILED, f"Action {self._action} not implemented for systemd resources"))
 
@@ -402,18 +310,3 @@ class Run:
 
 def _nobody(_result: Result) -> None:
     """Stands where the callback was after it has been called."""
-
-
-def metadata(unit: str) -> str:
-    """Return OCF meta-data for a unit."""
-    from pcloud.wire.messages import escape
-
-    name = escape(unit[: -len(".service")] if unit.endswith(".service") else unit)
-    return (
-        f'<?xml version="1.0"?>\n<resource-agent name="{name}" version="0.1">\n  <version>1.1</version>\n'
-        f'  <longdesc lang="en">systemd unit {name}</longdesc>\n'
-        f'  <shortdesc lang="en">systemd unit file for {name}</shortdesc>\n'
-        '  <parameters/>\n  <actions>\n    <action name="start" timeout="100"/>\n    <action name="stop" timeout="100"/>\n'
-        '    <action name="status" timeout="100"/>\n    <action name="monitor" timeout="100" interval="60"/>\n'
-        '    <action name="meta-data" timeout="5"/>\n  </actions>\n  <special tag="systemd"/>\n</resource-agent>\n'
-    )

@@ -15,6 +15,7 @@ from pcloud.api.deployables import cpe
 from pcloud.api.errors import Json, documented
 from pcloud.cpe.processes import memory
 from pcloud.cpe.version import version as installed_version
+from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.model.errors import Problem, Unavailable
 from pcloud.store.rows import Job
 
@@ -97,12 +98,22 @@ async def delete_token(request: Request, name: Name) -> Response:
 
 @router.get("/v1/infrastructures", dependencies=[VIEWER], response_model=list[dict[str, Any]], responses=documented())
 async def infrastructures(request: Request) -> Response:
-    """List the infrastructures that are configured or used, with the numbers of their deployables."""
+    """List the infrastructures that are configured or used: what they can do, the numbers of their deployables."""
     engine = cpe(request)
     used = Counter(row.infrastructure for row in engine.desired.rows.values())
     names = sorted({"lxc", *used, *engine.settings.infrastructures})
     configured = engine.settings.infrastructures
-    return Json([{"name": name, "configured": name in configured, "deployables": used[name]} for name in names])
+    return Json(
+        [
+            {
+                "name": name,
+                "configured": name in configured,
+                "deployables": used[name],
+                "capabilities": sorted(CAPABILITIES.get(name, ())),
+            }
+            for name in names
+        ]
+    )
 
 
 @router.get("/v1/statistics", dependencies=[VIEWER], response_model=dict[str, Any], responses=documented())

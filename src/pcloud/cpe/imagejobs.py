@@ -82,6 +82,7 @@ class Preparations:
 
     async def _make(self, name: str, progress: Progress) -> None:
         owner = self._owner
+        revision = self._revision(name)
         try:
             definition = await owner.definition(name)
             missing = {owner.images.key(one): one for one in definition.deployable.assemblies}
@@ -96,6 +97,10 @@ class Preparations:
                 report(0.0, f"building the image of {assembly.name}")
                 await self._shared(key, assembly, report)
         except PcloudError as error:
+            if self._revision(name) not in (revision, None):
+                # Something else is wanted by now: what failed was the build of the old definition.
+                await self._make(name, progress)
+                return
             self._failed(name, f"its image could not be built: {error.problems[0].message}")
             raise
         except asyncio.CancelledError:
@@ -108,6 +113,11 @@ class Preparations:
         progress(1.0, "every image is there")
         self._jobs.pop(name, None)
         owner.reconciler.mark(name)
+
+    def _revision(self, name: str) -> int | None:
+        """Return the revision of what a deployable shall be; None when it is gone."""
+        row = self._owner.desired.rows.get(name)
+        return row.revision if row is not None else None
 
     def _failed(self, name: str, reason: str, *, event: bool = True) -> None:
         self._owner.desired.overlay(name, ResourceState.FAILED, reason)

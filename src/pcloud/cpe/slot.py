@@ -67,8 +67,13 @@ class Slot:
                 else:
                     self.pid = child.pid
                     self.started += 1
-            if self.pid:
-                await self._until_end(self.pid)
+            try:
+                if self.pid:
+                    await self._until_end(self.pid)
+            except asyncio.CancelledError:
+                if child is not None:
+                    child.returncode = 0  # it outlives us, on purpose
+                raise
             if child is not None:
                 child.wait()
                 _log.warning("engine process %s (pid %d) ended with status %s", self.name, child.pid, child.returncode)

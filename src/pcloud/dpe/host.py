@@ -46,6 +46,7 @@ from pcloud.environment.scheduler import Scheduler
 from pcloud.environment.transport import Transport, TransportError
 from pcloud.events.event import Event, Severity
 from pcloud.model.deployable import ResourceState
+from pcloud.model.errors import PcloudError
 from pcloud.model.status import DeployableStatus
 from pcloud.policy.observation import InfrastructureState, Recover
 from pcloud.policy.state import Memory
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.2
 WATCH_RETRY_SECONDS = 2.0
 STATISTICS_SECONDS = 5.0
+PLACES_SECONDS = 5.0
 
 
 class Host:
@@ -156,7 +158,7 @@ class Host:
         name = load.deployable.name
         try:
             environment = self._environment(load.deployable.infrastructure)
-        except InfrastructureError as error:
+        except (InfrastructureError, PcloudError) as error:
             self._refuse(load, str(error))
             return
         engine = self._engines.get(name)
@@ -202,8 +204,9 @@ class Host:
     async def _known_places(self, infrastructure: Infrastructure) -> tuple[str, ...]:
         if infrastructure.name not in self._places:
             try:
-                self._places[infrastructure.name] = tuple(await infrastructure.places())
-            except InfrastructureError as error:
+                async with asyncio.timeout(PLACES_SECONDS):  # the daemon's messages wait for this
+                    self._places[infrastructure.name] = tuple(await infrastructure.places())
+            except (InfrastructureError, TimeoutError) as error:
                 log.warning("%s does not tell its places: %s", infrastructure.name, error)
                 return ()
         return self._places[infrastructure.name]
@@ -298,7 +301,7 @@ class Host:
                 for engine in self._engines.values():
                     if engine.state.deployable.infrastructure == name:
                         engine.post(InfrastructureState(error=str(error)))
-            except InfrastructureError:
+            except (InfrastructureError, OSError):
                 log.exception("the watch of %s ended; it is taken up again", name)
             await asyncio.sleep(WATCH_RETRY_SECONDS)
 

@@ -294,6 +294,8 @@ class DeployableEngine:
                 for other in busy:  # nothing is lost by giving up an attempt to connect
                     self._tasks[other].cancel()
             return False
+        if action.task == "start" and action.resource in self._names.services and self._stops_overtaken(walk):
+            return False
         walk.started(action.id)
         if action.resource in self._names.guests:
             assembly = self._names.guests[action.resource]
@@ -308,6 +310,15 @@ class DeployableEngine:
             return True
         self._launch(key, work)
         return True
+
+    def _stops_overtaken(self, walk: Walk) -> bool:
+        """Tell whether a service is being stopped that the newest decision takes to run: something it starts may need it.
+        The end of that stop causes the next decision."""
+        stops = [key for key in self._tasks if key[1] == "stop" and key[0] not in self._names.guests]
+        if not stops:
+            return False
+        wanted = {(action.resource, action.task, action.interval_ms) for action in walk.graph.actions}
+        return any(key not in wanted for key in stops)
 
     def _hands_off(self, assembly: str) -> bool:
         """Tell whether a guest must be left alone: nothing is known of its infrastructure, or a failed stop waits."""
@@ -342,17 +353,25 @@ class DeployableEngine:
     def _launch(self, key: Key, work: Work) -> None:
         async def carry_out() -> None:
             began = asyncio.get_running_loop().time()
+            ok, wanted = False, False
             try:
                 observation = await work()
-            except asyncio.CancelledError:
-                self._ended(key, ok=False, seconds=asyncio.get_running_loop().time() - began)
-                raise
-            wanted = self._ended(key, ok=_succeeded(observation), seconds=asyncio.get_running_loop().time() - began)
+                ok = _succeeded(observation)
+            finally:  # cancelled or failed by a fault of ours: the resource is free again either way
+                wanted = self._ended(key, ok=ok, seconds=asyncio.get_running_loop().time() - began)
             self.post(observation)
             if not wanted and key[1] in ("start", "stop"):
                 self.post(Tick())  # a newer decision did not reckon with what this action changed
 
         self._tasks[key] = asyncio.get_running_loop().create_task(carry_out())
+        self._tasks[key].add_done_callback(self._action_died)
+
+    def _action_died(self, task: asyncio.Task[None]) -> None:
+        """A fault of ours inside an action blocks the deployable with a clear word; nothing is tried again blindly."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.critical("an action on %s failed by a fault of ours", self.state.deployable.name, exc_info=error)
+            self.post(Blocked(reason=f"internal error: {error!r}"))
 
     def _ended(self, key: Key, *, ok: bool, seconds: float) -> bool:
         """Note the end of an action; tell whether the newest decision wanted it."""

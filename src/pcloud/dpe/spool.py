@@ -19,6 +19,8 @@ from pcloud.events.event import Event
 
 log = logging.getLogger(__name__)
 
+MOST_UNSENT = 16 * 1024 * 1024
+"""Bytes on their way to a daemon that does not read, at which the connection is given up."""
 COMPACT = 4 * 1024 * 1024
 """Bytes of acknowledged records at which the file is written anew."""
 
@@ -63,6 +65,11 @@ class Spool:
             self._waiting.append((sequence, len(written)))
         if self._writer is not None:
             self._writer.write(frame)
+            if self._writer.transport.get_write_buffer_size() > MOST_UNSENT:
+                # The daemon does not read: let it go. What it has not acknowledged is sent when it connects again.
+                log.warning("the daemon does not take records; disconnecting")
+                self._writer.transport.abort()
+                self._writer = None
 
     def _write(self, frame: bytes) -> bool:
         """Append a frame, or leave the file as it was: a part of one would spoil all that follows."""

@@ -34,6 +34,3 @@ class LibvirtSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Until a call of libvirt's API counts as unanswered (of those that do not wait for a guest)."""
     forwarded_ports: tuple[int, ...] = (22, 80, 3121)
     """Guest ports that `user` networking forwards from this host's loopback."""
-    saved_state: bool = False
-    """Start a guest from the saved memory of its first start, where that was kept: a restore instead of a boot. What the
-    guest wrote since then is lost at each start, so it is for guests without state of their own."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -120,7 +121,7 @@ class OpenStackInfrastructure:
         name = self._name(guest_id)
         for server in (await self._servers.all()).get(name, []):
             await self._delete_server(server)
-        await self._session.call(lambda c: c.compute.delete_keypair(name, ignore_missing=True))
+        await self._session.call(lambda c: c.compute.delete_keypair(_keypair_name(name), ignore_missing=True))
         deployable = guest_id.partition(".")[0]
         async with self._groups.setdefault(deployable, asyncio.Lock()):
             own = f"{self._settings.prefix}{deployable}."
@@ -227,7 +228,7 @@ class OpenStackInfrastructure:
                 "config_drive": True,
             }
             if spec.identity.authorized_key:
-                arguments["key_name"] = name
+                arguments["key_name"] = _keypair_name(name)
             if settings.security_groups:
                 arguments["security_groups"] = [{"name": each} for each in settings.security_groups]
             if spec.place:
@@ -278,7 +279,16 @@ class OpenStackInfrastructure:
             addressed = bool(server.address) or self._settings.network == "none"
             return server.status == "ACTIVE" and not server.task and addressed
 
-        server = await self._until(name, ready, spec.start_timeout, "start")
+        try:
+            server = await self._until(name, ready, spec.start_timeout, "start")
+        except InfrastructureUnavailable:
+            raise
+        except InfrastructureError:
+            # One that is built for ever will never be anything else: the next start makes another.
+            for stuck in (await self._servers.all()).get(name, []):
+                if stuck.status == "BUILD":
+                    await self._delete_server(stuck)
+            raise
         assert server is not None
         return server
 
@@ -392,8 +402,14 @@ def _networks(connection: Any, wanted: str) -> Any:
 
 
 def _ensure_keypair(connection: Any, name: str, public: str) -> None:
-    if public and connection.compute.find_keypair(name) is None:
-        connection.compute.create_keypair(name=name, public_key=public.strip())
+    pair = _keypair_name(name)
+    if public and connection.compute.find_keypair(pair) is None:
+        connection.compute.create_keypair(name=pair, public_key=public.strip())
+
+
+def _keypair_name(name: str) -> str:
+    """Key pairs may not have dots in their names; the digest keeps `a.b` and `a-b` apart."""
+    return f"{re.sub('[^A-Za-z0-9_-]', '-', name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _ensure_group(connection: Any, name: str, policy: str) -> str:

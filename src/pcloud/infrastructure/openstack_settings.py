@@ -17,8 +17,6 @@ class OpenStackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Name or id; empty takes the smallest flavor that has the memory and processors an assembly asks for."""
     network: str = "auto"
     """Name or id of the network; `auto` lets Nova choose, `none` makes guests without one."""
-    floating_network: str = ""
-    """Name of an external network to take a floating address from for each guest; empty uses the fixed address."""
     security_groups: tuple[str, ...] = ()
     anti_affinity: str = "soft-anti-affinity"
     """Policy of the server group that a deployable's guests are in; `anti-affinity` refuses to start a guest where

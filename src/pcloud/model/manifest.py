@@ -6,6 +6,7 @@ manifest equals what was written, and what is at its default is not written at a
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -92,9 +93,15 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
+_BREAKS = re.compile("[\r\x85\u2028\u2029\ufeff]")
+
+
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None
-    if "\n" in text:
+    if _BREAKS.search(text):
+        # YAML 1.1 breaks lines at these too, and would fold them.
+        style = '"'
+    elif "\n" in text:
         style = "|"
     elif scalar_kind(text) != "text" or text == "<<":
         style = '"'

@@ -1,338 +1,314 @@
 """The XML document that other software sends, read and written. Pure.
 
-Its root is `deployable`; `docs/xml.md` is its reference. An element becomes the same tree of positioned nodes that a
-manifest becomes, so that both are checked by the same rules and an equal document gives an equal deployable. What the
-original document could not express (images, packages, files, time-outs …) is carried by further attributes and elements. A
-document type definition is refused: there is nothing in it that we would want, and entities are how XML attacks.
+Its elements are those of the original (`deployable/assemblies/assembly/services/service` …); what it could not say is in
+more attributes and elements of the same style (the tables of attributes below). The reader turns them into the same tree
+that a manifest is read into, so that both mean the same and are checked by the same rules. A document type is
+refused before parsing, entities and network are off, sizes and depth are bounded.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lxml import etree
 
-from pcloud.model.deployable import Assembly, Deployable, Reference, Resource
+from pcloud.model import xml_writer
+from pcloud.model.deployable import Deployable
 from pcloud.model.document import DEFAULT_LIMITS, Limits, Node, Style, decode
 from pcloud.model.manifest import read_tree
-from pcloud.model.plain import REDACTED, to_plain
+from pcloud.model.names import did_you_mean
 from pcloud.model.problems import Position, Problems, quote
 from pcloud.model.templates import Catalogue, default_catalogue
 
-_RENAMED = {
-    "escalation_failures": ("escalation", "failures"),
-    "escalation_period": ("escalation", "period"),
+_Element = etree._Element
+_ESCALATION = {"escalation_failures": ("escalation", "failures"), "escalation_period": ("escalation", "period")}
+_DEPLOYABLE = {
+    "name": ("deployable",),
+    **{key: (key,) for key in ("uuid", "monitor", "username", "infrastructure", "priority", "isolation")},
+    **_ESCALATION,
+}
+_ASSEMBLY = {
+    **{key: (key,) for key in ("uuid", "image", "arch", "agent", "transport", "memory", "cpus")},
+    "start_timeout": ("timeouts", "start"),
+    "stop_timeout": ("timeouts", "stop"),
+    **_ESCALATION,
+}
+_SERVICE = {
+    **{key: (key,) for key in ("class", "provider", "type", "template")},
     "monitor_interval": ("monitor", "interval"),
     "monitor_timeout": ("monitor", "timeout"),
     "start_timeout": ("timeouts", "start"),
     "stop_timeout": ("timeouts", "stop"),
+    **_ESCALATION,
 }
-"""Attributes that stand for a key in a mapping of the manifest."""
+_CONSTRAINT = {key: (key,) for key in ("id", "first", "then", "restart")}
+_RESOURCE_ID = re.compile(r"rsc_([a-z0-9-]+)_([A-Za-z0-9_-]+)")
 
 
 def read_xml(
-    data: bytes | str, *, file: str = "", catalogue: Catalogue | None = None, limits: Limits = DEFAULT_LIMITS
+    data: bytes | str,
+    *,
+    file: str = "",
+    catalogue: Catalogue | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    images_required: bool = True,
 ) -> Deployable:
-    """Read the XML document; InvalidDocument with every problem, each with file, line and path."""
+    """Read the XML document; InvalidDocument with every problem, each with file, line and the path that the same
+    thing has in a manifest. The original named images elsewhere: who knows what assemblies without `image` are made
+    from sets `images_required` to false."""
     problems = Problems(file)
     text = decode(data, problems, limits)
+    _refuse_doctype(text, problems)
     parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True, remove_pis=True
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        dtd_validation=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+        encoding="utf-8",
     )
     try:
-        root: Any = etree.fromstring(text.encode(), parser)
+        root = etree.fromstring(text.encode(), parser)
     except etree.XMLSyntaxError as error:
         line, column = error.position
-        raise problems.stop("SYNTAX", f"this is not XML: {error.msg}", at=(line or 0, column or 0)) from None
-    if root.getroottree().docinfo.doctype:
-        hint = "remove the <!DOCTYPE …> line"
-        raise problems.stop("DOCTYPE_REFUSED", "a document type definition is not allowed", at=(1, 0), hint=hint)
+        message = f"this is not XML: {error.msg or 'no element found'}"
+        raise problems.stop("SYNTAX", message, at=(line or 0, max(column or 0, 0))) from None
     if root.tag != "deployable":
-        raise problems.stop("WRONG_ROOT", f"the root is {quote(str(root.tag))}, 'deployable' is expected", at=_at(root))
-    return read_tree(_Reader(problems, limits).deployable(root), problems, catalogue)
+        message = f"the document's root is {quote(str(root.tag))}, 'deployable' is expected"
+        raise problems.stop("WRONG_ROOT", message, at=_at(root))
+    return read_tree(_Reader(problems).deployable(root), problems, catalogue, images_required=images_required)
 
 
 def write_xml(deployable: Deployable, *, redacted: bool = False, catalogue: Catalogue | None = None) -> bytes:
-    """Write the XML document (UTF-8). Secrets are in it; `redacted` hides them, for people's eyes."""
-    plain = to_plain(deployable, catalogue or default_catalogue(), redacted=redacted)
-    root = _Writer(redacted).deployable(deployable, plain)
-    etree.indent(root)
-    return bytes(etree.tostring(root, xml_declaration=True, encoding="UTF-8"))
+    """Write the XML document; reading it gives the same deployable. Secrets are in it, unless `redacted`."""
+    return xml_writer.write(deployable, catalogue or default_catalogue(), redacted=redacted)
 
 
-def _at(element: Any) -> Position:
-    return (int(element.sourceline or 0), 0)
+def _refuse_doctype(text: str, problems: Problems) -> None:
+    """A document type can only stand before the root element; nothing there is worth what it can do."""
+    index = 0
+    while True:
+        while index < len(text) and text[index].isspace():
+            index += 1
+        for opening, closing in (("<?", "?>"), ("<!--", "-->")):
+            if text.startswith(opening, index):
+                end = text.find(closing, index)
+                if end < 0:
+                    return  # the parser says what is wrong
+                index = end + len(closing)
+                break
+        else:
+            break
+    if text[index : index + 2] == "<!":
+        at = (text.count("\n", 0, index) + 1, 0)
+        hint = "send the document without <!DOCTYPE …> and entities"
+        raise problems.stop("DOCTYPE_REFUSED", "a document type is not allowed", at=at, hint=hint)
+
+
+def _at(element: _Element) -> Position:
+    """Where an element stands; libxml2 keeps lines only."""
+    line: Any = element.sourceline  # the stubs allow more than lxml gives
+    return (line or 0, 0)
 
 
 class _Reader:
-    """Elements to nodes. Whatever it does not know becomes a key, about which the table of that place complains."""
+    """Makes the tree; notes elements and attributes that have no meaning."""
 
-    def __init__(self, problems: Problems, limits: Limits) -> None:
+    def __init__(self, problems: Problems) -> None:
         self.problems = problems
-        self.left = limits.nodes
 
-    def deployable(self, element: Any) -> Node:
-        node = self.attributes(element, {"name": "deployable"})
-        for child in self.children(element):
-            if child.tag == "assemblies":
-                self.put(node, "assemblies", self.named(child, "assembly", self.assembly))
-            elif child.tag == "constraints":
-                found = [self.constraint(each) for each in self.only(child, "service_dependency", "service_dependancy")]
-                self.put(node, "constraints", Node(list(found), _at(child)))
-            else:
-                self.unknown(child)
-        return node
+    def node(self, element: _Element) -> Node:
+        return Node({}, _at(element))
 
-    def assembly(self, element: Any) -> Node:
-        node = self.attributes(element, {"name": ""})
-        for child in self.children(element):
-            match child.tag:
-                case "services":
-                    self.put(node, "resources", self.named(child, "service", self.service))
-                case "packages":
-                    self.put(node, "packages", self.names(child, "package"))
-                case "files":
-                    self.put(node, "files", self.named(child, "file", self.file, key="path"))
-                case "commands":
-                    commands = [self.arguments(each) for each in self.only(child, "command")]
-                    self.put(node, "commands", Node(list(commands), _at(child)))
-                case "after":
-                    self.put(node, "after", self.named(child, "assembly", self.dependency))
-                case _:
-                    self.unknown(child)
-        return node
-
-    def dependency(self, element: Any) -> Node:
-        return self.attributes(element, {"name": ""})
-
-    def service(self, element: Any) -> Node:
-        node = self.attributes(element, {"name": ""})
-        for child in self.children(element):
-            match child.tag:
-                case "parameters":
-                    self.put(node, "parameters", self.named(child, "parameter", self.parameter))
-                case "configure_executable":
-                    inner = list(self.only(child, "argument"))
-                    value = self.arguments(child) if inner else self.scalar((child.text or "").strip(), child)
-                    self.put(node, "configure", value)
-                case "processes":
-                    self.put(node, "processes", self.names(child, "process"))
-                case "after":
-                    self.put(node, "after", self.names(child, "service"))
-                case _:
-                    self.unknown(child)
-        return node
-
-    def parameter(self, element: Any) -> Node:
-        # `type` is there for the other software's sake: every value is text here.
-        node = self.attributes(element, {"name": "", "type": ""})
-        for child in self.children(element):
-            if child.tag == "value":
-                self.put(node, "value", Node(child.text or "", _at(child), Style.TEXT))
-            elif child.tag == "reference":
-                told = f"{child.get('assembly', '')}.{child.get('parameter', '')}"
-                self.put(node, "reference", self.scalar(told, child))
-            else:
-                self.unknown(child)
-        return node
-
-    def file(self, element: Any) -> Node:
-        node = self.attributes(element, {"path": ""})
-        self.put(node, "content", Node(element.text or "", _at(element), Style.TEXT))
-        for child in self.children(element):
-            self.unknown(child)
-        return node
-
-    def constraint(self, element: Any) -> Node:
-        node = self.attributes(element, {})
+    def put(self, node: Node, keys: tuple[str, ...], value: Node) -> None:
+        """Put a value into the mapping, below mappings that are made where they are missing."""
+        *outer, last = keys
+        for key in outer:
+            assert isinstance(node.value, dict)
+            node.keys.setdefault(key, value.at)
+            node = node.value.setdefault(key, Node({}, value.at))
         assert isinstance(node.value, dict)
-        for key in ("first", "then"):
-            if key in node.value and isinstance(node.value[key].value, str):
-                node.value[key].value = str(node.value[key].value).replace("/", ".")
-        return node
+        node.value[last] = value
+        node.keys[last] = value.at
 
-    # --- parts
+    def complain(self, element: _Element, what: str, name: str, known: Mapping[str, object]) -> None:
+        message = f"the element '{element.tag}' has no {what} {quote(name)}"
+        at = _at(element)
+        self.problems.add("UNKNOWN_KEY", message, at=at, hint=did_you_mean(name, known))
 
-    def attributes(self, element: Any, renamed: dict[str, str]) -> Node:
-        """A mapping of an element's attributes; `renamed` gives other keys, empty for those that are no key."""
-        node = Node({}, _at(element), Style.UNTYPED)
-        assert isinstance(node.value, dict)
+    def attributes(self, element: _Element, known: Mapping[str, tuple[str, ...]], node: Node, *also: str) -> None:
+        """Put the attributes into the node; empty ones say nothing."""
         for name, value in element.attrib.items():
-            scalar = self.scalar(value, element)
-            inner = _RENAMED.get(name)
-            if inner is not None:
-                mapping = node.value.setdefault(inner[0], Node({}, _at(element)))
-                node.keys[inner[0]] = _at(element)
-                self.put(mapping, inner[1], scalar)
-            elif key := renamed.get(name, name):
-                self.put(node, key, scalar)
-        return node
+            keys = known.get(str(name))
+            if keys is not None:
+                if value:
+                    self.put(node, keys, Node(str(value), node.at, Style.UNTYPED))
+            elif name not in also:
+                self.complain(element, "attribute", str(name), {**known, **dict.fromkeys(also)})
 
-    def named(self, element: Any, tag: str, read: Any, key: str = "name") -> Node:
-        """A mapping of child elements by their name."""
-        node = Node({}, _at(element))
-        for child in self.only(element, tag):
-            name = child.get(key)
-            if name is None:
-                self.problems.add("MISSING_KEY", f"<{tag}> needs the attribute '{key}'", at=_at(child))
-                continue
-            self.put(node, name, read(child), twice=f"the {tag} {quote(name)} is there twice")
-        return node
+    def children(self, element: _Element, known: Mapping[str, Callable[[_Element], None]]) -> None:
+        for child in element:
+            handle = known.get(str(child.tag))
+            if handle is None:
+                self.complain(element, "element", str(child.tag), known)
+            else:
+                handle(child)
 
-    def names(self, element: Any, tag: str) -> Node:
-        """A list of the names of child elements."""
-        return Node([self.scalar(child.get("name", ""), child) for child in self.only(element, tag)], _at(element))
+    def only(self, element: _Element, *attributes: str) -> None:
+        """Note attributes of an element that has but these."""
+        self.attributes(element, {}, self.node(element), *attributes)
 
-    def arguments(self, element: Any) -> Node:
-        found = [Node(child.text or "", _at(child), Style.TEXT) for child in self.only(element, "argument")]
+    def text(self, element: _Element) -> Node:
+        for child in element:
+            self.complain(element, "element", str(child.tag), {})
+        return Node(element.text or "", _at(element), Style.TEXT)
+
+    def texts(self, element: _Element, child: str) -> Node:
+        """A list of the texts of the children of that name."""
+        found: list[Node] = []
+        self.only(element)
+        self.children(element, {child: lambda one: found.append(self.text(one))})
         return Node(list(found), _at(element))
 
-    def scalar(self, text: str, element: Any) -> Node:
-        self.count(element)
-        return Node(text, _at(element), Style.UNTYPED)
+    def named(self, parent: _Element, child: str, make: Callable[[_Element], Node], *, key: str = "name") -> Node:
+        """A mapping of the children of that tag by one of their attributes."""
+        result = self.node(parent)
+        assert isinstance(result.value, dict)
 
-    def put(self, node: Node, key: str, value: Node, *, twice: str = "") -> None:
+        def add(element: _Element) -> None:
+            assert isinstance(result.value, dict)
+            name = str(element.get(key, ""))
+            at = _at(element)
+            if not name:
+                self.problems.add("MISSING_KEY", f"the element '{child}' needs the attribute '{key}'", at=at)
+            elif name in result.value:
+                line = result.keys[name][0]
+                message = f"the {child} {quote(name)} is there twice, first in line {line}"
+                self.problems.add("DUPLICATE_NAME", message, at=at)
+            else:
+                result.value[name] = make(element)
+                result.keys[name] = at
+
+        self.only(parent)
+        self.children(parent, {child: add})
+        return result
+
+    def deployable(self, root: _Element) -> Node:
+        node = self.node(root)
+        self.attributes(root, _DEPLOYABLE, node)
+        self.children(
+            root,
+            {
+                "assemblies": lambda e: self.put(node, ("assemblies",), self.named(e, "assembly", self.assembly)),
+                "constraints": lambda e: self.put(node, ("constraints",), self.constraints(e)),
+            },
+        )
+        return node
+
+    def constraints(self, parent: _Element) -> Node:
+        found: list[Node] = []
+
+        def add(element: _Element) -> None:
+            node = self.node(element)
+            self.attributes(element, _CONSTRAINT, node)
+            assert isinstance(node.value, dict)
+            for key in ("first", "then"):
+                member = node.value.get(key)
+                # The original names them as the CIB does: rsc_ASSEMBLY_SERVICE.
+                if member is not None and (match := _RESOURCE_ID.fullmatch(str(member.value))):
+                    member.value = f"{match[1]}.{match[2]}"
+            identifier = node.value.get("id")
+            if identifier is not None and str(identifier.value)[:1].isdigit():
+                # Numbers were allowed there; an id in the CIB is prefixed the same way by the original.
+                identifier.value = f"depend_{identifier.value}"
+            found.append(node)
+
+        self.only(parent)
+        self.children(parent, {"service_dependency": add, "service_dependancy": add})
+        return Node(list(found), _at(parent))
+
+    def assembly(self, element: _Element) -> Node:
+        node = self.node(element)
+        self.attributes(element, _ASSEMBLY, node, "name")
+        self.children(
+            element,
+            {
+                "services": lambda e: self.put(node, ("resources",), self.named(e, "service", self.service)),
+                "packages": lambda e: self.put(node, ("packages",), self.texts(e, "package")),
+                "files": lambda e: self.put(node, ("files",), self.named(e, "file", self.file, key="path")),
+                "commands": lambda e: self.put(node, ("commands",), self.commands(e)),
+                "after": lambda e: self.put(node, ("after",), self.named(e, "assembly", self.dependency)),
+            },
+        )
+        return node
+
+    def file(self, element: _Element) -> Node:
+        node = self.node(element)
+        self.attributes(element, {"mode": ("mode",), "owner": ("owner",)}, node, "path")
+        self.put(node, ("content",), self.text(element))
+        return node
+
+    def commands(self, parent: _Element) -> Node:
+        found: list[Node] = []
+        self.only(parent)
+        self.children(parent, {"command": lambda element: found.append(self.texts(element, "argument"))})
+        return Node(list(found), _at(parent))
+
+    def dependency(self, element: _Element) -> Node:
+        node = self.node(element)
+        self.attributes(element, {"restart": ("restart",)}, node, "name")
+        return node
+
+    def service(self, element: _Element) -> Node:
+        node = self.node(element)
+        self.attributes(element, _SERVICE, node, "name")
         assert isinstance(node.value, dict)
-        if key in node.value:
-            code = "DUPLICATE_NAME" if twice else "DUPLICATE_KEY"
-            self.problems.add(code, twice or f"{quote(key)} is given twice", at=value.at)
-            return
-        node.value[key] = value
-        node.keys[key] = value.at
+        resource_class = node.value.get("class")
+        if resource_class is not None and resource_class.value != "ocf":
+            # The original ignores the provider of every class but ocf, and documents of its time have one everywhere.
+            node.value.pop("provider", None)
+        self.children(
+            element,
+            {
+                "parameters": lambda e: self.put(node, ("parameters",), self.named(e, "parameter", self.parameter)),
+                "configure_executable": lambda e: self.put(node, ("configure",), self.configure(e)),
+                "processes": lambda e: self.put(node, ("processes",), self.texts(e, "process")),
+                "after": lambda e: self.put(node, ("after",), self.after(e)),
+            },
+        )
+        return node
 
-    def children(self, element: Any) -> list[Any]:
-        self.count(element)
-        return [child for child in element if isinstance(child.tag, str)]
+    def after(self, parent: _Element) -> Node:
+        services = self.named(parent, "service", self.dependency)
+        return Node([Node(name, at) for name, at in services.keys.items()], services.at)
 
-    def only(self, element: Any, *tags: str) -> list[Any]:
-        """The children of these names; others are complained about."""
-        found = []
-        for child in self.children(element):
-            if child.tag in tags:
-                found.append(child)
-            else:
-                self.unknown(child, tags)
-        return found
+    def parameter(self, element: _Element) -> Node:
+        node = self.node(element)
+        self.attributes(element, {"secret": ("secret",)}, node, "name", "type")
 
-    def unknown(self, element: Any, allowed: tuple[str, ...] = ()) -> None:
-        hint = f"allowed here: {', '.join(allowed)}" if allowed else ""
-        self.problems.add("UNKNOWN_KEY", f"<{element.tag}> is not known here", at=_at(element), hint=hint)
+        def reference(child: _Element) -> None:
+            self.only(child, "assembly", "parameter")
+            text = f"{child.get('assembly', '')}.{child.get('parameter', '')}"
+            self.put(node, ("reference",), Node(text, _at(child)))
 
-    def count(self, element: Any) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise self.problems.stop("DOCUMENT_TOO_COMPLEX", "the document has too many elements", at=_at(element))
+        self.children(
+            element,
+            {"value": lambda child: self.put(node, ("value",), self.text(child)), "reference": reference},
+        )
+        return node
 
-
-class _Writer:
-    """The manifest's plain mappings to elements; class, type and interval are always told, for other software's sake."""
-
-    def __init__(self, redacted: bool) -> None:
-        self.redacted = redacted
-
-    def deployable(self, whole: Deployable, plain: dict[str, Any]) -> Any:
-        root = etree.Element("deployable", name=whole.name)
-        self.attributes(root, plain, "infrastructure", "uuid", "username", "monitor", "priority", "isolation")
-        self.escalation(root, plain)
-        assemblies = etree.SubElement(root, "assemblies")
-        for assembly in whole.assemblies:
-            self.assembly(assemblies, assembly, plain["assemblies"][assembly.name])
-        if "constraints" in plain:
-            constraints = etree.SubElement(root, "constraints")
-            for given, told in zip(whole.constraints, plain["constraints"], strict=True):
-                element = etree.SubElement(constraints, "service_dependency", id=given.id)
-                self.attributes(element, told, "first", "then", "restart")
-        return root
-
-    def assembly(self, parent: Any, assembly: Assembly, plain: dict[str, Any]) -> None:
-        element = etree.SubElement(parent, "assembly", name=assembly.name)
-        self.attributes(element, plain, "uuid", "image", "arch", "agent", "transport", "memory", "cpus")
-        self.timeouts(element, plain)
-        self.escalation(element, plain)
-        self.named(element, "packages", "package", plain.get("packages", ()))
-        if assembly.files:
-            files = etree.SubElement(element, "files")
-            for path, content in assembly.files:
-                told = plain["files"][path]
-                file = etree.SubElement(files, "file", path=path)
-                self.attributes(file, told if isinstance(told, dict) else {}, "mode", "owner")
-                file.text = content
-        if assembly.commands:
-            commands = etree.SubElement(element, "commands")
-            for command in assembly.commands:
-                self.arguments(etree.SubElement(commands, "command"), command)
-        if assembly.after:
-            after = etree.SubElement(element, "after")
-            for dependency in assembly.after:
-                other = etree.SubElement(after, "assembly", name=dependency.assembly)
-                if not dependency.restart:
-                    other.set("restart", "false")
-        if assembly.resources:
-            services = etree.SubElement(element, "services")
-            for resource in assembly.resources:
-                self.service(services, resource, plain["resources"][resource.name])
-
-    def service(self, parent: Any, resource: Resource, plain: dict[str, Any]) -> None:
-        element = etree.SubElement(parent, "service", name=resource.name)
-        element.set("class", resource.resource_class)
-        if resource.provider:
-            element.set("provider", resource.provider)
-        element.set("type", resource.type)
-        element.set("monitor_interval", _number(resource.monitor_interval))
-        self.attributes(element, plain, "template")
-        if isinstance(plain.get("monitor"), dict) and "timeout" in plain["monitor"]:
-            element.set("monitor_timeout", _text(plain["monitor"]["timeout"]))
-        self.timeouts(element, plain)
-        self.escalation(element, plain)
-        if resource.parameters:
-            parameters = etree.SubElement(element, "parameters")
-            for parameter in resource.parameters:
-                told = etree.SubElement(parameters, "parameter", name=parameter.name, type="string")
-                if parameter.secret:
-                    told.set("secret", "true")
-                if isinstance(parameter.value, Reference):
-                    reference = parameter.value
-                    etree.SubElement(told, "reference", assembly=reference.assembly, parameter=reference.attribute)
-                else:
-                    hidden = parameter.secret and self.redacted
-                    etree.SubElement(told, "value").text = REDACTED if hidden else parameter.value
-        if "configure" in plain:
-            configure = etree.SubElement(element, "configure_executable")
-            if len(resource.configure) == 1 and resource.configure[0] == resource.configure[0].strip():
-                configure.text = resource.configure[0]
-            else:
-                self.arguments(configure, resource.configure)
-        self.named(element, "processes", "process", plain.get("processes", ()))
-        self.named(element, "after", "service", resource.after)
-
-    def attributes(self, element: Any, plain: dict[str, Any], *names: str) -> None:
-        for name in names:
-            if name in plain:
-                element.set(name, _text(plain[name]))
-
-    def escalation(self, element: Any, plain: dict[str, Any]) -> None:
-        if "escalation" in plain:
-            element.set("escalation_failures", str(plain["escalation"]["failures"]))
-            element.set("escalation_period", _text(plain["escalation"]["period"]))
-
-    def timeouts(self, element: Any, plain: dict[str, Any]) -> None:
-        for name, value in plain.get("timeouts", {}).items():
-            element.set(f"{name}_timeout", _text(value))
-
-    def named(self, parent: Any, group: str, tag: str, names: Any) -> None:
-        if names:
-            element = etree.SubElement(parent, group)
-            for name in names:
-                etree.SubElement(element, tag, name=name)
-
-    def arguments(self, element: Any, words: Any) -> None:
-        for word in words:
-            etree.SubElement(element, "argument").text = word
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else _number(value) if isinstance(value, float) else str(value)
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(value)
+    def configure(self, element: _Element) -> Node:
+        """Argument vector: `argument` children, or the `url` attribute or the text of the original, a path."""
+        self.only(element, "url")
+        found: list[Node] = []
+        at = _at(element)
+        self.children(element, {"argument": lambda child: found.append(self.text(child))})
+        path = str(element.get("url", "")) or ("" if found else (element.text or "").strip())
+        if path and found:
+            message = "the executable is given twice, as 'url' and as 'argument'"
+            self.problems.add("CONFLICTING_KEYS", message, at=at)
+        return Node([Node(path, at)] if path else list(found), at)

@@ -14,6 +14,10 @@ def configure(state: State, wish: Configured) -> State:
     new = wish.deployable
     names = {assembly.name for assembly in new.assemblies}
     leaving = tuple(a for a in state.assemblies() if a.name not in names)
+    known = names | {assembly.name for assembly in leaving}
+    leaving += tuple(
+        Assembly(name=name, resources=_started(state, name)) for name in state.memory.assemblies if name not in known
+    )
     leaving_resources: dict[str, tuple[Resource, ...]] = {}
     for assembly in new.assemblies:
         before = next((a for a in state.assemblies() if a.name == assembly.name), None)
@@ -36,20 +40,31 @@ def configure(state: State, wish: Configured) -> State:
         hostnames=wish.hostnames,
         images={**state.images, **wish.images},
         places=wish.places or state.places,
-        memory=replace(state.memory, unrecoverable=unrecoverable),
+        memory=replace(
+            state.memory, unrecoverable=unrecoverable, assemblies=tuple(sorted(names | {a.name for a in leaving}))
+        ),
         blocked="" if new != state.deployable else state.blocked,
     )
 
 
 def _gone(state: State, before: Assembly, after: Assembly) -> tuple[Resource, ...]:
+    """Return the resources to be stopped for good: whatever is not known to be stopped, also of a former engine's time."""
     names = {resource.name for resource in after.resources}
-    subjects = state.services
+    former = {resource.name: resource for resource in (*_started(state, before.name), *state.resources(before))}
     return tuple(
-        r
-        for r in state.resources(before)
-        if r.name not in names and subjects.get(f"{before.name}/{r.name}") not in (None,)
-        and state.service(f"{before.name}/{r.name}").health is not Health.STOPPED
-    )  # fmt: skip
+        resource
+        for name, resource in former.items()
+        if name not in names and state.service(f"{before.name}/{name}").health is not Health.STOPPED
+    )
+
+
+def _started(state: State, assembly: str) -> tuple[Resource, ...]:
+    """Return the definitions with which resources of an assembly were started, as far as they survived."""
+    return tuple(
+        definition
+        for subject, (_, definition) in state.memory.started.items()
+        if definition is not None and subject.partition("/")[0] == assembly and not subject.endswith("!configure")
+    )
 
 
 def stopped(state: State, subject: str) -> State:
@@ -83,6 +98,7 @@ def departed(state: State, name: str) -> State:
             backoff={k: v for k, v in memory.backoff.items() if k.partition("/")[0] != name},
             started={k: v for k, v in memory.started.items() if k.partition("/")[0] != name},
             faults={k: v for k, v in memory.faults.items() if k != name},
+            assemblies=tuple(other for other in memory.assemblies if other != name),
         ),
     )
 

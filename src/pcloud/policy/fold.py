@@ -356,6 +356,7 @@ def _probed(outcome: Outcome, seen: Operated, resource: Resource) -> None:
     elif not seen.error and seen.rc in (5, 7):
         # A probe of something that is not installed finds it not running; its start tells the rest.
         outcome.service(subject, health=Health.STOPPED, rc=0, monitored=0.0)
+        outcome.state = change.stopped(outcome.state, subject)
     else:
         what = f"probe found it failed: {_outcome_of(seen)}"
         outcome.service(subject, health=Health.FAILED, rc=seen.rc or 1, reason=what, monitored=0.0)

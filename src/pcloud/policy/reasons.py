@@ -41,9 +41,8 @@ def why_service(state: State, subject: str, action: str) -> str:
     assembly, _, name = subject.removesuffix("!configure").partition("/")
     guest, service = state.guest(assembly), state.service(subject)
     if action == "monitor":
-        return (
-            "keep watching it" if service.health is Health.RUNNING else "find out what runs before anything is started"
-        )
+        known = service.health is not Health.UNKNOWN
+        return "keep watching it" if known else "find out what runs before anything is started"
     if state.is_leaving(assembly, name):
         return "it is no longer part of the deployable"
     if state.target == "stopped":

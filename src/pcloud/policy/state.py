@@ -129,6 +129,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Assembly → places it was moved away from."""
     faults: dict[str, tuple[Fault, str]] = {}
     """Assembly → a fault whose recovery has begun and is not finished."""
+    assemblies: tuple[str, ...] = ()
+    """Assemblies that may have a guest: what is no longer wanted is removed even when no engine ran as that changed."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

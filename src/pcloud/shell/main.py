@@ -53,7 +53,7 @@ cli.add(
     deployables.delete,
 )
 cli.add("What happened, and why", history.events, history.explain, simulate_command.simulate, simulate_command.replay)
-cli.add("What they are made from", library.image, library.assembly, library.template)
+cli.add("What they are made from", library.image, library.assembly, library.template, library.console)
 cli.add("Stacks from templates", stack_commands.stack, stack_commands.access_key)
 cli.add("Access and comfort", library.token, daemon.completion)
 

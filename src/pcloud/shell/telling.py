@@ -68,7 +68,7 @@ def timeline(decisions: Sequence[Decision], *, now: float) -> list[str]:
             "rule",
             [f"{rule.rule}{f' ({rule.subject})' if rule.subject else ''}: {rule.text}" for rule in decision.rules],
         )
-        lines += _section("did", [_action(action) for action in decision.actions] or ["nothing"])
+        lines += _section("did", _actions(decision.actions))
         if decision.cost:
             lines += _section("cost", [_cost(decision.cost)])
         if decision.outcome:
@@ -88,6 +88,15 @@ def _observation(found: Observation, decided: float) -> str:
     if found.time and decided and abs(decided - found.time) >= 0.0005:
         text += f"  {duration(decided - found.time)} before" if found.time < decided else ""
     return text
+
+
+def _actions(actions: Sequence[Action]) -> list[str]:
+    """What was done; what was never begun, because a newer decision took its place, is only counted."""
+    begun = [action for action in actions if action.state != "cancelled" or action.seconds]
+    told = [_action(action) for action in begun]
+    if left := len(actions) - len(begun):
+        told.append(f"({left} more left to the next decision, which knows more)")
+    return told or ["nothing"]
 
 
 def _action(action: Action) -> str:

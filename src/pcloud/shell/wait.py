@@ -168,17 +168,26 @@ def for_state(
     `before` is the status from before the request: while the present one still is that one it is not taken for the
     outcome, for SETTLE seconds. Failed when the goal can not be reached, TimedOut after `timeout` seconds.
     """
-    started = time.monotonic()
+    started = settled = time.monotonic()
     patience = Patience()
+    building: Job | None = None
     while True:
         status = patience.ask(lambda: client.status(name))
-        for job in builds(client, patience) if status is not None else []:
+        jobs = builds(client, patience) if status is not None else []
+        for job in jobs:
             show.job(job)
+        if building is not None:
+            _raise_if_failed(client, patience, building)
+        building = next((job for job in jobs if job.subject == name), None)
         passed = time.monotonic() - started
+        if building is not None:
+            # What ran before goes on until the images of the change are there: its state is not the outcome.
+            settled = time.monotonic()
         if status is not None:
             show.status(status)
             stale = before is not None and (status.state, status.since) == (before.state, before.since)
-            if not (stale and passed < SETTLE) and _arrived(client, patience, status, goal):
+            waits = building is not None or (stale and time.monotonic() - settled < SETTLE)
+            if not waits and _arrived(client, patience, status, goal):
                 return status
         if passed >= timeout:
             state = status.state if status is not None else "unknown"
@@ -215,6 +224,13 @@ def builds(client: Client, patience: Patience) -> list[Job]:
     """Return the image builds that go on at the moment."""
     jobs = patience.ask(client.jobs) or []
     return [job for job in jobs if job.state == "running" and job.kind in BUILDS]
+
+
+def _raise_if_failed(client: Client, patience: Patience, building: Job) -> None:
+    """Failed when the build of the images that are waited for has failed."""
+    job = patience.ask(lambda: client.job(building.id))
+    if job is not None and job.state == "failed":
+        raise _job_error(job)
 
 
 def _arrived(client: Client, patience: Patience, status: DeployableStatus, goal: ResourceState) -> bool:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from pcloud.environment.transport import Operation, OperationResult, OperationStatus, TransportError
+from pcloud.transport import requests
 from pcloud.transport.channel import Channel
 from pcloud.wire import messages as m
 
@@ -20,9 +21,6 @@ MARGIN = 5.0
 """Seconds beyond an operation's own time-out after which we stop waiting for its result."""
 REPLY_TIMEOUT = 30.0
 """Seconds in which a request must be replied to (the operation itself may take longer)."""
-FEATURE_SET = "3.16.2"
-"""The CRM feature set told to agents, some of which compare it: that of Pacemaker 2.1.5."""
-
 _NONCE = f"{os.getpid():x}{time.time_ns() & 0xFFFFFFFF:08x}"
 _Key = tuple[str, str, int]
 
@@ -103,7 +101,7 @@ class RemoteConnection:
         if interval:
             before = self._recurring.get(key)
             if before is not None and before.first is not None and not before.first.done():
-                before.first.set_result(_result(operation, OperationStatus.CANCELLED, 0))
+                before.first.set_result(requests.without_answer(operation, OperationStatus.CANCELLED, 0))
             self._recurring[key] = _Recurring(operation, token, future)
         else:
             if self._operations is None:
@@ -117,7 +115,7 @@ class RemoteConnection:
                 # Shielded: the result may be awaited by more than this caller, and the guest goes on without us.
                 return await asyncio.shield(future)
         except TimeoutError:
-            return _result(operation, OperationStatus.TIMEOUT, 1, started=started, call_id=call_id)
+            return requests.without_answer(operation, OperationStatus.TIMEOUT, 1, started=started, call_id=call_id)
         except TransportError:
             if self._recurring.get(key) is not None and self._recurring[key].token == token:
                 del self._recurring[key]
@@ -136,7 +134,7 @@ class RemoteConnection:
         milliseconds = round(interval * 1000)
         known = self._recurring.pop((resource, action, milliseconds), None)
         if known is not None and known.first is not None and not known.first.done():
-            known.first.set_result(_result(known.operation, OperationStatus.CANCELLED, 0))
+            known.first.set_result(requests.without_answer(known.operation, OperationStatus.CANCELLED, 0))
         data = m.resource(resource, rsc_action=action, rsc_interval=milliseconds)
         await self._ask(m.command(m.OP_CANCEL, data))
 
@@ -146,7 +144,7 @@ class RemoteConnection:
         for key in [key for key in self._recurring if key[0] == resource]:
             known = self._recurring.pop(key)
             if known.first is not None and not known.first.done():
-                known.first.set_result(_result(known.operation, OperationStatus.CANCELLED, 0))
+                known.first.set_result(requests.without_answer(known.operation, OperationStatus.CANCELLED, 0))
         await self._ask(m.command(m.OP_RSC_UNREG, m.resource(resource)))
 
     async def check(self, *, timeout: float) -> None:
@@ -217,8 +215,8 @@ class RemoteConnection:
         for again in (False, True):
             registration: asyncio.Future[m.Element] | None = None
             if self._registered.get(operation.resource) != what:
-                registration = self._send(self._registration(operation))
-            reply_future = self._send(self._execution(operation, interval, token))
+                registration = self._send(requests.registration(operation))
+            reply_future = self._send(requests.execution(operation, interval, token))
             try:
                 # Both are under way together: one round trip, and they are handled in this order.
                 if registration is not None:
@@ -236,38 +234,6 @@ class RemoteConnection:
         name = errno.errorcode.get(-rc, str(rc))
         refused = f"{operation.action} of {operation.resource}"
         raise TransportError("REFUSED_OPERATION", f"the guest's agent refused {refused}: {name}")
-
-    def _registration(self, operation: Operation) -> m.Element:
-        data = m.resource(operation.resource)
-        data.set("lrmd_class", operation.resource_class)
-        if operation.provider:
-            data.set("lrmd_provider", operation.provider)
-        data.set("lrmd_type", operation.type)
-        return m.command(m.OP_RSC_REG, data)
-
-    def _execution(self, operation: Operation, interval: int, token: str) -> m.Element:
-        timeout = max(1, round(operation.timeout * 1000))
-        parameters = {
-            "crm_feature_set": FEATURE_SET,
-            "CRM_meta_name": operation.action,
-            "CRM_meta_interval": str(interval),
-            "CRM_meta_timeout": str(timeout),
-            **operation.parameters,
-        }
-        if operation.processes:
-            parameters["CRM_meta_pcloud_processes"] = ",".join(operation.processes)
-        data = m.resource(
-            operation.resource,
-            rsc_action=operation.action,
-            rsc_userdata_str=token,
-            rsc_interval=interval,
-            timeout=timeout,
-            rsc_start_delay=0,
-        )
-        data.children.append(m.attributes_element(parameters))
-        return m.command(
-            m.OP_EXEC, data, options=m.OPT_CHANGES_ONLY if interval else m.OPT_NOTIFY_ORIGINATOR, timeout=timeout
-        )
 
     # --- what comes in
 
@@ -304,21 +270,7 @@ class RemoteConnection:
             future.set_result(reply)
 
     def _on_notify(self, notice: m.Element) -> None:
-        status = notice.number("lrmd_exec_op_status", OperationStatus.ERROR)
-        result = OperationResult(
-            resource=notice.get("lrmd_rsc_id"),
-            action=notice.get("lrmd_rsc_action"),
-            interval=notice.number("lrmd_rsc_interval") / 1000,
-            rc=notice.number("lrmd_exec_rc", 1),
-            status=OperationStatus(status) if status in _STATUSES else OperationStatus.ERROR,
-            call_id=notice.number("lrmd_callid"),
-            exit_reason=notice.get("lrmd_rsc_exit_reason"),
-            output=notice.get("lrmd_rsc_output"),
-            started=time.time() - max(0, notice.number("lrmd_exec_time")) / 1000,
-            exec_seconds=max(0, notice.number("lrmd_exec_time")) / 1000,
-            queue_seconds=max(0, notice.number("lrmd_queue_time")) / 1000,
-            signal=notice.get(m.SIGNAL) or ("interval" if notice.number("lrmd_rsc_interval") else "request"),
-        )
+        result = requests.result_of(notice)
         if not notice.number("lrmd_rsc_interval"):
             future = self._operations.get(notice.get("lrmd_rsc_userdata_str")) if self._operations else None
             if future is not None and not future.done():
@@ -331,7 +283,7 @@ class RemoteConnection:
         if known.first is not None:
             first, known.first = known.first, None
             if not first.done():
-                first.set_result(_as_first(result))
+                first.set_result(requests.as_first(result))
             if result.status is OperationStatus.CANCELLED:
                 del self._recurring[key]
             return
@@ -371,7 +323,7 @@ class RemoteConnection:
         if not self._poked and now - self._heard >= interval * 0.75 and self._channel.open:
             self._poked = now
             try:
-                self._channel.send(_POKE)
+                self._channel.send(requests.POKE)
             except TransportError:
                 return  # it ended in this moment; `on_lost` tells
 
@@ -399,29 +351,3 @@ class RemoteConnection:
             if not future.done():
                 future.set_exception(TransportError(error.code, str(error)))
                 future.exception()  # seen: nobody may be waiting any more
-
-
-_STATUSES = frozenset(int(status) for status in OperationStatus)
-_POKE = m.command(m.OP_POKE).set("lrmd_remote_msg_id", 0).set("lrmd_remote_msg_type", "request").to_bytes()
-
-
-def _as_first(result: OperationResult) -> OperationResult:
-    import msgspec
-
-    return msgspec.structs.replace(result, signal="request") if result.signal == "interval" else result
-
-
-def _result(
-    operation: Operation, status: OperationStatus, rc: int, *, started: float = 0.0, call_id: int = 0
-) -> OperationResult:
-    return OperationResult(
-        resource=operation.resource,
-        action=operation.action,
-        interval=operation.interval,
-        rc=rc,
-        status=status,
-        call_id=call_id,
-        started=started or time.time(),
-        exit_reason="no result came in time" if status is OperationStatus.TIMEOUT else "",
-        signal="request",
-    )

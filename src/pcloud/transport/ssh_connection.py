@@ -190,6 +190,9 @@ class SshConnection:
         resource_class = await self._resource_class(operation)
         if resource_class == commands.ServiceClass.SYSTEMD and operation.action == "start":
             self._units[operation.resource] = operation.type
+        if operation.action == "stop":  # as the executor in a guest does it: what is being stopped is not watched
+            for key in [key for key in self._recurring if key[0] == operation.resource]:
+                self._stop_recurring(key)
         recurring = None
         if operation.interval > 0:
             key = (operation.resource, operation.action, operation.interval)

@@ -17,6 +17,7 @@ from pcloud.shell.framework import (
     GUEST,
     JEOS,
     TOKEN,
+    Command,
     Group,
     Seconds,
     Session,
@@ -198,6 +199,21 @@ def _input(*, whole: bool) -> bytes:
 @pass_session
 def assembly_console(session: Session, guest: str) -> None:
     """Print the newest part of a guest's console log."""
+    _print_console(session, guest)
+
+
+@click.command(cls=Command, examples=[("pcloud console shop/web", "")])
+@click.argument("guest", metavar="DEPLOYABLE/ASSEMBLY", type=GUEST)
+@pass_session
+def console(session: Session, guest: str) -> None:
+    """Print the newest part of a guest's console log.
+
+    The same as `pcloud assembly console`.
+    """
+    _print_console(session, guest)
+
+
+def _print_console(session: Session, guest: str) -> None:
     deployable, name, _ = split_part(guest, parts=(2, 2))
     log = session.client.console(deployable, name)
     if sys.stdout.isatty():

@@ -1,0 +1,160 @@
+"""What must survive: our processes killed, guests that hang, builds broken off; and that `explain` tells why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.e2e.stage import BIN, SHOP, Stage, until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+SMALL = """\
+deployable: NAME
+infrastructure: lxc
+assemblies:
+  one:
+    image: bookworm
+    resources:
+      front: {template: nginx, monitor: 10s}
+"""
+
+
+def small(name: str) -> str:
+    return SMALL.replace("NAME", name)
+
+
+def remove(stage: Stage, name: str) -> None:
+    stage.run("delete", name, "--yes", "--wait")
+
+
+def guests(stage: Stage, name: str) -> list[str]:
+    return [line for line in stage.left() if f"{name}." in line]
+
+
+def test_explain_holds_all_of_a_recovery(shop: Stage) -> None:
+    cursor = shop.cursor()
+    shop.guest("shop/web", "kill", "-9", shop.main_pid("shop/web", "apache2"))
+    shop.told(cursor, "shop/web/httpd", "running")
+    shop.running()
+
+    def told() -> str:
+        return shop.pcloud("explain", "shop/web/httpd", "--limit", "1")
+
+    until("the decision in the journal", lambda: "RESTART_RESOURCE" in told() and "3 of 3" in told(), 10)
+    text = told()
+    for part in (
+        "saw      resource operation: its process exited",
+        "[signal: exit]",
+        "rule     RESTART_RESOURCE (web/httpd): failure",
+        "start web/httpd  done in",
+        "cost     decision",
+        "Pacemaker's library",
+        "outcome",
+    ):
+        assert part in text, text
+    decision = shop.json("explain", "shop/web/httpd", "--limit", "1")[0]
+    assert {"time", "number", "trigger", "observations", "rules", "actions", "cost", "outcome"} <= decision.keys()
+
+
+def test_engine_and_daemon_killed_together_in_a_start(stage: Stage) -> None:
+    try:
+        stage.apply(small("killed"))  # its image is there from now on
+        remove(stage, "killed")
+        cursor = stage.cursor()
+        stage.pcloud("apply", "-f", stage.write("killed.yaml", small("killed")))
+        stage.told(cursor, "killed/one", "starting")
+        stage.kill_all()
+        stage.pcloud("up", "--detach")
+        stage.running("killed")
+        assert stage.guest("killed/one", "systemctl", "is-active", "nginx") == "active"
+        assert len([line for line in guests(stage, "killed") if "[lxc monitor]" in line]) == 1
+    finally:
+        remove(stage, "killed")
+
+
+def test_engine_and_daemon_killed_together_leave_what_runs_alone(shop: Stage) -> None:
+    before = shop.processes()
+    shop.kill_all()
+    shop.pcloud("up", "--detach")
+    shop.running()
+    assert shop.processes() == before
+
+
+def test_engine_and_daemon_killed_together_in_a_delete(stage: Stage) -> None:
+    stage.apply(small("leaving"))
+    cursor = stage.cursor()
+    stage.pcloud("delete", "leaving", "--yes", "--no-wait")
+    until("the delete begun", lambda: bool(stage.events(cursor, "leaving")), 10)
+    stage.kill_all()
+    stage.pcloud("up", "--detach")
+    until("the delete carried through", lambda: "leaving" not in [e["name"] for e in stage.json("get")], 60)
+    until("nothing left of its guest", lambda: guests(stage, "leaving") == [], 10)
+
+
+def test_an_image_build_broken_off_is_taken_up_again(stage: Stage) -> None:
+    marker = f"{time.time_ns()}"
+    text = small("broken") + f"    commands:\n      - [sh, -c, 'sleep 4; echo {marker} > /etc/marker']\n"
+    path = stage.write("broken.yaml", text)
+    try:
+        waiting = subprocess.Popen(
+            [BIN / "pcloud", "apply", "-f", path, "--wait"],
+            env=stage.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            until("the build begun", lambda: "building image" in reason(stage, "broken"), 30)
+            waiting.send_signal(signal.SIGINT)
+            # Ctrl-C ends the wait, not what is waited for.
+            assert waiting.wait(20) == 130
+        finally:
+            waiting.kill()
+            waiting.wait()
+        assert "building image" in reason(stage, "broken")
+        os.kill(stage.daemon_pid(), signal.SIGKILL)
+        stage.pcloud("up", "--detach")
+        stage.pcloud("apply", "-f", path, "--wait")
+        assert stage.guest("broken/one", "cat", "/etc/marker") == marker
+    finally:
+        remove(stage, "broken")
+
+
+def reason(stage: Stage, name: str) -> str:
+    return next((each["reason"] for each in stage.json("get") if each["name"] == name), "")
+
+
+def test_a_failed_build_of_a_change_is_told_and_touches_nothing(shop: Stage) -> None:
+    before = shop.processes()
+    bad = SHOP.replace("packages: [apache2]", "packages: [apache2, no-such-package-at-all]")
+    done = shop.run("apply", "-f", shop.write("bad.yaml", bad), "--wait")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "no-such-package-at-all" in done.stderr
+    assert shop.processes() == before
+    assert shop.page() == "shop\n"
+
+
+def test_a_frozen_guest_is_isolated_and_started_again(shop: Stage) -> None:
+    boot, cursor = shop.guest("shop/web", "stat", "-c", "%Y", "/proc/1"), shop.cursor()
+    folder = str(shop.home / "infrastructure/lxc/guests")
+    subprocess.run(["lxc-freeze", "-P", folder, "-n", "shop.web"], check=True)
+    shop.told(cursor, "shop/web", "suspect", 60)
+    shop.told(cursor, "shop/web/httpd", "running", 60)
+    shop.running()
+    assert shop.guest("shop/web", "stat", "-c", "%Y", "/proc/1") != boot
+    rules = [rule["rule"] for decision in shop.json("explain", "shop/web") for rule in decision["rules"]]
+    assert any("ISOLATE" in rule for rule in rules), rules
+
+
+def test_a_killed_guest_comes_back(shop: Stage) -> None:
+    cursor = shop.cursor()
+    os.kill(shop.guest_init("shop.web"), signal.SIGKILL)
+    failed = shop.told(cursor, "shop/web", "failed")
+    assert failed["data"]["reason"]
+    shop.told(cursor, "shop/web/httpd", "running")
+    shop.running()
+    assert shop.page() == "shop\n"
