@@ -86,7 +86,7 @@ async def test_crash_at_every_write(name: str, tmp_path: Path) -> None:
     for point in range(10_000):
         path = tmp_path / f"{point}.db"
         store = CrashingStore(path)
-        manager = StackManager(store, NoPlatform())  # type: ignore[arg-type]
+        manager = StackManager(store, NoPlatform())
         await manager.start()
         stack = None
         if before is not None:
@@ -112,7 +112,7 @@ async def test_crash_at_every_write(name: str, tmp_path: Path) -> None:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         await manager.close()
-        again = StackManager(SqliteStore(path), NoPlatform())  # type: ignore[arg-type]
+        again = StackManager(SqliteStore(path), NoPlatform())
         await again.start()
         await settle(again)
         found = [item for item in again.stacks.values() if not item.parent]

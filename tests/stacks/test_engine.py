@@ -29,7 +29,7 @@ def made(value: Any = "v", **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 async def manager(tmp_path: Path):
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())  # type: ignore[arg-type]
+    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
     await manager.start()
     yield manager
     await manager.close()

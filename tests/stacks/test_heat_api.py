@@ -24,7 +24,7 @@ OPENSTACK = ROOT / ".tools/stack-clients/bin/openstack"
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[tuple[StackManager, str]]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())  # type: ignore[arg-type]
+    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
     await manager.start()
     async with serving(heat_app(manager, {"good": "admin", "look": "viewer"}.get, open_loopback=True)) as url:
         yield manager, url

@@ -15,13 +15,20 @@ from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.foresight import Foresight
 from pcloud.cpe.tokens import TokenBook
 from pcloud.cpe.version import version
+from pcloud.stacks.engine.manager import StackManager
 
 Shutdown = Callable[[bool, bool], Any]
 """(engines, guests)"""
 
 
-def make_app(engine: CloudPolicyEngine, tokens: TokenBook, metrics: Metrics, shutdown: Shutdown) -> ASGIApp:
-    """Return the application with its guards around it."""
+def make_app(
+    engine: CloudPolicyEngine,
+    tokens: TokenBook,
+    metrics: Metrics,
+    shutdown: Shutdown,
+    manager: StackManager | None = None,
+) -> ASGIApp:
+    """Return the application with its guards around it; without a `manager` there are no stacks."""
     app = FastAPI(
         title="pacemaker-cloud",
         version=version(),
@@ -32,8 +39,11 @@ def make_app(engine: CloudPolicyEngine, tokens: TokenBook, metrics: Metrics, shu
     app.state.tokens = tokens
     app.state.metrics = metrics
     app.state.shutdown = shutdown
-    for room in (system, simulate, deployables, stacks, library, events):
+    for room in (system, simulate, deployables, library, events):
         app.include_router(room.router)
+    if manager is not None:
+        app.state.stacks = manager
+        app.include_router(stacks.router)
     dashboard.install(app)
     errors.install(app)
     guarded: ASGIApp = BodyLimit(app, limit=engine.settings.api.body_limit)

@@ -12,14 +12,17 @@ from typing import Any
 from pcloud.api.app import make_app
 from pcloud.api.metrics import Metrics
 from pcloud.api.server import HttpServer
+from pcloud.api.stacks import Closing, open_stacks, stack_servers
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import split_address
 from pcloud.cpe.tokens import TokenBook
+from pcloud.model.errors import PcloudError
+from pcloud.stacks.platform import NoPlatform
 
 
 async def start(
     engine: CloudPolicyEngine, tokens: TokenBook, shutdown: Callable[[bool, bool], Any]
-) -> tuple[list[HttpServer], Coroutine[Any, Any, None]]:
+) -> tuple[list[HttpServer | Closing], Coroutine[Any, Any, None]]:
     """Start every server; return them (the native one first) and what counts events. PcloudError when one can not."""
     settings = engine.settings.api
     certificate, key = settings.tls_certificate, settings.tls_key
@@ -30,7 +33,22 @@ async def start(
         made = await asyncio.to_thread(self_signed, engine.home.path / "tls", host)
         certificate, key = str(made[0]), str(made[1])
     metrics = Metrics(engine)
-    app = make_app(engine, tokens, metrics, shutdown)
+    manager = await open_stacks(engine.home.path, NoPlatform())
+    app = make_app(engine, tokens, metrics, shutdown, manager)
     server = HttpServer(app, host, port, certificate=certificate, key=key)
-    await server.start()
-    return [server], metrics.run()
+    try:
+        await server.start()
+    except PcloudError:
+        await manager.close()
+        raise
+    servers: list[HttpServer | Closing] = [server]
+    for other in stack_servers(manager, tokens):
+        try:
+            await other.start()
+        except (
+            PcloudError
+        ) as error:  # another daemon of this host has the port: the native interface serves all the same
+            engine.emit("daemon.stacks", error.problems[0].message)
+            continue
+        servers.append(other)
+    return [*servers, Closing(manager)], metrics.run()

@@ -166,3 +166,16 @@ def stack_servers(manager: StackManager, tokens: TokenBook, *, host: str = "127.
         HttpServer(cloudformation_app(manager, authenticate), host, 8000),
         HttpServer(heat_app(manager, authenticate), host, 8004),
     ]
+
+
+class Closing:
+    """Ends the stack manager in the daemon's list of servers, after them."""
+
+    url = ""
+
+    def __init__(self, manager: StackManager) -> None:
+        self._manager = manager
+
+    async def close(self) -> None:
+        """Stop; what is under way is carried on at the next start."""
+        await self._manager.close()

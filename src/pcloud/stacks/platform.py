@@ -12,6 +12,7 @@ from typing import Protocol
 from pcloud.environment.infrastructure import ExecResult
 from pcloud.events.event import Event
 from pcloud.model.deployable import Deployable
+from pcloud.model.errors import PcloudError, Unavailable
 from pcloud.model.status import DeployableStatus
 
 
@@ -58,10 +59,44 @@ class Platform(Protocol):
 
 
 class NoPlatform:
-    """A platform without guests: templates are read, planned and their value types work; guests are refused."""
+    """A platform without guests: templates are read, planned and their value types work; types with guests are refused
+    before anything starts, so that nothing but `images` and `capabilities` is ever asked."""
 
     capabilities: frozenset[str] = frozenset()
 
     def images(self) -> Sequence[str]:
         """Return no image."""
         return ()
+
+    async def definition(self, name: str) -> Deployable | None:
+        """Return None."""
+        return None
+
+    async def apply(self, deployable: Deployable) -> None:
+        """Refuse."""
+        raise _refusal()
+
+    async def status(self, name: str) -> DeployableStatus | None:
+        """Return None."""
+        return None
+
+    async def delete(self, name: str) -> None:
+        """Do nothing: there is none."""
+
+    async def recover(self, deployable: str, assembly: str, *, reason: str) -> None:
+        """Refuse."""
+        raise _refusal()
+
+    async def execute(
+        self, deployable: str, assembly: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
+    ) -> ExecResult:
+        """Refuse."""
+        raise _refusal()
+
+    def events(self) -> AsyncIterator[Event]:
+        """Refuse."""
+        raise _refusal()
+
+
+def _refusal() -> PcloudError:
+    return Unavailable.of("NO_GUESTS", "this platform has no guests")

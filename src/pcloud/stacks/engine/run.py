@@ -68,6 +68,9 @@ class Run:
         if self._inner is not None:
             self._inner.cancel()
 
+    def _turned_reason(self) -> str | None:
+        return self.turned  # may have changed while its caller waited
+
     async def _bounded(self, work: Coroutine[Any, Any, None]) -> None:
         """Run the forward work until it ends, is turned back or the operation's time is over."""
         operation = self.stack.operation
@@ -84,9 +87,11 @@ class Run:
             raise StepFailed(f"Stack {operation.action.lower()} timed out") from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self.turned is None or self.manager.closing or (task is not None and task.cancelling()):
+            assert task is not None
+            reason = self._turned_reason()
+            if reason is None or task.cancelling():
                 raise  # this very task is to end, not only its forward work
-            raise StepFailed(self.turned) from None
+            raise StepFailed(reason) from None
         finally:
             if not self._inner.done():
                 self._inner.cancel()
