@@ -190,7 +190,6 @@ def raw(url: str, form: dict[str, str] | bytes, headers: dict[str, str] | None =
 
 async def test_every_operation_answers_in_the_protocol(server: Server) -> None:
     assert set(OPERATIONS) == {
-<<<<<<< HEAD
         "CancelUpdateStack",
         "ContinueUpdateRollback",
         "CreateChangeSet",
@@ -227,44 +226,6 @@ async def test_every_operation_answers_in_the_protocol(server: Server) -> None:
         "UpdateStack",
         "UpdateTerminationProtection",
         "ValidateTemplate",
-=======
-        "CreateStack",
-        "UpdateStack",
-        "DeleteStack",
-        "DescribeStacks",
-        "ListStacks",
-        "CancelUpdateStack",
-        "ContinueUpdateRollback",
-        "RollbackStack",
-        "DescribeStackEvents",
-        "DescribeEvents",
-        "DescribeStackResource",
-        "DescribeStackResources",
-        "ListStackResources",
-        "GetTemplate",
-        "GetTemplateSummary",
-        "ValidateTemplate",
-        "EstimateTemplateCost",
-        "CreateChangeSet",
-        "DescribeChangeSet",
-        "ExecuteChangeSet",
-        "DeleteChangeSet",
-        "ListChangeSets",
-        "DescribeChangeSetHooks",
-        "DetectStackDrift",
-        "DetectStackResourceDrift",
-        "DescribeStackDriftDetectionStatus",
-        "DescribeStackResourceDrifts",
-        "SignalResource",
-        "ListExports",
-        "ListImports",
-        "GetStackPolicy",
-        "SetStackPolicy",
-        "UpdateTerminationProtection",
-        "DescribeAccountLimits",
-        "ListTypes",
-        "DescribeType",
->>>>>>> e2e
     }
     for name in service().operation_names:
         status, text = await asyncio.to_thread(raw, server.url + "/v1/", {"Action": name, "Version": "2010-05-15"})
