@@ -15,7 +15,6 @@ import boto3
 import botocore.config
 import botocore.exceptions
 import pytest
-from serving import serving
 
 from pcloud.api.cloudformation import cloudformation_app
 from pcloud.api.cloudformation_operations import OPERATIONS
@@ -23,6 +22,7 @@ from pcloud.api.query import service
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.store import SqliteStore
+from tests.stacks.serving import serving
 
 TEMPLATE = """
 AWSTemplateFormatVersion: 2010-09-09

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import serving
 
 from pcloud.api.heat import heat_app
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.store import SqliteStore
+from tests.stacks.serving import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 OPENSTACK = ROOT / ".tools/stack-clients/bin/openstack"
