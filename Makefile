@@ -16,7 +16,7 @@ setup-libvirt: setup ## what guests as machines need besides: libvirt, QEMU and 
 demo: setup ## the main job on this machine: WordPress on two guests, broken in five ways, healed (KEEP=1 leaves it running)
 	@$(PY) -m demo
 
-test: setup ## every test, on real guests, machines and daemons (as root); installs what they need
+test: setup ## every test, on real guests and daemons (as root); installs what they need (`make setup-libvirt` first: on machines too)
 	@tools/setup-tests
 	@$(PY) -m pytest $(ARGS)
 

@@ -7,6 +7,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import resource
 import signal
 import sys
 import uuid
@@ -69,6 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         level=arguments.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    # A guest is a connection, and a connection is a file descriptor: take as many as we may.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     run = arguments.home / "run"
     run.mkdir(parents=True, exist_ok=True, mode=0o700)
     # One engine process a slot: the lock is held for as long as this process lives, and tells the daemon its pid.
