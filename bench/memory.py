@@ -8,6 +8,7 @@ engine, which is one process a deployable.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -23,6 +24,7 @@ from bench import Row, peer_memory, standin
 from pcloud.client.api import Client
 from pcloud.client.settings import Settings
 
+ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = """
 deployable: d{number}
 assemblies:
@@ -45,7 +47,7 @@ class Fleet:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             listen = f"127.0.0.1:{probe.getsockname()[1]}"
-        environment = {**os.environ, "BENCH_STANDIN": f"{port}:{key}"}
+        environment = {**os.environ, "BENCH_STANDIN": f"{port}:{key}", "PYTHONPATH": str(ROOT)}
         self.log = (folder / "daemon.log").open("wb")
         command = [sys.executable, "-m", "bench.fleet", str(self.home), listen]
         self.daemon = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=self.log, text=True)
@@ -74,9 +76,11 @@ class Fleet:
 
     def close(self) -> None:
         """End everything."""
-        for pid in self.processes()[1:]:
-            os.kill(pid, signal.SIGKILL)
-        self.daemon.kill()
+        engines = self.processes()[1:]
+        self.daemon.kill()  # first, or it would start them again
+        for pid in engines:
+            with contextlib.suppress(ProcessLookupError):  # a worker ends with its engine
+                os.kill(pid, signal.SIGKILL)
         self.daemon.wait()
         assert self.daemon.stdout is not None
         self.daemon.stdout.close()
