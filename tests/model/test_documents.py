@@ -291,6 +291,22 @@ def test_a_bad_manifest_is_refused_with_code_and_line(text: str, code: str, line
     assert all(problem.file == "shop.yaml" for problem in caught.value.problems)
 
 
+def test_one_wrong_value_hides_no_other_problem() -> None:
+    text = _swap("    image: bookworm\n    after", "    after").replace(
+        "        monitor: 10s", "        monitor: {interval: x}"
+    )
+    with pytest.raises(InvalidDocument) as caught:
+        read_manifest(text)
+    assert [(p.line, p.code) for p in caught.value.problems] == [(9, "MISSING_IMAGE"), (17, "WRONG_TYPE")]
+
+
+def test_what_is_there_in_a_wrong_form_is_not_missing() -> None:
+    for line in ("image: 7", "image: [bookworm]", "imag: bookworm"):
+        with pytest.raises(InvalidDocument) as caught:
+            read_manifest(_swap("    image: bookworm\n    after", f"    {line}\n    after"))
+        assert [p.line for p in caught.value.problems] == [10]
+
+
 def test_all_problems_come_at_once_in_order() -> None:
     text = _swap("after: [db]", "after: [dbx]").replace("monitor: 10s", "monitr: 10s").replace("db.ip", "dc.ip")
     with pytest.raises(InvalidDocument) as caught:

@@ -26,10 +26,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     depth: int = 32
     """Nested mappings and lists."""
     nodes: int = 100_000
-    """Mappings, lists and scalars, with every alias counted in full."""
+    """Mappings, lists and scalars, with every alias counted in full; a text counts once more for every
+    TEXT_PER_NODE characters, so that aliases can not multiply a large one."""
 
 
 DEFAULT_LIMITS = Limits()
+TEXT_PER_NODE = 100
 
 
 class Style(Enum):
@@ -170,7 +172,7 @@ class _Builder:
             self.problems.add(code, f"the text holds the character U+{ord(found.group()):04X}", at=at)
             text = FORBIDDEN_CHARACTERS.sub("?", text)
         plain = event.implicit[0] if event.tag is None else event.tag not in ("!", _TAG + "str")
-        node = Node(text, at, Style.PLAIN if plain else Style.TEXT)
+        node = Node(text, at, Style.PLAIN if plain else Style.TEXT, size=1 + len(text) // TEXT_PER_NODE)
         if event.anchor:
             self.anchors[event.anchor] = node
         self.add(node, at)

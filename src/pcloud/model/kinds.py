@@ -197,11 +197,13 @@ class Duration:
 
     def schema(self) -> dict[str, Any]:
         number = {"type": "number", "minimum": self.lowest, "maximum": self.highest}
-        return {"anyOf": [number, {"type": "string", "pattern": f"^{_DURATION}$"}]}
+        return {"anyOf": [number, {"type": "string", "pattern": rf"^\s*{_DURATION}\s*$"}]}
 
 
 def format_duration(seconds: float) -> str:
     """Write seconds as people do, without loss: `1h30m`, `10s`; a fraction stays a plain number of seconds."""
+    if not abs(seconds) < 1e12:
+        return f"{seconds:g}s"  # of no document that was accepted; a message may still show it
     whole = int(seconds)
     if whole != seconds or whole <= 0:
         return repr(seconds) if whole != seconds else str(whole)
@@ -242,7 +244,7 @@ class Size:
 
     def schema(self) -> dict[str, Any]:
         number = {"type": "integer", "minimum": self.lowest, "maximum": self.highest}
-        return {"anyOf": [number, {"type": "string", "pattern": f"^{_SIZE}$"}]}
+        return {"anyOf": [number, {"type": "string", "pattern": rf"^\s*{_SIZE}\s*$"}]}
 
 
 class Mode:
@@ -258,7 +260,8 @@ class Mode:
         return wrong_type(node, "an octal mode", path, problems, 'write it as "0644"')
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": "^0?[0-7]{3,4}$"}
+        digits = {"type": "string", "pattern": "^(?:0o)?0?[0-7]{3,4}$"}
+        return {"anyOf": [digits, {"type": "integer", "minimum": 0, "maximum": 7777}]}
 
 
 class Literal:

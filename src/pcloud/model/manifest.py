@@ -23,6 +23,9 @@ from pcloud.model.problems import Problems
 from pcloud.model.templates import Catalogue, default_catalogue
 from pcloud.model.validation import validate
 
+_MISSING = ("MISSING_KEY", "MISSING_IMAGE")
+"""What may only seem to be missing, because it stands there in a form that was refused or under a misspelt key."""
+
 
 def read_manifest(
     text: bytes | str, *, file: str = "", catalogue: Catalogue | None = None, limits: Limits = DEFAULT_LIMITS
@@ -51,12 +54,13 @@ def read_tree(
         problems.raise_if_any()
     deployable = Assembler(problems, known).deployable(values)
     # A part whose form is wrong is not complained about a second time for what follows from that.
-    wrong = [problem.path for problem in problems.found]
+    wrong = {problem.path for problem in problems.found}
+    around = {path.rpartition(".")[0] for path in wrong}
     problems.extend(
         [
             problem
             for problem in validate(deployable, catalogue=known, images_required=images_required)
-            if not any(path == problem.path or path.startswith(problem.path + ".") for path in wrong)
+            if problem.path not in wrong and not (problem.code in _MISSING and problem.path in around)
         ]
     )
     problems.raise_if_any()

@@ -14,7 +14,7 @@ MAX_CYCLES = 10
 def find_cycles(before: Mapping[str, Iterable[str]]) -> list[list[str]]:
     """Return cycles of the graph {thing: things that come before it}, each as the things in starting order. After each one
     its last edge is taken away, so that independent cycles are all found; at most MAX_CYCLES."""
-    graph = {node: set(predecessors) for node, predecessors in before.items()}
+    graph = {node: dict.fromkeys(predecessors) for node, predecessors in before.items()}
     cycles: list[list[str]] = []
     while len(cycles) < MAX_CYCLES:
         try:
@@ -22,7 +22,7 @@ def find_cycles(before: Mapping[str, Iterable[str]]) -> list[list[str]]:
         except CycleError as error:
             # graphlib lists each node before the one that waits for it, with the first repeated at the end.
             *cycle, _ = error.args[1]
-            graph[cycle[0]].discard(cycle[-1])
+            graph[cycle[0]].pop(cycle[-1], None)
             smallest = cycle.index(min(cycle))
             cycles.append(cycle[smallest:] + cycle[:smallest])
         else:
@@ -45,10 +45,10 @@ def start_order(deployable: Deployable) -> dict[str, list[str]]:
     for assembly in deployable.assemblies:
         name = assembly.name
         before[name] = [f"{d.assembly}, complete" for d in assembly.after if d.assembly in known - {name}]
-        inside = {resource.name for resource in assembly.resources}
+        inside = dict.fromkeys(resource.name for resource in assembly.resources)
         before[f"{name}, complete"] = [name, *(f"{name}.{resource}" for resource in inside)]
         for resource in assembly.resources:
-            others = [f"{name}.{other}" for other in resource.after if other in inside - {resource.name}]
+            others = [f"{name}.{other}" for other in resource.after if other in inside and other != resource.name]
             before[f"{name}.{resource.name}"] = [name, *others]
     for constraint in deployable.constraints:
         if constraint.first in before and constraint.then in before and constraint.first != constraint.then:

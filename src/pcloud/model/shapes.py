@@ -26,7 +26,7 @@ class ListOf:
 
     @property
     def title(self) -> str:
-        return f"list of {self.kind.title}"
+        return f"list ({self.kind.title})"
 
     def read(self, node: Node, path: str, problems: Problems) -> Any:
         if not isinstance(node.value, list):
@@ -48,7 +48,7 @@ class ListOf:
         return values
 
     def schema(self) -> dict[str, Any]:
-        schema: dict[str, Any] = {"type": "array", "items": self.kind.schema()}
+        schema: dict[str, Any] = {"type": "array", "items": self.kind.schema(), "maxItems": self.most}
         if self.least:
             schema["minItems"] = self.least
         return schema
@@ -86,13 +86,16 @@ class MapOf:
             "type": "object",
             "propertyNames": {"pattern": f"^(?:{self.key.pattern})$"},
             "additionalProperties": self.kind.schema(),
+            "maxProperties": self.most,
         }
 
 
 class Key:
     """One key of a table."""
 
-    def __init__(self, name: str, kind: Kind, meaning: str, *, default: str = "", required: bool = False) -> None:
+    def __init__(
+        self, name: str, kind: Kind, meaning: str, *, default: str = "", required: bool = False, example: str = ""
+    ) -> None:
         self.name = name
         self.kind = kind
         self.meaning = meaning
@@ -100,6 +103,8 @@ class Key:
         self.default = default
         """As a person would write it; empty when there is none."""
         self.required = required
+        self.example = example
+        """A good value, as a person would write it in YAML on one line."""
 
 
 class Table:
@@ -114,6 +119,11 @@ class Table:
     @property
     def title(self) -> str:
         return self.name
+
+    @property
+    def identifier(self) -> str:
+        """Its name in references and anchors: words joined by dashes."""
+        return self.name.replace(" ", "-")
 
     def read(self, node: Node, path: str, problems: Problems) -> Any:
         if not isinstance(node.value, dict):
@@ -138,6 +148,11 @@ class Table:
         return values
 
     def schema(self) -> dict[str, Any]:
+        """A reference: `pcloud.model.schema` puts the definition of each table into the document once."""
+        return {"$ref": f"#/$defs/{self.identifier}"}
+
+    def definition(self) -> dict[str, Any]:
+        """The JSON Schema of the mapping itself."""
         properties = {}
         for name, key in self.keys.items():
             described = {"description": key.meaning + (f" Default: {key.default}." if key.default else "")}

@@ -16,12 +16,12 @@ import msgspec
 
 from pcloud.model import names
 from pcloud.model.deployable import Assembly
-from pcloud.model.description import MONITOR, RESOURCE_TIMEOUTS, configure, template_name
 from pcloud.model.document import parse_yaml
 from pcloud.model.errors import InvalidDocument, NotFound, PcloudError
 from pcloud.model.kinds import INVALID, Choice, Duration, Text
 from pcloud.model.names import did_you_mean
 from pcloud.model.problems import Problems, quote
+from pcloud.model.resource_description import MONITOR, RESOURCE_TIMEOUTS, configure, template_name
 from pcloud.model.shapes import Either, Key, ListOf, MapOf, Table, is_mapping
 
 ANY_FAMILY: Final = "any"

@@ -16,7 +16,7 @@ from pcloud.model.deployable import Assembly, Deployable, Escalation, Reference,
 from pcloud.model.errors import NotFound, Problem
 from pcloud.model.names import did_you_mean
 from pcloud.model.order import assembly_order, find_cycles, start_order
-from pcloud.model.problems import join, quote
+from pcloud.model.problems import MAX_PROBLEMS, join, quote
 from pcloud.model.templates import Catalogue, default_catalogue
 
 IMAGE_BUILDERS = frozenset({"lxc", "libvirt"})
@@ -33,6 +33,10 @@ class _Validation:
 
     def add(self, code: str, message: str, path: str, hint: str = "") -> None:
         self.found.append(Problem(code=code, message=message, path=path, hint=hint))
+
+    def near(self, word: str, known: Iterable[str]) -> str:
+        """`did_you_mean` for problems that are told; to look for near words of the others could take minutes."""
+        return did_you_mean(word, known) if len(self.found) < MAX_PROBLEMS else ""
 
     def run(self) -> list[Problem]:
         self.escalation(self.deployable.escalation, "escalation")
@@ -78,15 +82,15 @@ class _Validation:
         if not assembly.image:
             if self.images_required and built:
                 message = "the assembly needs an 'image'"
-                self.add("MISSING_IMAGE", message, path, did_you_mean("", self.catalogue.distributions))
+                self.add("MISSING_IMAGE", message, path, self.near("", self.catalogue.distributions))
         elif built and assembly.image not in self.catalogue.distributions:
             message = f"there is no image {quote(assembly.image)}"
-            hint = did_you_mean(assembly.image, self.catalogue.distributions)
+            hint = self.near(assembly.image, self.catalogue.distributions)
             self.add("UNKNOWN_IMAGE", message, f"{path}.image", hint)
 
     def known_assembly(self, name: str, path: str) -> bool:
         if name not in self.assemblies:
-            hint = did_you_mean(name, self.assemblies)
+            hint = self.near(name, self.assemblies)
             self.add("UNKNOWN_ASSEMBLY", f"there is no assembly {quote(name)}", path, hint)
             return False
         return True
@@ -111,7 +115,7 @@ class _Validation:
                 self.add("SELF_REFERENCE", message, f"{path}.after.{other}")
             elif other not in inside:
                 message = f"the assembly {quote(assembly.name)} has no resource {quote(other)}"
-                hint = did_you_mean(other, inside - {resource.name})
+                hint = self.near(other, inside - {resource.name})
                 if "." in other or other in self.assemblies:
                     hint = "order between resources of different assemblies stands in the deployable's 'constraints'"
                 self.add("UNKNOWN_RESOURCE", message, f"{path}.after.{other}", hint)
@@ -130,13 +134,13 @@ class _Validation:
                 return
         elif resource.template and resource.template not in self.catalogue.templates:
             message = f"there is no resource template {quote(resource.template)}"
-            hint = did_you_mean(resource.template, self.catalogue.templates)
+            hint = self.near(resource.template, self.catalogue.templates)
             self.add("UNKNOWN_TEMPLATE", message, f"{path}.template", hint)
         if not resource.resource_class or not resource.type:
             self.add("MISSING_KEY", "a resource needs a 'template', or a 'class' and a 'type'", path)
         elif resource.resource_class not in names.RESOURCE_CLASSES:
             message = f"there is no class {quote(resource.resource_class)} of resource agents"
-            hint = did_you_mean(resource.resource_class, names.RESOURCE_CLASSES)
+            hint = self.near(resource.resource_class, names.RESOURCE_CLASSES)
             self.add("UNKNOWN_WORD", message, f"{path}.class", hint)
         elif resource.resource_class == "ocf" and not resource.provider:
             message = "a resource of class 'ocf' needs a 'provider', such as heartbeat"
@@ -152,7 +156,7 @@ class _Validation:
             for key, member in (("first", constraint.first), ("then", constraint.then)):
                 if member not in known:
                     message = f"there is no resource {quote(member)}"
-                    self.add("UNKNOWN_RESOURCE", message, f"constraints.{index}.{key}", did_you_mean(member, known))
+                    self.add("UNKNOWN_RESOURCE", message, f"constraints.{index}.{key}", self.near(member, known))
             if constraint.first == constraint.then:
                 message = f"the resource {quote(constraint.first)} can not come after itself"
                 self.add("SELF_REFERENCE", message, f"constraints.{index}.then")

@@ -24,18 +24,18 @@ from pcloud.model.templates import Catalogue, default_catalogue
 
 _Element = etree._Element
 _ESCALATION = {"escalation_failures": ("escalation", "failures"), "escalation_period": ("escalation", "period")}
-_DEPLOYABLE = {
+DEPLOYABLE_ATTRIBUTES = {
     "name": ("deployable",),
     **{key: (key,) for key in ("uuid", "monitor", "username", "infrastructure", "priority", "isolation")},
     **_ESCALATION,
 }
-_ASSEMBLY = {
+ASSEMBLY_ATTRIBUTES = {
     **{key: (key,) for key in ("uuid", "image", "arch", "agent", "transport", "memory", "cpus")},
     "start_timeout": ("timeouts", "start"),
     "stop_timeout": ("timeouts", "stop"),
     **_ESCALATION,
 }
-_SERVICE = {
+SERVICE_ATTRIBUTES = {
     **{key: (key,) for key in ("class", "provider", "type", "template")},
     "monitor_interval": ("monitor", "interval"),
     "monitor_timeout": ("monitor", "timeout"),
@@ -43,7 +43,8 @@ _SERVICE = {
     "stop_timeout": ("timeouts", "stop"),
     **_ESCALATION,
 }
-_CONSTRAINT = {key: (key,) for key in ("id", "first", "then", "restart")}
+CONSTRAINT_ATTRIBUTES = {key: (key,) for key in ("id", "first", "then", "restart")}
+"""Attributes of each element, and the path of the manifest's key that each one is."""
 _RESOURCE_ID = re.compile(r"rsc_([a-z0-9-]+)_([A-Za-z0-9_-]+)")
 
 
@@ -135,9 +136,8 @@ class _Reader:
         node.value[last] = value
         node.keys[last] = value.at
 
-    def complain(self, element: _Element, what: str, name: str, known: Mapping[str, object]) -> None:
+    def complain(self, element: _Element, what: str, name: str, known: Mapping[str, object], at: Position) -> None:
         message = f"the element '{element.tag}' has no {what} {quote(name)}"
-        at = _at(element)
         self.problems.add("UNKNOWN_KEY", message, at=at, hint=did_you_mean(name, known))
 
     def attributes(self, element: _Element, known: Mapping[str, tuple[str, ...]], node: Node, *also: str) -> None:
@@ -148,13 +148,13 @@ class _Reader:
                 if value:
                     self.put(node, keys, Node(str(value), node.at, Style.UNTYPED))
             elif name not in also:
-                self.complain(element, "attribute", str(name), {**known, **dict.fromkeys(also)})
+                self.complain(element, "attribute", str(name), {**known, **dict.fromkeys(also)}, _at(element))
 
     def children(self, element: _Element, known: Mapping[str, Callable[[_Element], None]]) -> None:
         for child in element:
             handle = known.get(str(child.tag))
             if handle is None:
-                self.complain(element, "element", str(child.tag), known)
+                self.complain(element, "element", str(child.tag), known, _at(child))
             else:
                 handle(child)
 
@@ -164,7 +164,7 @@ class _Reader:
 
     def text(self, element: _Element) -> Node:
         for child in element:
-            self.complain(element, "element", str(child.tag), {})
+            self.complain(element, "element", str(child.tag), {}, _at(child))
         return Node(element.text or "", _at(element), Style.TEXT)
 
     def texts(self, element: _Element, child: str) -> Node:
@@ -199,7 +199,7 @@ class _Reader:
 
     def deployable(self, root: _Element) -> Node:
         node = self.node(root)
-        self.attributes(root, _DEPLOYABLE, node)
+        self.attributes(root, DEPLOYABLE_ATTRIBUTES, node)
         self.children(
             root,
             {
@@ -214,7 +214,7 @@ class _Reader:
 
         def add(element: _Element) -> None:
             node = self.node(element)
-            self.attributes(element, _CONSTRAINT, node)
+            self.attributes(element, CONSTRAINT_ATTRIBUTES, node)
             assert isinstance(node.value, dict)
             for key in ("first", "then"):
                 member = node.value.get(key)
@@ -233,7 +233,7 @@ class _Reader:
 
     def assembly(self, element: _Element) -> Node:
         node = self.node(element)
-        self.attributes(element, _ASSEMBLY, node, "name")
+        self.attributes(element, ASSEMBLY_ATTRIBUTES, node, "name")
         self.children(
             element,
             {
@@ -265,7 +265,7 @@ class _Reader:
 
     def service(self, element: _Element) -> Node:
         node = self.node(element)
-        self.attributes(element, _SERVICE, node, "name")
+        self.attributes(element, SERVICE_ATTRIBUTES, node, "name")
         assert isinstance(node.value, dict)
         resource_class = node.value.get("class")
         if resource_class is not None and resource_class.value != "ocf":
