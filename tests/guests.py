@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -107,6 +108,17 @@ class Guest:
         while self.run("systemctl", "is-active", self.unit, check=False).strip() != "active":
             assert time.monotonic() < deadline, self.run("journalctl", "-n", "50", check=False)
             time.sleep(0.1)
+        while not self.listens():  # the daemon's unit is active before it does
+            assert time.monotonic() < deadline, self.run("journalctl", "-n", "50", check=False)
+            time.sleep(0.1)
+
+    def listens(self) -> bool:
+        """Tell whether the agent takes connections."""
+        try:
+            with socket.create_connection((self.address, self.port), 2):
+                return True
+        except OSError:
+            return False
 
     def prepare(self, upper: Path) -> None:
         """Put more into the guest before its start; for sub-classes."""

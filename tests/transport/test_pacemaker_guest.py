@@ -78,7 +78,7 @@ async def test_the_daemon_killed_and_services_go_on(guest):
         guest.run("systemctl", "kill", "-s", "KILL", "--kill-whom=main", "pacemaker_remote")
         await recorder.until(lambda r: r.lost, 10)
     async with asyncio.timeout(30):
-        while guest.run("systemctl", "is-active", "pacemaker_remote", check=False).strip() != "active":
+        while not guest.listens():
             await asyncio.sleep(0.2)
     async with connected(guest) as (connection, _):
         assert (await connection.execute(Operation(action="monitor", **thing))).rc == 0
