@@ -92,7 +92,10 @@ def test_engine_and_daemon_killed_together_in_a_delete(stage: Stage) -> None:
     stage.kill_all()
     stage.pcloud("up", "--detach")
     until("the delete carried through", lambda: "leaving" not in [e["name"] for e in stage.json("get")], 60)
-    until("nothing left of its guest", lambda: guests(stage, "leaving") == [], 10)
+    try:
+        until("nothing left of its guest", lambda: guests(stage, "leaving") == [], 30)
+    except AssertionError as error:
+        raise AssertionError(f"left of its guest: {guests(stage, 'leaving')}") from error
 
 
 def test_an_image_build_broken_off_is_taken_up_again(stage: Stage) -> None:

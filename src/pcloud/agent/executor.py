@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _CONFIRM = 0.1
 """Seconds after which a monitor that an exit triggered, and that saw nothing, looks again: the service's parent may not have
 reaped the process yet."""
+_QUIET_EXITS = 2
+"""Exits in a row after which a monitor saw nothing, beyond which an exit no longer triggers one at once."""
 _SEARCH_EVERY = 30.0
 """Seconds between searches for a resource's processes while none is found."""
 
@@ -243,6 +245,8 @@ class Executor:
         log(6, f"{resource.id}: a process ended")
         resource.searches = 0
         for command in resource.recurring:
+            if resource.quiet > _QUIET_EXITS and command.signal == "exit" and command.timer is not None:
+                continue  # exits that mean nothing, again and again: the next look is set already, later each time
             if not command.stopping:
                 self._kick(resource, command, "exit")
 
