@@ -398,6 +398,7 @@ async def test_killed_sshd_is_noticed_at_once(sshd, guest):
 async def test_half_open_link(sshd, guest):
     """The peer vanishes without a word: a proxy in between swallows everything, and no FIN or RST ever comes."""
     swallow = asyncio.Event()
+    proxies: list[asyncio.Task[None]] = []
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
@@ -405,13 +406,16 @@ async def test_half_open_link(sshd, guest):
                 writer.write(data)
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        proxies.append(asyncio.current_task())
         upstream, upwriter = await asyncio.open_connection("127.0.0.1", sshd.port)
         pumps = [asyncio.create_task(pump(reader, upwriter)), asyncio.create_task(pump(upstream, writer))]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for task in pumps:
-            task.cancel()
-        for each in (writer, upwriter):
-            each.close()
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in pumps:
+                task.cancel()
+            for each in (writer, upwriter):
+                each.transport.abort()
 
     server = await asyncio.start_server(proxy, "127.0.0.1", 0)
     connection = await guest.connect(sshd, port=server.sockets[0].getsockname()[1])
@@ -420,6 +424,10 @@ async def test_half_open_link(sshd, guest):
     await until(lambda: bool(guest.lost), 5)
     assert guest.lost[0].code == "SILENT"
     server.close()
+    for task in proxies:
+        task.cancel()
+    await asyncio.gather(*proxies, return_exceptions=True)
+    await asyncio.sleep(0)  # the aborted connections are closed in the loop's next turn
 
 
 async def test_close_is_silent_and_final(sshd, guest):
