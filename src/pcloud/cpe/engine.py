@@ -31,10 +31,11 @@ from pcloud.cpe.reconcile import Reconciler, absent_image
 from pcloud.cpe.settings import DaemonSettings
 from pcloud.cpe.slot import Slot
 from pcloud.dpe import messages
-from pcloud.environment.infrastructure import ExecResult
+from pcloud.environment.infrastructure import Capability, ExecResult
 from pcloud.events.broadcast import Broadcaster, Subscription
 from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
+from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.registry import DRIVERS
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError, Problem, Unavailable
@@ -251,6 +252,7 @@ class CloudPolicyEngine:
             return Applied(name=name, created=True, changed=())
         self.desired.active(name)
         before = await self.definition(name)
+        self._check_username(old, before.deployable, deployable)
         changed = tuple(self.documents.changes(before.deployable, deployable))
         if dry_run:
             return Applied(name=name, created=False, changed=changed)
@@ -288,6 +290,18 @@ class CloudPolicyEngine:
                     code="INFRASTRUCTURE_FIXED",
                     message=f"{deployable.name} has guests on {old.infrastructure}; they can not move to another one",
                     path="infrastructure",
+                    hint="delete the deployable first, or give the new one another name",
+                )
+            )
+
+    def _check_username(self, row: DeployableRow, before: Deployable, after: Deployable) -> None:
+        knows = Capability.USERS in CAPABILITIES.get(after.infrastructure, ())
+        if row.loaded and knows and before.username != after.username:
+            raise Conflict(
+                Problem(
+                    code="USERNAME_FIXED",
+                    message=f"the guests of {after.name} were made in the name of {before.username or 'the default user'}",
+                    path="username",
                     hint="delete the deployable first, or give the new one another name",
                 )
             )

@@ -427,7 +427,10 @@ class DeployableEngine:
             ends = self._ends
             try:
                 places = tuple(await self._environment.infrastructure.places())
-                looks = [await self._executor.look(self.state, a.name) for a in self.state.assemblies()]
+                # All at once: drivers whose infrastructure lists all guests in one call share it between them.
+                looks = await asyncio.gather(
+                    *(self._executor.look(self.state, a.name) for a in self.state.assemblies())
+                )
             except InfrastructureError:
                 continue
             if any(isinstance(look, GuestActed) for look in looks):

@@ -102,7 +102,12 @@ class OpenStackInfrastructure:
                 await self._rebuild(server, spec)
             elif server.state is not GuestState.RUNNING:
                 await self._power_on(server)
-            server = await self._wait_active(spec, name)
+            await self._wait_active(spec, name)
+            server = await self._only(
+                name
+            )  # the answer to an earlier request may have been lost, and come to something
+        if server is None:
+            raise InfrastructureError(f"the server of {spec.guest_id} vanished while it was started")
         return server.info(spec.guest_id)
 
     async def stop(self, guest_id: str, *, timeout: float) -> None:
@@ -152,8 +157,9 @@ class OpenStackInfrastructure:
     async def watch(self) -> AsyncIterator[GuestEvent]:
         """Yield what differs between two lists of all guests, whoever asked for them. While the API is away nothing is
         told of guests: InfrastructureUnavailable. A later watch goes on from what was known then."""
-        silent = 0
+        loop, silent = asyncio.get_running_loop(), 0
         while True:
+            due = loop.time() + self._settings.poll
             try:
                 await self._servers.all()
                 silent = 0
@@ -161,9 +167,10 @@ class OpenStackInfrastructure:
                 silent += 1
                 if silent >= _SILENT:
                     raise InfrastructureUnavailable(str(error)) from error
-            for change in await self._servers.changes(self._settings.poll):
-                guest_id = change.name[len(self._settings.prefix) :]
-                yield GuestEvent(guest_id=guest_id, state=change.state, reason=change.reason)
+            while (left := due - loop.time()) > 0:
+                for change in await self._servers.changes(left):
+                    guest_id = change.name[len(self._settings.prefix) :]
+                    yield GuestEvent(guest_id=guest_id, state=change.state, reason=change.reason)
 
     async def execute(
         self, guest_id: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0

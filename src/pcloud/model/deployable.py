@@ -114,7 +114,7 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     agent: str = "pcloud"
     """`pcloud` (ours) or `pacemaker` (Debian's pacemaker-remoted)."""
     transport: str = "remote"
-    """`remote` (Pacemaker Remote) or `ssh`."""
+    """`remote` (Pacemaker Remote), `ssh`, or `none`: the infrastructure's word on the guest is all there is."""
     memory: int = 0
     """MiB; 0 leaves it to the infrastructure."""
     cpus: float = 0.0

@@ -143,8 +143,8 @@ ASSEMBLY: Final = Table(
     ),
     Key(
         "transport",
-        Choice(("remote", "ssh")),
-        "How the guest is monitored: the agent's protocol, or sshd.",
+        Choice(("remote", "ssh", "none")),
+        "How the guest is monitored: the agent's protocol, sshd, or by its infrastructure alone (no resources then).",
         default="`remote`, or `ssh` where the deployable says `monitor: pm`",
         example="ssh",
     ),
