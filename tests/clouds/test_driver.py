@@ -20,9 +20,9 @@ from pcloud.environment.infrastructure import (
 )
 from pcloud.infrastructure.openstack import OpenStackInfrastructure
 from pcloud.infrastructure.openstack_session import translate
+from tests.clouds.guests import SDK_WARNINGS, make_image, remove_all, settings, spec
+from tests.clouds.peer import FOLDER, peer
 from tests.infrastructure.contract import InfrastructureContract
-from tests.openstack.guests import SDK_WARNINGS, make_image, remove_all, settings, spec
-from tests.openstack.peer import FOLDER, peer
 from tests.transport.sshd import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300), *SDK_WARNINGS]

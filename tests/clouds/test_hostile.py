@@ -14,9 +14,9 @@ pytest.importorskip("openstack", reason="openstacksdk is not installed")
 from pcloud.environment.infrastructure import GuestState, InfrastructureError, InfrastructureUnavailable
 from pcloud.infrastructure.openstack import OpenStackInfrastructure
 from pcloud.infrastructure.openstack_session import retry_after
-from tests.openstack.guests import SDK_WARNINGS, make_image, remove_all, settings, spec
-from tests.openstack.peer import GLANCE, KEYSTONE, NOVA
-from tests.openstack.proxy import Proxy, in_front_of
+from tests.clouds.guests import SDK_WARNINGS, make_image, remove_all, settings, spec
+from tests.clouds.peer import GLANCE, KEYSTONE, NOVA
+from tests.clouds.proxy import Proxy, in_front_of
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300), *SDK_WARNINGS]
 PREFIX = "pch-"

@@ -16,10 +16,10 @@ import pytest
 
 pytest.importorskip("openstack", reason="openstacksdk is not installed")
 
+from tests.clouds.guests import SDK_WARNINGS
+from tests.clouds.peer import GLANCE, NOVA, peer
+from tests.clouds.proxy import Proxy, in_front_of
 from tests.e2e.stage import Stage, missing, until
-from tests.openstack.guests import SDK_WARNINGS
-from tests.openstack.peer import GLANCE, NOVA, peer
-from tests.openstack.proxy import Proxy, in_front_of
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600), *SDK_WARNINGS]
 NAME, PREFIX = "fleet", "pcf-"
@@ -169,7 +169,7 @@ def test_killed_daemons_find_everything_again(fleet, nova):
 
 def test_a_server_that_hangs_in_a_build_is_no_reason_to_give_up(fleet, nova):
     """nova-compute is stopped while a server is replaced: it is built when that goes on."""
-    from tests.openstack.peer import FOLDER
+    from tests.clouds.peer import FOLDER
 
     before, cursor = fleet.ids(nova), fleet.stage.cursor()
     compute = int((FOLDER / "run/nova-compute.pid").read_text())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.openstack.peer import running
+from tests.clouds.peer import running
 
 
 @pytest.fixture(scope="package")
