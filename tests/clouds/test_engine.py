@@ -6,8 +6,10 @@ Nova's FakeDriver has no guest in its servers, so nothing can be reached in them
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +21,7 @@ pytest.importorskip("openstack", reason="openstacksdk is not installed")
 from tests.clouds.guests import SDK_WARNINGS
 from tests.clouds.peer import GLANCE, NOVA, peer
 from tests.clouds.proxy import Proxy, in_front_of
-from tests.e2e.stage import Stage, missing, until
+from tests.e2e.stage import BIN, ROOT, Stage, missing, tutorial_manifest, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600), *SDK_WARNINGS]
 NAME, PREFIX = "fleet", "pcf-"
@@ -45,6 +47,10 @@ clouds:
     region_name: RegionOne
     compute_endpoint_override: "{nova}/v2.1"
     image_endpoint_override: "{glance}/v2/"
+  carol:
+    auth: {{auth_url: "{OS_AUTH_URL}", username: carol, password: "hers", project_name: admin,
+            user_domain_name: Default, project_domain_name: Default}}
+    region_name: RegionOne
 """
 LIST = r"^/v2.1/servers/detail"
 
@@ -184,6 +190,62 @@ def test_a_server_that_hangs_in_a_build_is_no_reason_to_give_up(fleet, nova):
     fleet.stage.told(cursor, f"{NAME}/a05", "running")
     fleet.stage.running(NAME)
     assert len(fleet.ids(nova)) == 20
+
+
+def test_the_example_in_the_documents(fleet, nova):
+    """And another deployable's end leaves the image that this one has."""
+    manifest = tutorial_manifest((ROOT / "docs/infrastructures.md").read_text())
+    fleet.stage.apply(manifest)
+    assert fleet.stage.status("books")["state"] == "running"
+    fleet.stage.pcloud("delete", "books", "--yes", "--wait", "--timeout", "120s")
+    left = [each.name for each in nova.compute.servers() if "books" in each.name]
+    assert left == []
+    assert [each.name for each in nova.image.images() if each.name.startswith(PREFIX)] != []
+
+
+@pytest.fixture
+def carol(nova) -> Iterator[Any]:
+    """Another user of the project."""
+    user = nova.identity.create_user(name="carol", password="hers", domain_id="default")
+    project, role = nova.identity.find_project("admin"), nova.identity.find_role("member")
+    nova.identity.assign_project_role_to_user(project, user, role)
+    yield user
+    nova.identity.delete_user(user)
+
+
+def test_the_shell_makes_guests_in_a_users_name(fleet, nova, carol):
+    def shell(*words: str) -> str:
+        done = subprocess.run(
+            [BIN / "pcloudsh", *words], env=fleet.stage.environment, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        return done.stdout
+
+    shell("jeos_create", "bookworm", "x86_64")
+    shell("assembly_create", "novel", "bookworm", "x86_64")
+    shell("deployable_create", "shelf", "openstack", "carol", "none")
+    shell("deployable_assembly_add", "shelf", "novel")
+    shell("deployable_start", "shelf")
+    fleet.stage.running("shelf", 120)
+    server = nova.compute.find_server(f"{PREFIX}shelf.novel")
+    assert server.user_id == carol.id
+    assert {each.user_id for each in fleet.servers(nova).values()} != {carol.id}
+    changed = fleet.stage.write("shelf.yaml", fleet.stage.pcloud("get", "shelf", "-o", "yaml").replace("carol", "dave"))
+    done = fleet.stage.run("apply", "-f", changed)
+    assert done.returncode != 0
+    assert "in the name of carol" in done.stdout + done.stderr
+    shell("deployable_delete", "shelf")
+    until("its end", lambda: nova.compute.find_server(server.id) is None, 60)
+
+
+def test_doctor_asks_the_cloud(fleet):
+    said = {each["check"]: each for each in json.loads(fleet.stage.run("doctor", "-o", "json").stdout)}
+    assert said["openstack: credentials"]["state"] == "ok"
+    assert "admin at http://127.0.0.1:15000/v3 (peer)" in said["openstack: credentials"]["detail"]
+    assert said["openstack: quota"]["detail"].startswith("20 of ")
+    assert (said["openstack: flavor"]["state"], said["openstack: network"]["state"]) == ("ok", "ok")
+    assert "secret" not in str(said)
 
 
 def test_stop_and_start_keep_the_servers(fleet, nova):
