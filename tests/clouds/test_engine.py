@@ -46,7 +46,7 @@ clouds:
             user_domain_name: Default, project_domain_name: Default}}
     region_name: RegionOne
     compute_endpoint_override: "{nova}/v2.1"
-    image_endpoint_override: "{glance}/v2/"
+    image_endpoint_override: "{glance}"
   carol:
     auth: {{auth_url: "{OS_AUTH_URL}", username: carol, password: "hers", project_name: admin,
             user_domain_name: Default, project_domain_name: Default}}

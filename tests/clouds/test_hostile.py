@@ -38,7 +38,7 @@ def image(tmp_path_factory):
 @pytest.fixture
 async def driver(cloud, proxies, monkeypatch):
     monkeypatch.setenv("OS_COMPUTE_ENDPOINT_OVERRIDE", f"{proxies['nova'].url}/v2.1")
-    monkeypatch.setenv("OS_IMAGE_ENDPOINT_OVERRIDE", f"{proxies['glance'].url}/v2/")
+    monkeypatch.setenv("OS_IMAGE_ENDPOINT_OVERRIDE", proxies["glance"].url)
     monkeypatch.setenv("OS_AUTH_URL", f"{proxies['keystone'].url}/v3")
     for proxy in proxies.values():
         proxy.forget()
