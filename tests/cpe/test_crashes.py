@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from harness import DaemonProcess, manifest, until
+from tests.cpe.harness import DaemonProcess, manifest, until
 
 
 def test_engines_and_guests_outlive_the_daemon_and_are_adopted(daemon: DaemonProcess) -> None:

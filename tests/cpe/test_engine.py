@@ -12,17 +12,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from fakes import FolderImages
-from harness import DaemonProcess, manifest, until
 
 from pcloud.cpe.documents import ModelDocuments
-from pcloud.cpe.engine import CloudPolicyEngine, concerns
+from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.home import Home
 from pcloud.cpe.settings import DaemonSettings, load
+from pcloud.cpe.telling import concerns
 from pcloud.model.deployable import Assembly, Deployable, Resource, ResourceState
 from pcloud.model.errors import InvalidDocument
 from pcloud.store.database import sqlite_url
 from pcloud.store.store import Store
+from tests.cpe.fakes import FolderImages
+from tests.cpe.harness import DaemonProcess, manifest, until
 
 
 @asynccontextmanager
