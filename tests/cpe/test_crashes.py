@@ -143,6 +143,22 @@ def test_an_engine_killed_during_a_deletion(daemon: DaemonProcess) -> None:
     assert not daemon.guest_files("slowshop").keys() & {"slowshop.db", "slowshop.web"}
 
 
+def test_both_killed_during_a_deletion_and_the_next_engine_knows_what_the_former_knew(daemon: DaemonProcess) -> None:
+    daemon.start()
+    daemon.apply(manifest("slowshop"))
+    daemon.running("slowshop")
+    job = daemon.call("DELETE", "/v1/deployables/slowshop", 202)["job"]
+    engines = daemon.engines()
+    daemon.kill()
+    for pid in engines.values():
+        os.kill(pid, signal.SIGKILL)
+    daemon.start()
+    until(lambda: daemon.call("GET", f"/v1/jobs/{job}")["state"] == "done", "the deletion was carried through")
+    assert not daemon.guest_files("slowshop").keys() & {"slowshop.db", "slowshop.web"}
+    loads = (daemon.guests / "loads.slowshop").read_text().splitlines()
+    assert loads[-1].endswith("state=1"), loads
+
+
 def test_daemon_killed_during_an_image_build(daemon: DaemonProcess) -> None:
     daemon.start()
     daemon.apply(manifest("shop", image="trixie"))

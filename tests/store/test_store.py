@@ -6,6 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -182,4 +183,19 @@ async def test_thousands_of_records_a_second(tmp_path: Path) -> None:
         await store.log.commit([Entry(process="p", sequence=number + 1, event=event(number)) for number in batch])
     assert time.perf_counter() - begun < 2.5
     assert await store.log.head() == 5000
+    await store.close()
+
+
+async def test_where_it_is_carried_out_is_not_taken_back_by_an_older_row(tmp_path: Path) -> None:
+    store = await opened(tmp_path)
+    old = DeployableRow(name="shop", infrastructure="lxc", assemblies=1, slot="0")
+    await store.deployables.put(old, Deployable(name="shop"), (), new=True)
+    await store.deployables.change(["shop"], loaded=True, slot="1")
+    await store.deployables.put_row(msgspec.structs.replace(old, target="started"))
+    (row,) = await store.deployables.rows()
+    assert (row.target, row.loaded, row.slot) == ("started", True, "1")
+    await store.deployables.change(["shop"], loaded=True)
+    await store.deployables.put(msgspec.structs.replace(old, paused=True), Deployable(name="shop"), (), new=False)
+    (row,) = await store.deployables.rows()
+    assert (row.paused, row.loaded, row.slot) == (True, True, "1")
     await store.close()

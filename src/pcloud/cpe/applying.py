@@ -93,7 +93,7 @@ class Applying:
         )
         if changed or before.deployable != deployable or row.target != old.target or tuple(library) != before.library:
             await self._owner.store.deployables.put(row, deployable, library, new=False)
-            self._owner.desired.rows[name] = msgspec.structs.replace(row, loaded=self._owner.desired.rows[name].loaded)
+            self._owner.desired.renew(row)
         if changed:
             self._owner.emit(
                 "deployable.changed", f"deployable {name} was changed", deployable=name, changed=list(changed)[:100]

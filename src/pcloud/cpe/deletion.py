@@ -59,7 +59,10 @@ class Deletions:
 
     def _work(self, name: str) -> Work:
         async def work(progress: Progress) -> None:
-            await self._delete(name, progress)
+            try:
+                await self._delete(name, progress)
+            finally:
+                self._jobs.pop(name, None)
 
         return work
 
@@ -83,7 +86,6 @@ class Deletions:
         await self._owner.store.deployables.remove(name)
         self._owner.desired.remove(name)
         await asyncio.to_thread(self._owner.keys.remove, name)
-        self._jobs.pop(name, None)
         self._owner.reconciler.retire_if_empty(slot)
         progress(1.0, f"{name} is deleted")
         self._owner.emit("deployable.deleted", f"deployable {name} was deleted", deployable=name)
@@ -91,11 +93,14 @@ class Deletions:
     async def _unload(self, name: str) -> None:
         link = await self._owner.fleet.ensure(self._owner.desired.rows[name].slot).linked()
         if name not in link.loaded:
-            found = await self._owner.definition(name)
+            found = (await self._owner.store.deployables.definitions([name], state=True))[name]
             deployable = found.deployable
             images = {one.name: self._owner.images.ready(one) or absent_image(one) for one in deployable.assemblies}
             guests = await asyncio.to_thread(self._owner.reconciler.material, deployable, images)
-            link.send(messages.Load(deployable=deployable, target="stopped", guests=guests, state=None))
+            # With what a former engine left: it knows of guests that the definition no longer has.
+            link.send(messages.Load(deployable=deployable, target="stopped", guests=guests, state=found.state))
             link.loaded.add(name)
-        await link.request(messages.Unload(name=name, delete=True, request=new_request()))
-        link.loaded.discard(name)
+        try:
+            await link.request(messages.Unload(name=name, delete=True, request=new_request()))
+        finally:
+            link.loaded.discard(name)  # refused: whatever the reason, the next try gives it the deployable anew

@@ -47,6 +47,12 @@ class Desired:
         self.statuses: dict[str, DeployableStatus] = {}
         self.overlays: dict[str, Overlay] = {}
 
+    def renew(self, row: DeployableRow) -> None:
+        """Take over a changed row; where it is carried out is taken from the present one, which may be newer."""
+        present = self.rows.get(row.name)
+        if present is not None:
+            self.rows[row.name] = msgspec.structs.replace(row, loaded=present.loaded, slot=present.slot)
+
     def row(self, name: str) -> DeployableRow:
         """Return a row; NotFound."""
         row = self.rows.get(name)

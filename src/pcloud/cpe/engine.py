@@ -15,8 +15,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from pcloud.cpe import imagejobs
 from pcloud.cpe.applying import Applied, Applying
 from pcloud.cpe.deletion import Deletions
@@ -264,9 +262,8 @@ class CloudPolicyEngine:
 
     async def set_row(self, row: DeployableRow) -> None:
         """Store and take over a row whose definition did not change; whoever calls holds `changes`."""
-        row = msgspec.structs.replace(row, loaded=self.desired.rows[row.name].loaded)
         await self.store.deployables.put_row(row)
-        self.desired.rows[row.name] = row
+        self.desired.renew(row)
 
     async def delete(self, name: str) -> Job:
         """Stop it in order and remove guests, disks, addresses, keys and definition; carried through in any case."""

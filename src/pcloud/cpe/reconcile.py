@@ -129,14 +129,14 @@ class Reconciler:
             else:
                 ready.append((row, definition, images))
         loads = await asyncio.to_thread(self._loads, link, ready)
-        fresh = [msgspec.structs.replace(row, loaded=True) for row, _, _ in ready if not row.loaded]
+        fresh = [row.name for row, _, _ in ready if not row.loaded]
         if fresh:
             # Stored before it is sent: from here on guests may exist.
-            await self._store.put_rows(fresh)
-        for row in fresh:
-            current = self._desired.rows.get(row.name)
+            await self._store.change(fresh, loaded=True)
+        for name in fresh:
+            current = self._desired.rows.get(name)
             if current is not None:
-                self._desired.rows[row.name] = msgspec.structs.replace(current, loaded=True)
+                self._desired.rows[name] = msgspec.structs.replace(current, loaded=True)
         for load in loads:
             row = self._desired.rows.get(load.deployable.name)
             if row is None or row.phase != "active":
@@ -211,8 +211,7 @@ class Reconciler:
                     if name in link.loaded:
                         await link.request(messages.Unload(name=name, request=new_request()))
                         link.loaded.discard(name)
-                    moved = msgspec.structs.replace(self._desired.active(name), slot=target)
-                    await self._store.put_row(moved)
+                    await self._store.change([self._desired.active(name).name], slot=target)
                 except PcloudError as error:
                     _log.warning("deployable %s does not move to slot %s yet: %s", name, target, error)
                     await asyncio.sleep(0.5)

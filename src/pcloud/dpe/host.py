@@ -213,19 +213,24 @@ class Host:
 
     async def _unload(self, unload: Unload) -> None:
         engine = self._engines.get(unload.name)
+        if engine is None and unload.delete:
+            # Its guests may exist all the same: nothing was removed, so nothing must be called removed.
+            self._send(Reply(request=unload.request, error=_not_loaded(unload.name)))
+            return
         if engine is not None:
             if unload.delete:
                 engine.remove()
                 await engine.removed.wait()
             await engine.close()
-            self._engines.pop(unload.name, None)
+            if self._engines.get(unload.name) is engine:
+                del self._engines[unload.name]
         self._statuses.pop(unload.name, None)
         self._send(Reply(request=unload.request))
 
     async def _command(self, command: Command) -> None:
         engine = self._engines.get(command.name)
         if engine is None:
-            self._send(Reply(request=command.request, error=f"NOT_LOADED: {command.name} is not loaded here"))
+            self._send(Reply(request=command.request, error=_not_loaded(command.name)))
             return
         try:
             result = await self._carry_out(engine, command)
@@ -342,3 +347,7 @@ class Host:
         for transport in self._transports.values():
             await transport.close()
         await self._scheduler.close()
+
+
+def _not_loaded(name: str) -> str:
+    return f"NOT_LOADED: {name} is not loaded here"

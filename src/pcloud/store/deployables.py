@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, Update, delete, insert, select, update
 
 from pcloud.model.deployable import Deployable
 from pcloud.store.database import Database
@@ -17,6 +17,9 @@ from pcloud.store.schema import decisions, deployables, engine_state
 _definition = msgspec.json.Decoder(Deployable)
 _names = msgspec.json.Decoder(tuple[str, ...])
 _FIELDS = DeployableRow.__struct_fields__
+_APART = frozenset({"loaded", "slot"})
+"""Columns that only `change` writes after a row was made: whoever wants something else of a deployable holds a row that may
+be older than they are, and taking `loaded` back would leave guests that nobody knows of."""
 
 
 class Deployables:
@@ -69,7 +72,7 @@ class Deployables:
                 await connection.execute(delete(decisions).where(decisions.c.deployable == row.name))
                 await connection.execute(insert(deployables).values(**values))
             else:
-                await connection.execute(update(deployables).where(deployables.c.name == row.name).values(**values))
+                await connection.execute(_update(row.name, values))
 
     async def put_row(self, row: DeployableRow) -> None:
         """Store what changed beside the definition."""
@@ -79,8 +82,13 @@ class Deployables:
         """Store what changed beside the definitions, all in one transaction."""
         async with self._database.write() as connection:
             for row in rows:
-                values = msgspec.structs.asdict(row)
-                await connection.execute(update(deployables).where(deployables.c.name == row.name).values(**values))
+                await connection.execute(_update(row.name, msgspec.structs.asdict(row)))
+
+    async def change(self, names: Sequence[str], *, loaded: bool | None = None, slot: str | None = None) -> None:
+        """Store where deployables are carried out: nothing else of their rows is touched."""
+        values = {key: value for key, value in (("loaded", loaded), ("slot", slot)) if value is not None}
+        async with self._database.write() as connection:
+            await connection.execute(update(deployables).where(deployables.c.name.in_(names)).values(**values))
 
     async def remove(self, name: str) -> None:
         """Remove a deployable, its engine state and its decisions. Its events stay: they are history."""
@@ -96,6 +104,11 @@ class Deployables:
         async with self._database.read() as connection:
             rows = await connection.execute(query.order_by(deployables.c.name))
             return [row.name for row in rows if assembly in _names.decode(row.library)]
+
+
+def _update(name: str, values: dict[str, Any]) -> Update:
+    kept = {key: value for key, value in values.items() if key not in _APART}
+    return update(deployables).where(deployables.c.name == name).values(**kept)
 
 
 def _row(row: Row[Any]) -> DeployableRow:
