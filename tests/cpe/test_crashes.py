@@ -44,6 +44,40 @@ def test_a_dead_engine_is_replaced_and_gets_the_newest_state(daemon: DaemonProce
     assert [one["data"]["slot"] for one in daemon.events(type="engine.ended")] == [slot] * 3
 
 
+def test_a_stopped_engine_that_keeps_its_connection_is_noticed_and_replaced(daemon: DaemonProcess) -> None:
+    daemon.environment["PCLOUD__ENGINE__SILENCE_TIMEOUT"] = "2"
+    daemon.start()
+    daemon.apply(manifest("shop"))
+    daemon.running("shop")
+    guests = {name: text for name, text in daemon.guest_files("shop").items() if not name.startswith("loads")}
+    slot, pid = "0", daemon.engines()["0"]  # the first deployable is placed there
+    begun = time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: daemon.engines().get(slot) not in (pid, None), "another engine process")
+    assert time.monotonic() - begun < 10
+    daemon.running("shop")
+    (told,) = daemon.events(type="engine.silent")
+    assert told["data"]["slot"] == slot
+    assert "did not answer for 2 s" in told["data"]["reason"]
+    assert {k: v for k, v in daemon.guest_files("shop").items() if not k.startswith("loads")} == guests
+
+
+def test_a_daemon_that_was_stopped_itself_kills_no_engine(daemon: DaemonProcess) -> None:
+    daemon.environment["PCLOUD__ENGINE__SILENCE_TIMEOUT"] = "1.5"
+    daemon.start()
+    daemon.apply(manifest("shop"))
+    daemon.running("shop")
+    before = daemon.engines()
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGSTOP)
+    time.sleep(4)  # longer than it would be patient with others
+    daemon.process.send_signal(signal.SIGCONT)
+    daemon.running("shop")
+    time.sleep(2)  # another round of questions
+    assert daemon.engines() == before
+    assert daemon.events(type="engine.silent") == []
+
+
 def test_both_killed_at_once(daemon: DaemonProcess) -> None:
     daemon.start()
     for number in range(6):

@@ -84,12 +84,13 @@ class CloudPolicyEngine:
         self.fleet = Fleet(
             home,
             command=command,
-            hello_timeout=settings.engine.hello_timeout,
+            settings=lambda: self.settings.engine,
             log=store.log,
             ingest=self.ingest,
             on_link=self._on_link,
             on_status=self._on_status,
             on_end=self._on_end,
+            on_silence=self._on_silence,
         )
         self.reconciler.fleet = self.fleet
         self.library = LibraryService(self)
@@ -170,6 +171,15 @@ class CloudPolicyEngine:
         self.emit(
             "engine.ended",
             f"engine process {slot.name} ended and is started again; guests go on",
+            severity=Severity.WARNING,
+            slot=slot.name,
+        )
+
+    def _on_silence(self, slot: Slot) -> None:
+        self.emit(
+            "engine.silent",
+            f"engine process {slot.name} is connected but did not answer for "
+            f"{self.settings.engine.silence_timeout:g} s: it is killed and started again; guests go on",
             severity=Severity.WARNING,
             slot=slot.name,
         )

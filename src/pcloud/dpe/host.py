@@ -139,6 +139,8 @@ class Host:
                 await self._load(message)
             case Unload():
                 self._spawn(self._unload(message))
+            case Command(name="", action="ping"):
+                self._send(Reply(request=message.request))
             case Command():
                 self._spawn(self._command(message))
             case Acknowledge():
