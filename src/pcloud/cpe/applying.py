@@ -16,7 +16,7 @@ from pcloud.infrastructure.registry import DRIVERS
 from pcloud.model.deployable import Deployable
 from pcloud.model.errors import Conflict, InvalidDocument, Problem
 from pcloud.store.deployables import touched
-from pcloud.store.rows import DeployableRow
+from pcloud.store.rows import Definition, DeployableRow
 
 if TYPE_CHECKING:
     from pcloud.cpe.engine import CloudPolicyEngine
@@ -92,8 +92,11 @@ class Applying:
             target="started" if start else old.target,
         )
         if changed or before.deployable != deployable or row.target != old.target or tuple(library) != before.library:
-            await self._owner.store.deployables.put(row, deployable, library, new=False)
+            await self._owner.store.deployables.put(
+                row, deployable, library, new=False, applied=_what_runs(old, before, deployable)
+            )
             self._owner.desired.renew(row)
+            await self._owner.preparations.overtaken(name, deployable)
         if changed:
             self._owner.emit(
                 "deployable.changed", f"deployable {name} was changed", deployable=name, changed=list(changed)[:100]
@@ -121,3 +124,11 @@ class Applying:
                     hint="delete the deployable first, or give the new one another name",
                 )
             )
+
+
+def _what_runs(old: DeployableRow, before: Definition, new: Deployable) -> Deployable | None:
+    """Return what an engine was given, where that is another definition: it goes on until the new one's images are there."""
+    if not old.loaded or old.target == "stopped":
+        return None
+    runs = before.applied or before.deployable
+    return runs if runs != new else None

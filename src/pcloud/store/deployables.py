@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Update, delete, insert, select, update
+from sqlalchemy import Row, Update, case, delete, insert, null, select, update
 
 from pcloud.model.deployable import Deployable
 from pcloud.store.database import Database
@@ -18,8 +18,8 @@ _definition = msgspec.json.Decoder(Deployable)
 _names = msgspec.json.Decoder(tuple[str, ...])
 _FIELDS = DeployableRow.__struct_fields__
 _APART = frozenset({"loaded", "slot"})
-"""Columns that only `change` writes after a row was made: whoever wants something else of a deployable holds a row that may
-be older than they are, and taking `loaded` back would leave guests that nobody knows of."""
+"""Columns that only `given` and `moved` write after a row was made: whoever wants something else of a deployable holds a row
+that may be older than they are, and taking `loaded` back would leave guests that nobody knows of."""
 
 
 class Deployables:
@@ -38,9 +38,8 @@ class Deployables:
     async def definitions(self, names: Iterable[str], *, state: bool = False) -> dict[str, Definition]:
         """Return the definitions of those that exist, by name; with the engines' newest states when `state`."""
         wanted = list(names)
-        query = select(deployables.c.name, deployables.c.definition, deployables.c.library).where(
-            deployables.c.name.in_(wanted)
-        )
+        columns = (deployables.c.name, deployables.c.definition, deployables.c.applied, deployables.c.library)
+        query = select(*columns).where(deployables.c.name.in_(wanted))
         async with self._database.read() as connection:
             states: dict[str, bytes] = {}
             if state:
@@ -50,6 +49,7 @@ class Deployables:
             return {
                 row.name: Definition(
                     deployable=_definition.decode(row.definition),
+                    applied=_definition.decode(row.applied) if row.applied else None,
                     library=_names.decode(row.library),
                     state=states.get(row.name),
                 )
@@ -60,10 +60,19 @@ class Deployables:
         """Return one definition, or None."""
         return (await self.definitions([name])).get(name)
 
-    async def put(self, row: DeployableRow, deployable: Deployable, library: Sequence[str], *, new: bool) -> None:
-        """Store a deployable whole: row and definition in one transaction."""
+    async def put(
+        self,
+        row: DeployableRow,
+        deployable: Deployable,
+        library: Sequence[str],
+        *,
+        new: bool,
+        applied: Deployable | None = None,
+    ) -> None:
+        """Store a deployable whole: row and definition in one transaction. `applied` is what runs where that is another."""
         values: dict[str, Any] = msgspec.structs.asdict(row)
         values["definition"] = msgspec.json.encode(deployable).decode()
+        values["applied"] = msgspec.json.encode(applied).decode() if applied is not None else None
         values["library"] = msgspec.json.encode(list(library)).decode()
         async with self._database.write() as connection:
             if new:
@@ -84,11 +93,20 @@ class Deployables:
             for row in rows:
                 await connection.execute(_update(row.name, msgspec.structs.asdict(row)))
 
-    async def change(self, names: Sequence[str], *, loaded: bool | None = None, slot: str | None = None) -> None:
-        """Store where deployables are carried out: nothing else of their rows is touched."""
-        values = {key: value for key, value in (("loaded", loaded), ("slot", slot)) if value is not None}
+    async def given(self, definitions: Mapping[str, Deployable]) -> None:
+        """Store that engines are given these definitions, by name: from now on guests can exist. Where another one was
+        stored in the meantime, these stay known as what runs."""
         async with self._database.write() as connection:
-            await connection.execute(update(deployables).where(deployables.c.name.in_(names)).values(**values))
+            for name, deployable in definitions.items():
+                text = msgspec.json.encode(deployable).decode()
+                applied = case((deployables.c.definition == text, null()), else_=text)
+                values = {"loaded": True, "applied": applied}
+                await connection.execute(update(deployables).where(deployables.c.name == name).values(**values))
+
+    async def moved(self, name: str, slot: str) -> None:
+        """Store which engine process carries a deployable out; nothing else of its row is touched."""
+        async with self._database.write() as connection:
+            await connection.execute(update(deployables).where(deployables.c.name == name).values(slot=slot))
 
     async def remove(self, name: str) -> None:
         """Remove a deployable, its engine state and its decisions. Its events stay: they are history."""
