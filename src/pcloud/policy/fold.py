@@ -145,6 +145,8 @@ def _guest_acted(outcome: Outcome, seen: GuestActed) -> None:
             if guest.failed_at:
                 data |= {"recovered": round(now - guest.failed_at, 3), "signal": guest.signal, "cause": guest.reason}
             reason = f"the guest answers at {guest.address}"
+            if any(a.name == name and a.transport == "none" for a in outcome.state.assemblies()):
+                reason = "the infrastructure says that the guest runs; nothing else is watched (transport none)"
             outcome.tell("assembly.state", name, "running", reason, **data)
             outcome.guest(name, failed_at=0.0, reason="", signal="")
             # Only now may the scheduler know what runs inside: it probes before it starts anything.
