@@ -48,7 +48,7 @@ from pcloud.events.event import Event, Severity
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import PcloudError
 from pcloud.model.status import DeployableStatus
-from pcloud.policy.observation import InfrastructureState, Recover
+from pcloud.policy.observation import InfrastructureState, Recover, Restart
 from pcloud.policy.state import Memory
 
 log = logging.getLogger(__name__)
@@ -148,6 +148,8 @@ class Host:
                 await self._load(message)
             case Unload():
                 self._spawn(self._unload(message))
+            case Command(name="", action="ping"):
+                self._send(Reply(request=message.request))
             case Command():
                 self._spawn(self._command(message))
             case Acknowledge():
@@ -223,12 +225,17 @@ class Host:
 
     async def _unload(self, unload: Unload) -> None:
         engine = self._engines.get(unload.name)
+        if engine is None and unload.delete:
+            # Its guests may exist all the same: nothing was removed, so nothing must be called removed.
+            self._send(Reply(request=unload.request, error=_not_loaded(unload.name)))
+            return
         if engine is not None:
             if unload.delete:
                 engine.remove()
                 await engine.removed.wait()
             await engine.close()
-            self._engines.pop(unload.name, None)
+            if self._engines.get(unload.name) is engine:
+                del self._engines[unload.name]
         self._worlds.pop(unload.name, None)
         self._statuses.pop(unload.name, None)
         self._send(Reply(request=unload.request))
@@ -236,7 +243,7 @@ class Host:
     async def _command(self, command: Command) -> None:
         engine = self._engines.get(command.name)
         if engine is None:
-            self._send(Reply(request=command.request, error=f"NOT_LOADED: {command.name} is not loaded here"))
+            self._send(Reply(request=command.request, error=_not_loaded(command.name)))
             return
         try:
             result = await self._carry_out(engine, command)
@@ -255,6 +262,9 @@ class Host:
         match command.action:
             case "recover":
                 engine.post(Recover(subject=arguments.get("subject", "")))
+                return None
+            case "restart":
+                engine.post(Restart(assembly=str(arguments["assembly"]), why=str(arguments["reason"])))
                 return None
             case "execute":
                 assembly, argv = arguments["assembly"], [str(word) for word in arguments["argv"]]
@@ -359,3 +369,7 @@ class Host:
         for transport in self._transports.values():
             await transport.close()
         await self._scheduler.close()
+
+
+def _not_loaded(name: str) -> str:
+    return f"NOT_LOADED: {name} is not loaded here"
