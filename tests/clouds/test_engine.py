@@ -231,7 +231,7 @@ def test_the_shell_makes_guests_in_a_users_name(fleet, nova, carol):
     server = nova.compute.find_server(f"{PREFIX}shelf.novel")
     assert server.user_id == carol.id
     assert {each.user_id for each in fleet.servers(nova).values()} != {carol.id}
-    changed = fleet.stage.write("shelf.yaml", fleet.stage.pcloud("get", "shelf", "-o", "yaml").replace("carol", "dave"))
+    changed = fleet.stage.write("shelf.yaml", fleet.stage.pcloud("manifest", "shelf").replace("carol", "dave"))
     done = fleet.stage.run("apply", "-f", changed)
     assert done.returncode != 0
     assert "in the name of carol" in done.stdout + done.stderr
