@@ -75,7 +75,7 @@ write_lock() {
 }
 
 ours() { # PID: whether the process is one of this peer's, not another one that got the number of one that ended long ago
-  { tr '\0' '\n' < "/proc/$1/cmdline"; tr '\0' '\n' < "/proc/$1/environ"; } 2>/dev/null | grep -qF "$peer/"
+  grep -qaF "$peer/" "/proc/$1/cmdline" "/proc/$1/environ" 2> /dev/null
 }
 
 stop_all() {
