@@ -135,6 +135,8 @@ class Host:
         match message:
             case Settings():
                 self._settings = message
+                for environment in self._environments.values():
+                    environment.brake.resize(message.starts_in_flight)
             case Load():
                 await self._load(message)
             case Unload():
