@@ -62,6 +62,10 @@ class Ingest:
             return
         self._add(Entry(event=event), None)
 
+    def record(self, entry: Entry) -> None:
+        """Take a record of the daemon's own that is no event."""
+        self._add(entry, None)
+
     async def put(self, entry: Entry, source: Source) -> None:
         """Take a record of an engine process; waits while the queue is full, leaves it out while the store fails."""
         while len(self._queue) >= self._limit:

@@ -125,6 +125,10 @@ class Executor:
         seconds = asyncio.get_running_loop().time() - began
         return GuestActed(assembly=assembly.name, action="connect", error=error, seconds=seconds)
 
+    async def cut(self, state: State, assembly: Assembly) -> None:
+        """Tear the connection to a guest's agent; TransportError when there is none."""
+        await self._links.cut(assembly.name, assembly.transport, partial(self._endpoint, state, assembly))
+
     async def disconnect(self, assembly: str) -> Observation:
         """Close a guest's connection."""
         await self._links.drop(assembly)
