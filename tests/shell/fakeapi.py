@@ -361,7 +361,8 @@ class Api:
         asked = await request.json()
         passed = asked["fault"] != "guest-killed"
         report = {
-            "fault": asked["fault"], "subject": asked["assembly"], "deployable": "shop", "time": 1.0, "done": "it was killed",
+            "fault": asked["fault"], "subject": asked["assembly"], "deployable": "shop", "time": 1.0,
+            "done": "it was killed",
             "passed": passed, "budget_s": asked["budget"], "detected_s": 0.05, "recovered_s": 0.5 if passed else None,
             "noticed": "its process exited", "restarted": ["web/httpd"], "state": "running",
             "reason": "all runs again after 0.5 s" if passed else "noticed, but not all ran again",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections import deque
 from typing import Protocol
 
@@ -50,6 +51,10 @@ class Ingest:
         self._idle = asyncio.Event()
         self._idle.set()
         self._left_out: set[Source] = set()
+        """Whose records were left out since the store fails."""
+        self._gaps: weakref.WeakSet[Source] = weakref.WeakSet()
+        """Connections with a gap. What is still read from one after it was told to send anew must not be taken: it lies
+        beyond the gap, and would be acknowledged."""
         self.failing = ""
         """Why the store can not be written at present; empty when it can."""
         self.committed = 0
@@ -71,10 +76,11 @@ class Ingest:
         while len(self._queue) >= self._limit:
             if self.failing:
                 self._left_out.add(source)
+                self._gaps.add(source)
                 return
             self._room.clear()
             await self._room.wait()
-        if source in self._left_out:
+        if source in self._gaps:
             return  # after a gap nothing may be acknowledged beyond it
         self._add(entry, source)
 
