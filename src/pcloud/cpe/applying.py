@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pcloud.environment.infrastructure import Capability
+from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.registry import DRIVERS
 from pcloud.model.deployable import Deployable
 from pcloud.model.errors import Conflict, InvalidDocument, Problem
@@ -81,6 +83,7 @@ class Applying:
             return Applied(name=name, created=True, changed=())
         self._owner.desired.active(name)
         before = await self._owner.definition(name)
+        _check_username(old, before.deployable, deployable)
         changed = tuple(self._owner.documents.changes(before.deployable, deployable))
         if dry_run:
             return Applied(name=name, created=False, changed=changed)
@@ -124,6 +127,19 @@ class Applying:
                     hint="delete the deployable first, or give the new one another name",
                 )
             )
+
+
+def _check_username(row: DeployableRow, before: Deployable, after: Deployable) -> None:
+    knows = Capability.USERS in CAPABILITIES.get(after.infrastructure, ())
+    if row.loaded and knows and before.username != after.username:
+        raise Conflict(
+            Problem(
+                code="USERNAME_FIXED",
+                message=f"the guests of {after.name} were made in the name of {before.username or 'the default user'}",
+                path="username",
+                hint="delete the deployable first, or give the new one another name",
+            )
+        )
 
 
 def _what_runs(old: DeployableRow, before: Definition, new: Deployable) -> Deployable | None:

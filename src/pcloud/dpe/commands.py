@@ -18,7 +18,7 @@ from pcloud.dpe.loop import DeployableEngine
 from pcloud.dpe.messages import Command, Reply
 from pcloud.environment.infrastructure import Capability, ExecResult, InfrastructureError
 from pcloud.environment.transport import Transport, TransportError
-from pcloud.policy.observation import Recover
+from pcloud.policy.observation import Recover, Restart
 
 
 class Commands:
@@ -31,7 +31,7 @@ class Commands:
         transports: Mapping[str, Transport],
         send: Callable[[Reply], None],
     ) -> None:
-        """`environment` returns the environment of an infrastructure by its name."""
+        """`environment` returns where a deployable's engine works."""
         self._engines = engines
         self._environment = environment
         self._transports = transports
@@ -56,10 +56,13 @@ class Commands:
 
     async def _answer(self, engine: DeployableEngine, command: Command) -> Any:
         arguments = command.arguments
-        infrastructure = self._environment(engine.state.deployable.infrastructure).infrastructure
+        infrastructure = self._environment(engine.state.deployable.name).infrastructure
         match command.action:
             case "recover":
                 engine.post(Recover(subject=arguments.get("subject", "")))
+                return None
+            case "restart":
+                engine.post(Restart(assembly=str(arguments["assembly"]), why=str(arguments["reason"])))
                 return None
             case "execute":
                 argv = [str(word) for word in arguments["argv"]]
@@ -79,7 +82,7 @@ class Commands:
         self, engine: DeployableEngine, assembly: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
     ) -> ExecResult:
         """Run a command in a guest: by its infrastructure, or by ssh where that has no way in."""
-        infrastructure = self._environment(engine.state.deployable.infrastructure).infrastructure
+        infrastructure = self._environment(engine.state.deployable.name).infrastructure
         guest_id = f"{engine.state.deployable.name}.{assembly}"
         if Capability.EXECUTE in infrastructure.capabilities:
             return await infrastructure.execute(guest_id, argv, stdin=stdin, timeout=timeout)
@@ -93,7 +96,7 @@ class Commands:
                 run = partial(self._execute, engine, assembly)
                 return await injection.kill_service(engine.state, assembly, resource, run)
             case "guest-killed":
-                infrastructure = self._environment(engine.state.deployable.infrastructure).infrastructure
+                infrastructure = self._environment(engine.state.deployable.name).infrastructure
                 return await injection.kill_guest(engine.state, assembly, infrastructure)
             case "link-cut":
                 await engine.cut_link(assembly)

@@ -29,7 +29,7 @@ from pcloud.policy.graph import Action
 from pcloud.policy.observation import GuestActed, GuestSeen, Observation, Operated
 from pcloud.policy.state import ISOLATING, State
 
-PORTS = {"remote": 3121, "ssh": 22}
+PORTS = {"remote": 3121, "ssh": 22, "none": 0}
 CONFIGURE_TIMEOUT = 300.0
 
 

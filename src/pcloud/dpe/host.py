@@ -44,7 +44,7 @@ from pcloud.environment.infrastructure import (
 from pcloud.environment.scheduler import Scheduler
 from pcloud.environment.transport import Transport
 from pcloud.events.event import Event, Severity
-from pcloud.model.deployable import ResourceState
+from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import PcloudError
 from pcloud.model.status import DeployableStatus
 from pcloud.policy.observation import InfrastructureState
@@ -56,6 +56,9 @@ RECONNECT_SECONDS = 0.2
 WATCH_RETRY_SECONDS = 2.0
 STATISTICS_SECONDS = 5.0
 PLACES_SECONDS = 5.0
+
+World = tuple[str, str]
+"""Infrastructure and the user in whose name guests are made there; the user is empty where that makes no difference."""
 
 
 class Host:
@@ -69,22 +72,30 @@ class Host:
         scheduler: Scheduler,
         transports: dict[str, Transport],
         open_infrastructure: Callable[[str, dict[str, Any]], Infrastructure],
+        users: Callable[[str], bool] = lambda _: False,
         hello: Callable[[tuple[str, ...]], Hello],
     ) -> None:
-        """`open_infrastructure` makes the driver of a name from its settings; `hello` makes our first message."""
+        """`open_infrastructure` makes the driver of a name from its settings; `users` tells whether an infrastructure
+        makes guests in the name of a deployable's `username`: each then has a driver of its own, told by the setting of
+        that name; `hello` makes our first message."""
         self._clock = clock
         self._spool = spool
         self._scheduler = scheduler
         self._transports = transports
         self._open = open_infrastructure
+        self._users = users
         self._hello = hello
         self._settings = Settings()
         self._engines: dict[str, DeployableEngine] = {}
-        self._environments: dict[str, Environment] = {}
-        self._places: dict[str, tuple[str, ...]] = {}
+        self._environments: dict[World, Environment] = {}
+        self._worlds: dict[str, World] = {}
+        """Deployable → where its engine works; that stays so for the engine's life."""
+        self._places: dict[World, tuple[str, ...]] = {}
         self._statuses: dict[str, DeployableStatus] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._commands = Commands(self._engines, self._environment, transports, self._send)
+        self._commands = Commands(
+            self._engines, lambda name: self._environment(self._worlds[name]), transports, self._send
+        )
         self._writer: asyncio.StreamWriter | None = None
         self._ended = asyncio.Event()
 
@@ -160,8 +171,9 @@ class Host:
 
     async def _load(self, load: Load) -> None:
         name = load.deployable.name
+        world = self._worlds.setdefault(name, self._world(load.deployable))
         try:
-            environment = self._environment(load.deployable.infrastructure)
+            environment = self._environment(world)
         except (InfrastructureError, PcloudError) as error:
             self._refuse(load, str(error))
             return
@@ -177,7 +189,7 @@ class Host:
             target=load.target,
             guests=load.guests,
             paused=load.paused,
-            places=await self._known_places(environment.infrastructure),
+            places=await self._known_places(world),
         )
 
     def _memory(self, name: str, state: bytes | None) -> Memory | None:
@@ -205,15 +217,15 @@ class Host:
         self._statuses[name] = status
         self._send(Status(status=status))
 
-    async def _known_places(self, infrastructure: Infrastructure) -> tuple[str, ...]:
-        if infrastructure.name not in self._places:
+    async def _known_places(self, world: World) -> tuple[str, ...]:
+        if world not in self._places:
             try:
                 async with asyncio.timeout(PLACES_SECONDS):  # the daemon's messages wait for this
-                    self._places[infrastructure.name] = tuple(await infrastructure.places())
+                    self._places[world] = tuple(await self._environment(world).infrastructure.places())
             except (InfrastructureError, TimeoutError) as error:
-                log.warning("%s does not tell its places: %s", infrastructure.name, error)
+                log.warning("%s does not tell its places: %s", world[0], error)
                 return ()
-        return self._places[infrastructure.name]
+        return self._places[world]
 
     async def _unload(self, unload: Unload) -> None:
         engine = self._engines.get(unload.name)
@@ -228,21 +240,28 @@ class Host:
             await engine.close()
             if self._engines.get(unload.name) is engine:
                 del self._engines[unload.name]
+        self._worlds.pop(unload.name, None)
         self._statuses.pop(unload.name, None)
         self._send(Reply(request=unload.request))
 
     # --- infrastructures
 
-    def _environment(self, name: str) -> Environment:
-        if name not in self._environments:
-            infrastructure = self._open(name, self._settings.infrastructures.get(name, {}))
+    def _world(self, deployable: Deployable) -> World:
+        name = deployable.infrastructure
+        return name, deployable.username if self._users(name) else ""
+
+    def _environment(self, world: World) -> Environment:
+        if world not in self._environments:
+            name, username = world
+            settings = self._settings.infrastructures.get(name, {})
+            infrastructure = self._open(name, {**settings, "username": username} if username else settings)
             brake = Brake(self._settings.starts_in_flight, storm=partial(self._storm, name))
-            self._environments[name] = Environment(
+            self._environments[world] = Environment(
                 clock=self._clock, infrastructure=infrastructure, transports=self._transports,
                 scheduler=self._scheduler, journal=self._spool, brake=brake,
             )  # fmt: skip
-            self._spawn(self._watch(name, infrastructure))
-        return self._environments[name]
+            self._spawn(self._watch(world, infrastructure))
+        return self._environments[world]
 
     def _storm(self, name: str, waiting: int) -> None:
         reason = (
@@ -258,20 +277,20 @@ class Host:
             )
         )
 
-    async def _watch(self, name: str, infrastructure: Infrastructure) -> None:
+    async def _watch(self, world: World, infrastructure: Infrastructure) -> None:
         while True:
             try:
                 async for event in infrastructure.watch():
                     deployable, _, assembly = event.guest_id.partition(".")
                     engine = self._engines.get(deployable)
-                    if engine is not None and engine.state.deployable.infrastructure == name:
+                    if engine is not None and self._worlds.get(deployable) == world:
                         engine.guest_event(assembly, event)
             except InfrastructureUnavailable as error:
-                for engine in self._engines.values():
-                    if engine.state.deployable.infrastructure == name:
+                for deployable, engine in self._engines.items():
+                    if self._worlds.get(deployable) == world:
                         engine.post(InfrastructureState(error=str(error)))
             except (InfrastructureError, OSError):
-                log.exception("the watch of %s ended; it is taken up again", name)
+                log.exception("the watch of %s ended; it is taken up again", world[0])
             await asyncio.sleep(WATCH_RETRY_SECONDS)
 
     async def _report_statistics(self) -> None:

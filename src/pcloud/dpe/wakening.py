@@ -77,7 +77,10 @@ class Wakener:
             ends = self._flights.ends
             try:
                 places = tuple(await self._environment.infrastructure.places())
-                looks = [await self._executor.look(self._state(), a.name) for a in self._state().assemblies()]
+                # All at once: drivers whose infrastructure lists all guests in one call share it between them.
+                looks = await asyncio.gather(
+                    *(self._executor.look(self._state(), a.name) for a in self._state().assemblies())
+                )
             except InfrastructureError:
                 continue
             if any(isinstance(look, GuestActed) for look in looks):

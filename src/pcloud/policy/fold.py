@@ -27,6 +27,7 @@ from pcloud.policy.observation import (
     Observation,
     Operated,
     Recover,
+    Restart,
     SecondOpinion,
     Tick,
 )
@@ -73,6 +74,16 @@ def _recover(outcome: Outcome, seen: Recover) -> None:
     )
     outcome.apply("RECOVER", prefix, f"{seen.why}: counters, waits and verdicts are forgotten")
     outcome.tell("recover", prefix, "", seen.why, severity=Severity.NOTICE)
+
+
+def _restart(outcome: Outcome, seen: Restart) -> None:
+    if all(seen.assembly != assembly.name for assembly in outcome.state.deployable.assemblies):
+        return
+    outcome.tell(
+        "escalation", seen.assembly, "failed", f"{seen.why}; the guest is restarted",
+        severity=Severity.WARNING, level="assembly", signal="alarm",
+    )  # fmt: skip
+    failures.guest_failed(outcome, seen.assembly, Fault.ESCALATED, seen.why, signal="alarm")
 
 
 # --- guests
@@ -145,6 +156,8 @@ def _guest_acted(outcome: Outcome, seen: GuestActed) -> None:
             if guest.failed_at:
                 data |= {"recovered": round(now - guest.failed_at, 3), "signal": guest.signal, "cause": guest.reason}
             reason = f"the guest answers at {guest.address}"
+            if any(a.name == name and a.transport == "none" for a in outcome.state.assemblies()):
+                reason = "the infrastructure says that the guest runs; nothing else is watched (transport none)"
             outcome.tell("assembly.state", name, "running", reason, **data)
             outcome.guest(name, failed_at=0.0, reason="", signal="")
             # Only now may the scheduler know what runs inside: it probes before it starts anything.
@@ -443,6 +456,7 @@ def _tick(outcome: Outcome, seen: Tick) -> None:
 _HANDLERS: dict[type[Any], Callable[[Outcome, Any], None]] = {
     Configured: _configured,
     Recover: _recover,
+    Restart: _restart,
     GuestSeen: _guest_seen,
     GuestActed: _guest_acted,
     LinkLost: _link_lost,
