@@ -46,6 +46,8 @@ from pcloud.store.rows import Definition, DeployableRow, Job
 from pcloud.store.store import Store
 
 _log = logging.getLogger(__name__)
+FLUSH = 5.0
+"""Seconds that the daemon waits at its end for its last events to be stored."""
 ENGINE_COMMAND = (sys.executable, "-m", "pcloud.dpe.main")
 
 
@@ -123,8 +125,9 @@ class CloudPolicyEngine:
         await self.reconciler.close()
         await self.jobs.close()
         await self.fleet.close(engines=engines)
-        if not self.ingest.failing:
-            await self.ingest.flush()
+        with contextlib.suppress(TimeoutError):  # a store that can not be written must not keep the daemon from ending
+            async with asyncio.timeout(FLUSH):
+                await self.ingest.flush()
         self.broadcaster.close()
         for task in self._tasks:
             task.cancel()
