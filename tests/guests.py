@@ -19,7 +19,7 @@ CACHE = Path("/var/cache/pcloud-test/agent")
 PACKAGES = "systemd-sysv,iproute2,python3-minimal,libpython3-stdlib,libgnutls30,dbus,procps"
 
 
-def base(name: str = "rootfs", packages: str = PACKAGES) -> Path:
+def base(name: str = "rootfs", packages: str = PACKAGES, suite: str = "bookworm") -> Path:
     """Return the root file system that guests are laid over, built at the first call (some 20 s); skip where that can
     not be."""
     for program in ("lxc-start", "mmdebstrap", "ip"):
@@ -36,7 +36,7 @@ def base(name: str = "rootfs", packages: str = PACKAGES) -> Path:
             shutil.rmtree(fresh, ignore_errors=True)
             command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", f"--include={packages}"]
             command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale")]
-            done = subprocess.run([*command, "bookworm", str(fresh)], capture_output=True, text=True, check=False)
+            done = subprocess.run([*command, suite, str(fresh)], capture_output=True, text=True, check=False)
             if done.returncode:
                 pytest.skip(f"needs a Debian mirror to build a guest: {done.stderr[-300:]}")
             fresh.rename(root)
@@ -141,11 +141,15 @@ class PacemakerGuest(Guest):
 
     unit = "pacemaker_remote"
 
+    def __init__(self, folder: Path, suite: str = "bookworm") -> None:
+        super().__init__(folder)
+        self.suite = suite
+
     def root(self) -> Path:
-        """Return a root with the Debian package pacemaker-remote."""
+        """Return a root with the Debian package pacemaker-remote: 2.1.5 of bookworm, 3.0.0 of trixie."""
         packages = "systemd-sysv,iproute2,dbus,procps,pacemaker-remote,resource-agents"
         self.kind = "pacemaker"
-        return base("rootfs-pacemaker", packages)
+        return base("rootfs-pacemaker" + ("" if self.suite == "bookworm" else f"-{self.suite}"), packages, self.suite)
 
     def install(self, upper: Path) -> None:
         """The package is there; it is started at boot."""

@@ -1,11 +1,18 @@
-"""A guest with full systemd and Debian's own pacemaker-remoted: OCF, systemd and LSB resources through our transport."""
+"""Guests with full systemd and Debian's own pacemaker-remoted, 2.1.5 and 3.0.0: OCF, systemd and LSB resources through our
+transport; with 3.0.0 also over TLS with X.509 certificates."""
 
 import asyncio
+import datetime
 import time
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-from pcloud.environment.transport import Operation
+from pcloud.environment.transport import Operation, TransportError
+from pcloud.wire.gnutls import Credentials
 from tests.guests import PacemakerGuest
 from tests.transport.client import connected
 
@@ -25,14 +32,14 @@ class WithServices(PacemakerGuest):
         (upper / "etc/systemd/system/thing.service").write_text(
             "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\n"
         )
-        (upper / "etc/init.d").mkdir()
+        (upper / "etc/init.d").mkdir(exist_ok=True)
         (upper / "etc/init.d/daemon").write_text(SCRIPT)
         (upper / "etc/init.d/daemon").chmod(0o755)
 
 
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory):
-    made = WithServices(tmp_path_factory.mktemp("guest"))
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def guest(request, tmp_path_factory):
+    made = WithServices(tmp_path_factory.mktemp("guest"), request.param)
     try:
         made.start()
         yield made
@@ -83,3 +90,76 @@ async def test_the_daemon_killed_and_services_go_on(guest):
     async with connected(guest) as (connection, _):
         assert (await connection.execute(Operation(action="monitor", **thing))).rc == 0
         assert (await connection.execute(Operation(action="stop", **thing))).rc == 0
+
+
+def test_the_protocol_version_agreed(guest):
+    """Debian 12 has 2.1.5, Debian 13 has 3.0.0: both are real peers."""
+    version = guest.run("pacemaker-remoted", "--version")
+    assert ("Pacemaker 3.0.0" if guest.suite == "trixie" else "Pacemaker 2.1.5") in version
+
+
+def authority(folder, name):
+    """Make a certificate authority and two certificates of it; return their folder."""
+    folder.mkdir()
+    keys = {who: ec.generate_private_key(ec.SECP256R1()) for who in ("ca", "guest", "engine")}
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    for who, key in keys.items():
+        subject = issuer if who == "ca" else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, who)])
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=who == "ca", path_length=None), critical=True)
+            .sign(keys["ca"], hashes.SHA256())
+        )
+        (folder / f"{who}.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        (folder / f"{who}.key").write_bytes(key.private_bytes(*pem))
+    return folder
+
+
+def credentials(folder, who="engine"):
+    paths = {"certificate": str(folder / f"{who}.crt"), "key": str(folder / f"{who}.key")}
+    return Credentials.x509(server=False, ca=str(folder / "ca.crt"), **paths)
+
+
+class WithCertificates(WithServices):
+    def prepare(self, upper):
+        super().prepare(upper)
+        target = upper / "etc/pacemaker/tls"
+        target.mkdir()
+        for name in ("ca.crt", "guest.crt", "guest.key"):
+            (target / name).write_bytes((self.folder / "ca" / name).read_bytes())
+        settings = upper / "etc/default/pacemaker"
+        settings.parent.mkdir(exist_ok=True)
+        where = "/etc/pacemaker/tls"
+        settings.write_text(
+            f"PCMK_ca_file={where}/ca.crt\nPCMK_cert_file={where}/guest.crt\nPCMK_key_file={where}/guest.key\n"
+        )
+
+
+async def test_certificates_instead_of_a_key(tmp_path):
+    """Pacemaker 3.0.0 takes X.509; a certificate of another authority is refused, as is the key."""
+    guest = WithCertificates(tmp_path, "trixie")
+    ours = authority(tmp_path / "ca", "ours")
+    try:
+        await asyncio.to_thread(guest.start)
+        thing = {"resource": "r-systemd", "resource_class": "systemd", "type": "thing"}
+        async with connected(guest, credentials=credentials(ours)) as (connection, _):
+            assert (await connection.execute(Operation(action="start", **thing))).rc == 0
+            assert (await connection.execute(Operation(action="monitor", **thing))).rc == 0
+            assert (await connection.execute(Operation(action="stop", **thing))).rc == 0
+        strangers = authority(tmp_path / "strangers", "strangers")
+        with pytest.raises(TransportError):
+            async with connected(guest, credentials=credentials(strangers)):
+                pass
+        with pytest.raises(TransportError):
+            async with connected(guest):
+                pass
+    finally:
+        await asyncio.to_thread(guest.stop)
