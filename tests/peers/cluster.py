@@ -346,19 +346,22 @@ class Cluster:
         path = self.state / resource / "calls"
         return path.read_text().split() if path.exists() else []
 
-    def service(self, name: str, node: str, interval: str = "60s", agent: str = "service") -> None:
-        """Configure a `test:service` (or another agent of the tests) pinned to a node."""
-        (self.state / name).mkdir()
+    def service(
+        self, name: str, node: str, interval: str = "60s", agent: str = "service", *, pinned: bool = True
+    ) -> None:
+        """Configure a `test:service` (or another agent of the tests) that may run on one node only, or prefers it."""
+        (self.state / name).mkdir(mode=0o777)
         self.create(
             "resources",
             f'<primitive id="{name}" class="ocf" provider="test" type="{agent}"><instance_attributes id="{name}-i">'
             f'<nvpair id="{name}-i-dir" name="dir" value="{self.state / name}"/></instance_attributes><operations>'
             f'<op id="{name}-m" name="monitor" interval="{interval}" timeout="20s"/></operations></primitive>',
         )
+        operation, score = ("ne", "-INFINITY") if pinned else ("eq", "100")
         self.create(
             "constraints",
-            f'<rsc_location id="l-{name}" rsc="{name}"><rule id="l-{name}-r" score="-INFINITY"><expression id="l-{name}-e" '
-            f'attribute="#uname" operation="ne" value="{node}"/></rule></rsc_location>',
+            f'<rsc_location id="l-{name}" rsc="{name}"><rule id="l-{name}-r" score="{score}"><expression id="l-{name}-e" '
+            f'attribute="#uname" operation="{operation}" value="{node}"/></rule></rsc_location>',
         )
 
     def remove(self, name: str) -> None:

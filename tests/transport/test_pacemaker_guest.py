@@ -2,17 +2,12 @@
 transport; with 3.0.0 also over TLS with X.509 certificates."""
 
 import asyncio
-import datetime
 import time
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from pcloud.environment.transport import Operation, TransportError
-from pcloud.wire.gnutls import Credentials
+from tests.certificates import authority, credentials
 from tests.guests import PacemakerGuest
 from tests.transport.client import connected
 
@@ -98,36 +93,6 @@ def test_the_protocol_version_agreed(guest):
     assert ("Pacemaker 3.0.0" if guest.suite == "trixie" else "Pacemaker 2.1.5") in version
 
 
-def authority(folder, name):
-    """Make a certificate authority and two certificates of it; return their folder."""
-    folder.mkdir()
-    keys = {who: ec.generate_private_key(ec.SECP256R1()) for who in ("ca", "guest", "engine")}
-    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    for who, key in keys.items():
-        subject = issuer if who == "ca" else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, who)])
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=who == "ca", path_length=None), critical=True)
-            .sign(keys["ca"], hashes.SHA256())
-        )
-        (folder / f"{who}.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-        pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        (folder / f"{who}.key").write_bytes(key.private_bytes(*pem))
-    return folder
-
-
-def credentials(folder, who="engine"):
-    paths = {"certificate": str(folder / f"{who}.crt"), "key": str(folder / f"{who}.key")}
-    return Credentials.x509(server=False, ca=str(folder / "ca.crt"), **paths)
-
-
 class WithCertificates(WithServices):
     def prepare(self, upper):
         super().prepare(upper)
@@ -146,17 +111,17 @@ class WithCertificates(WithServices):
 async def test_certificates_instead_of_a_key(tmp_path):
     """Pacemaker 3.0.0 takes X.509; a certificate of another authority is refused, as is the key."""
     guest = WithCertificates(tmp_path, "trixie")
-    ours = authority(tmp_path / "ca", "ours")
+    ours = authority(tmp_path / "ca", "guest", "engine")
     try:
         await asyncio.to_thread(guest.start)
         thing = {"resource": "r-systemd", "resource_class": "systemd", "type": "thing"}
-        async with connected(guest, credentials=credentials(ours)) as (connection, _):
+        async with connected(guest, credentials=credentials(ours, "engine")) as (connection, _):
             assert (await connection.execute(Operation(action="start", **thing))).rc == 0
             assert (await connection.execute(Operation(action="monitor", **thing))).rc == 0
             assert (await connection.execute(Operation(action="stop", **thing))).rc == 0
-        strangers = authority(tmp_path / "strangers", "strangers")
+        strangers = authority(tmp_path / "strangers", "engine")
         with pytest.raises(TransportError):
-            async with connected(guest, credentials=credentials(strangers)):
+            async with connected(guest, credentials=credentials(strangers, "engine", ca=ours)):
                 pass
         with pytest.raises(TransportError):
             async with connected(guest):
