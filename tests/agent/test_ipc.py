@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pcloud.agent import ipc
+from pcloud.agent import ipc, system
 from pcloud.agent.loop import Loop
 
 pytestmark = pytest.mark.real
@@ -270,6 +270,25 @@ def test_no_more_than_so_many_clients(owner, monkeypatch):
     owner.until(ended)
     for each in (*held, beyond):
         each.close()
+
+
+def test_no_descriptor_left_is_no_endless_loop(owner, monkeypatch):
+    """The listening socket stays ready while nothing can be accepted; the client is served when it can."""
+    tries: list[float] = []
+    accept = system.accept_local
+
+    def none_left(listener):
+        tries.append(time.monotonic())
+        if len(tries) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listener)
+
+    monkeypatch.setattr(system, "accept_local", none_left)
+    client = Client(owner)
+    assert client.error == 0
+    assert len(tries) == 3
+    assert tries[-1] - tries[0] > 1.5
+    client.close()
 
 
 def test_what_a_killed_agent_left_is_removed(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SHM = "/dev/shm"  # noqa: S108 - where libqb has its files; each of ours is in a folder of its own, mode 0700
 HANDSHAKE_TIMEOUT = 5.0
-MAX_CONNECTIONS = 256
+MAX_CONNECTIONS = 64
 MAX_QUEUED = 500
 """Messages that may wait for a client that does not read them (upstream's limit)."""
 _SMALLEST, _LARGEST = 128 * 1024, 1024 * 1024
@@ -333,6 +333,7 @@ class Server:
             made = system.accept_local(listener)
         except OSError as error:
             log(4, f"an IPC connection could not be accepted: {error.strerror}")
+            self.loop.rest(listener, lambda _events: self._on_connection(listener, name))
             return
         if len(self._connections) >= MAX_CONNECTIONS:
             made.close()
