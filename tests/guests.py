@@ -43,6 +43,25 @@ def base(name: str = "rootfs", packages: str = PACKAGES, suite: str = "bookworm"
     return root
 
 
+SCRIPT = r"""#!/bin/sh
+case "$1" in
+start) setsid sleep 7777 >/dev/null 2>&1 & echo $! > /run/daemon.pid ;;
+stop) kill $(cat /run/daemon.pid); rm /run/daemon.pid ;;
+status) [ -s /run/daemon.pid ] && kill -0 $(cat /run/daemon.pid) 2>/dev/null || exit 3 ;;
+esac
+"""
+
+
+def put_services(upper: Path) -> None:
+    """Put a systemd unit `thing` and an init script `daemon` into a guest's own layer."""
+    (upper / "etc/systemd/system/thing.service").write_text(
+        "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\n"
+    )
+    (upper / "etc/init.d").mkdir(exist_ok=True)
+    (upper / "etc/init.d/daemon").write_text(SCRIPT)
+    (upper / "etc/init.d/daemon").chmod(0o755)
+
+
 class Guest:
     """One running guest; `address` is reachable from here."""
 
@@ -75,8 +94,8 @@ class Guest:
         (upper / "etc/default").mkdir(exist_ok=True)
         (upper / "etc/default/pcloud-remoted").write_text('PCLOUD_REMOTED_OPTIONS="--log-level info"\n')
 
-    def start(self) -> None:
-        """Make the guest and wait until its agent listens."""
+    def build(self) -> None:
+        """Make the guest's files and its container's configuration."""
         root = self.root()
         upper = self.folder / "upper"
         upper.mkdir()
@@ -97,6 +116,10 @@ class Guest:
             f"lxc.console.logfile = {self.folder}/console\nlxc.net.0.type = veth\nlxc.net.0.veth.pair = {self.name}\n"
             f"lxc.net.0.name = eth0\nlxc.net.0.flags = up\nlxc.net.0.ipv4.address = {self.address}/30\n"
         )
+
+    def start(self) -> None:
+        """Make the guest and wait until its agent listens."""
+        self.build()
         command = ["lxc-start", "-P", str(self.folder), "-n", self.name, "-d", "-o", str(self.folder / "log")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -8,28 +8,15 @@ import pytest
 
 from pcloud.environment.transport import Operation, TransportError
 from tests.certificates import authority, credentials
-from tests.guests import PacemakerGuest
+from tests.guests import PacemakerGuest, put_services
 from tests.transport.client import connected
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
-SCRIPT = r"""#!/bin/sh
-case "$1" in
-start) setsid sleep 7777 >/dev/null 2>&1 & echo $! > /run/daemon.pid ;;
-stop) kill $(cat /run/daemon.pid); rm /run/daemon.pid ;;
-status) [ -s /run/daemon.pid ] && kill -0 $(cat /run/daemon.pid) 2>/dev/null || exit 3 ;;
-esac
-"""
-
 
 class WithServices(PacemakerGuest):
     def prepare(self, upper):
-        (upper / "etc/systemd/system/thing.service").write_text(
-            "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\n"
-        )
-        (upper / "etc/init.d").mkdir(exist_ok=True)
-        (upper / "etc/init.d/daemon").write_text(SCRIPT)
-        (upper / "etc/init.d/daemon").chmod(0o755)
+        put_services(upper)
 
 
 @pytest.fixture(scope="module", params=["bookworm", "trixie"])
