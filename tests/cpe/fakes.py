@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from pcloud.cpe.keys import Keys
-from pcloud.cpe.ports import Jeos, Report
+from pcloud.cpe.ports import ImportRequest, Jeos, Report
 from pcloud.environment.infrastructure import Identity, Image
 from pcloud.model.deployable import Assembly
 from pcloud.model.errors import NotFound, Problem, Unavailable
@@ -58,6 +58,12 @@ class FolderImages:
         if not path.exists():
             raise NotFound(Problem(code="NO_SUCH_JEOS", message="there is none"))
         path.unlink()
+
+    def imported(self) -> Mapping[str, str]:
+        return {}
+
+    async def import_image(self, wanted: ImportRequest, content: AsyncIterator[bytes]) -> Jeos:
+        raise Unavailable(Problem(code="NO_ROOM", message="there is no room"))
 
     def keys(self, hostname: str) -> Keys:
         return Keys(
