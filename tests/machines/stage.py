@@ -64,9 +64,12 @@ class World:
     slow = 1.0
     """How much longer everything may take."""
 
+    def __init__(self, bridge: str = "pcm0") -> None:
+        self.bridge = bridge
+
     def settings(self, home: Path) -> str:
         """The daemon's settings."""
-        return '[infrastructures.lxc]\nbridge = "pcm0"\n'
+        return f'[infrastructures.lxc]\nbridge = "{self.bridge}"\n'
 
     def kill(self, home: Path, guest_id: str) -> None:
         """End a guest as a crash would."""
@@ -110,7 +113,7 @@ class Stage:
         assert not check or done.returncode == 0, done.stdout[-3000:]
         return done
 
-    def apply(self, text: str, timeout: str) -> None:
+    def apply_text(self, text: str, timeout: str) -> None:
         """Apply a manifest, `@INFRASTRUCTURE@` in it being the one word that changes, and wait until all of it runs."""
         manifest = self.home.parent / "manifest.yaml"
         manifest.write_text(text.replace("@INFRASTRUCTURE@", self.world.infrastructure))
@@ -155,6 +158,15 @@ class Stage:
             ]
             assert time.monotonic() < deadline, (kind, assembly, resource, state, seen)
             time.sleep(0.1)
+
+    def kill_engines(self) -> None:
+        """`kill -9` of every engine process."""
+        for lock in (self.home / "run").glob("dped-*.lock"):
+            os.kill(int(lock.read_text()), signal.SIGKILL)
+
+    def kill_daemon(self) -> None:
+        """`kill -9` of the daemon."""
+        os.kill(int((self.home / "run/cped.lock").read_text().split()[0]), signal.SIGKILL)
 
     def running(self, seconds: float = 120) -> None:
         self.until(lambda: self.client.status(NAME).state.value == "running", seconds)

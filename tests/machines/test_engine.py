@@ -43,6 +43,7 @@ class LibvirtWorld(World):
     slow = 4.0
 
     def __init__(self, libvirtd: Libvirtd) -> None:
+        super().__init__()
         self.libvirtd = libvirtd
 
     def settings(self, home: Path) -> str:
@@ -69,7 +70,7 @@ def shop(request, tmp_path_factory):
                 pytest.skip("lxc is not installed")
             world = World()
         it = held.enter_context(stage(folder, world))
-        it.apply(MANIFEST, "15m")
+        it.apply_text(MANIFEST, "15m")
         yield it
 
 
@@ -166,8 +167,7 @@ def test_escalation(shop):
 def test_engine_killed(shop):
     before = [main_process(shop, name) for name in ("db", *WATCHED)]
     cursor = shop.cursor()
-    for lock in (shop.home / "run").glob("dped-*.lock"):
-        os.kill(int(lock.read_text()), signal.SIGKILL)
+    shop.kill_engines()
     for name in WATCHED:
         shop.event(cursor, "resource.state", name, "front", "running", seconds=60)
     shop.running()
@@ -214,7 +214,7 @@ def test_an_imported_image(shop):
     listed = shop.pcloud("image", "list").stdout
     assert any(line.split()[:3] == ["appliance", "x86_64", "ready"] for line in listed.splitlines()), listed
     shop.others.append("pctimported")
-    shop.apply(IMPORTED, "10m")
+    shop.apply_text(IMPORTED, "10m")
 
     def inside(*argv: str) -> str:
         return shop.guest("box", *argv, deployable="pctimported")

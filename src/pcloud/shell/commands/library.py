@@ -88,8 +88,8 @@ def image_build(session: Session, name: str, arch: str, wait: bool, timeout: flo
 def image_import(session: Session, file: Path, name: str, digest: str, like: str, arch: str) -> None:
     """Import a disk image made by others, when its digest is right.
 
-    The image (qcow2 or raw) is for machines (`libvirt`, `openstack`), is used as it is, and gets its identity by cloud-init; assemblies made
-    from it say `transport: ssh`.
+    The image (qcow2 or raw) is for machines (`libvirt`, `openstack`), is used as it is, and gets its identity by cloud-init.
+    Assemblies made from it say `transport: ssh`.
     """
     try:
         with file.open("rb") as content:
