@@ -29,6 +29,7 @@ from pcloud.environment.infrastructure import (
     Vitality,
 )
 from pcloud.environment.transport import Endpoint, Operation
+from pcloud.infrastructure.checks import checks_of
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.transport.ssh import SshTransport
@@ -355,6 +356,23 @@ async def test_hung_libvirtd(libvirtd, guest, image):
     assert (await quick.inspect("shop.web")).state is GuestState.RUNNING
     assert events == []
     await quick.close()
+
+
+async def test_doctor_asks_the_daemon_of_the_settings(libvirtd, tmp_path):
+    def daemon(**settings: object) -> list[tuple[str, str]]:
+        return [(c.state, c.hint) for c in checks_of("libvirt", settings) if c.check == "libvirt: daemon"]
+
+    assert daemon(uri=libvirtd.uri) == [("ok", "")]
+    ((state, hint),) = daemon(uri=f"qemu:///system?socket={tmp_path}/none")
+    assert state == "missing"
+    assert "libvirtd" in hint
+    libvirtd.send(signal.SIGSTOP)
+    try:
+        assert daemon(uri=libvirtd.uri)[0][0] == "missing"
+    finally:
+        libvirtd.send(signal.SIGCONT)
+    wrong = [c for c in checks_of("libvirt", {"memroy": 1}) if c.check == "libvirt: settings"]
+    assert "memroy" in wrong[0].detail
 
 
 async def test_no_libvirtd_at_all(tmp_path):

@@ -104,7 +104,7 @@ class _Validation:
             if getattr(assembly, key):
                 message = f"{what} and is used as it is: nothing can be put into it here"
                 self.add("IMAGE_AS_IT_IS", message, f"{path}.{key}", "put it into the image, or build one from a JEOS")
-        if assembly.transport != "ssh" and assembly.agent == "pcloud":
+        if assembly.transport == "remote" and assembly.agent == "pcloud":
             message = f"{what} and does not hold our agent"
             self.add("IMAGE_AS_IT_IS", message, f"{path}.transport", "write `transport: ssh`")
 
