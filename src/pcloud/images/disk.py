@@ -88,24 +88,26 @@ async def build_cloud(layers: Sequence[Path], target: Path, *, kernel: Kernel, s
 async def import_disk(source: Path, target: Path, *, digest: str) -> None:
     """Take over an existing disk image (qcow2 or raw) as `disk.qcow2` in `target` when its digest is right.
 
-    `digest` is `sha256:…` or `sha512:…`. PcloudError `INVALID_DIGEST`, `DIGEST_MISMATCH`, `NOT_A_DISK`, `BACKING_FILE` (an
-    image that refers to other files is refused: it could name any file of this host).
+    `digest` is `sha256:…` or `sha512:…`. InvalidDocument `INVALID_DIGEST`, `DIGEST_MISMATCH`, `NOT_A_DISK`, `BACKING_FILE`
+    (an image that refers to other files is refused: it could name any file of this host).
     """
     algorithm, wanted = parse_digest(digest)
     found = await asyncio.to_thread(_digest, source, algorithm)
     if found != wanted:
-        raise PcloudError(
+        raise InvalidDocument(
             Problem(code="DIGEST_MISMATCH", message=f"the file has the {algorithm} {found}, not {wanted}",
                     hint="Download it anew, and take the digest from where its maker publishes it")
         )  # fmt: skip
     out = await _run("qemu-img", "info", "--output=json", str(source))
     info = msgspec.json.decode(out, type=_DiskInfo)
     if info.format not in ("qcow2", "raw"):
-        raise PcloudError.of("NOT_A_DISK", f"the file is of the format {info.format}, not qcow2 or raw")
+        raise InvalidDocument.of("NOT_A_DISK", f"the file is of the format {info.format}, not qcow2 or raw")
     if info.format == "raw" and not await asyncio.to_thread(_has_boot_signature, source):
-        raise PcloudError.of("NOT_A_DISK", "the file is no disk image: it has no boot sector")
+        raise InvalidDocument.of("NOT_A_DISK", "the file is no disk image: it has no boot sector")
     if info.backing or info.details.data.data_file:
-        raise PcloudError.of("BACKING_FILE", "the image refers to another file", hint="Flatten it: qemu-img convert")
+        raise InvalidDocument.of(
+            "BACKING_FILE", "the image refers to another file", hint="Flatten it: qemu-img convert"
+        )
     _make_folder(target)
     partial = target / ".disk.qcow2.part"
     try:
@@ -116,7 +118,7 @@ async def import_disk(source: Path, target: Path, *, digest: str) -> None:
 
 
 def parse_digest(digest: str) -> tuple[str, str]:
-    """Return algorithm and hexadecimal digest; PcloudError `INVALID_DIGEST`."""
+    """Return algorithm and hexadecimal digest; InvalidDocument `INVALID_DIGEST`."""
     algorithm, _, value = digest.partition(":")
     value = value.lower()
     if len(value) != _DIGESTS.get(algorithm, -1) or not set(value) <= set("0123456789abcdef"):
