@@ -31,6 +31,8 @@ assemblies:
     image: appliance
     transport: ssh
     memory: 384M
+    saved_state: true
+    timeouts: {start: 5m}
     resources:
       front: {template: nginx, monitor: 10s}
 """
@@ -201,7 +203,8 @@ def test_libvirtd_away(shop):
 
 
 def test_an_imported_image(shop):
-    """A disk made by others, taken over by its digest, boots by its own loader and gets its identity from cloud-init."""
+    """A disk made by others, taken over by its digest, boots by its own loader and gets its identity from cloud-init. Killed,
+    it is restored from its saved state."""
     if not isinstance(shop.world, LibvirtWorld):
         pytest.skip("of libvirt")
     disk = cloud_disk()
@@ -227,6 +230,12 @@ def test_an_imported_image(shop):
     inside("kill", "-9", before)
     shop.event(cursor, "resource.state", "box", "front", "running", seconds=30, deployable="pctimported")
     assert main_process(shop, "box", "pctimported") not in ("0", before)
+    boot, cursor = inside("cat", "/proc/sys/kernel/random/boot_id"), shop.cursor()
+    shop.world.kill(shop.home, "pctimported.box")
+    shop.event(cursor, "assembly.state", "box", "", "failed", seconds=10, deployable="pctimported")
+    shop.event(cursor, "resource.state", "box", "front", "running", deployable="pctimported")
+    assert inside("cat", "/proc/sys/kernel/random/boot_id") == boot, "restored, not booted"
+    assert abs(float(inside("date", "+%s")) - time.time()) < 5
     used = shop.pcloud("image", "delete", "appliance", check=False)
     assert used.returncode != 0
     assert "JEOS_IN_USE" in used.stdout
