@@ -203,8 +203,8 @@ def test_libvirtd_away(shop):
 
 
 def test_an_imported_image(shop):
-    """A disk made by others, taken over by its digest, boots by its own loader and gets its identity from cloud-init. Killed,
-    it is restored from its saved state."""
+    """A disk made by others, taken over by its digest, boots by its own loader and gets its identity from cloud-init.
+    Killed, it is restored from its saved state."""
     if not isinstance(shop.world, LibvirtWorld):
         pytest.skip("of libvirt")
     disk = cloud_disk()
