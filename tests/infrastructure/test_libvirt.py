@@ -20,6 +20,7 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (make set
 
 from pcloud.environment.infrastructure import (
     GuestEvent,
+    GuestInfo,
     GuestSpec,
     GuestState,
     Identity,
@@ -31,6 +32,7 @@ from pcloud.environment.infrastructure import (
 from pcloud.environment.transport import Endpoint, Operation
 from pcloud.infrastructure.checks import checks_of
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
+from pcloud.infrastructure.libvirt_domains import differences
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.transport.ssh import SshTransport
 from tests.infrastructure.contract import InfrastructureContract
@@ -464,3 +466,13 @@ async def test_user_mode_network(libvirtd, image):
             assert info.reach(80)[0] == "127.0.0.1"
         finally:
             await infrastructure.delete("shop.web")
+
+
+def test_a_look_tells_only_what_events_did_not():
+    running, stopped, absent = GuestState.RUNNING, GuestState.STOPPED, GuestState.ABSENT
+    seen = [GuestInfo(guest_id="a", state=running), GuestInfo(guest_id="b", state=stopped)]
+    before = {"a": running, "b": running, "c": running}
+    told = differences(before, {**before}, seen)
+    assert {(e.guest_id, e.state) for e in told} == {("b", stopped), ("c", absent)}
+    assert differences(before, {**before, "b": stopped, "c": absent}, seen) == [], "told while we looked"
+    assert {(e.guest_id, e.state) for e in differences({}, {}, seen)} == {("a", running), ("b", stopped)}
