@@ -123,6 +123,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until the guest's agent must answer."""
     stop_timeout: float = 30.0
     """Seconds an orderly shut-down may take before the guest is destroyed."""
+    saved_state: bool = False
+    """Whether its starts restore the state it had when it first booted, instead of booting; it then keeps nothing."""
 
     def attributes_of(self, path: str) -> FileAttributes:
         """Return the permissions and owner of one of the files."""
