@@ -11,7 +11,19 @@ from typing import Any
 
 from pcloud.stacks.types.base import ResourceType
 
-_MODULES = ("values", "waiting", "identity", "nested", "groups", "scaling", "autoscaling", "alarm", "restarter")
+_MODULES = (
+    "values",
+    "waiting",
+    "identity",
+    "nested",
+    "groups",
+    "scaling",
+    "autoscaling",
+    "alarm",
+    "restarter",
+    "software",
+    "deployments",
+)
 
 _NO_SERVICE = "there is no {} behind this API"
 REFUSED: Mapping[str, str] = {
