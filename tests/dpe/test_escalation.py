@@ -7,8 +7,8 @@ import itertools
 from msgspec.structs import replace
 
 from pcloud.model.deployable import Assembly, Deployable, Escalation
-from pcloud.policy.observation import Recover
-from tests.dpe.harness import Scenario, play, resource
+from pcloud.policy.observation import Recover, Restart
+from tests.dpe.harness import Scenario, play, resource, shop
 
 
 def one(rule: Escalation, **changes: object) -> Deployable:
@@ -130,3 +130,27 @@ def test_permanent_start_error_of_a_guest() -> None:
         assert s.world.actions("boot") == ["boot shop.web"]
 
     play(one(Escalation(failures=3, period=10)), story)
+
+
+def test_a_restart_from_outside_takes_the_guest_and_its_dependents_services_in_order_and_counts() -> None:
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.world.log.clear()
+        for _ in range(2):
+            s.engine.post(Restart(assembly="db", why="the alarm went off"))
+            await s.settle(3)
+            assert s.state == "running"
+        assert s.world.actions("boot", "shutdown") == ["shutdown shop.db", "boot shop.db"] * 2
+        s.engine.post(Restart(assembly="db", why="the alarm went off"))  # the third: all of it
+        await s.settle(10)
+        s.engine.post(Restart(assembly="nobody", why="the alarm went off"))
+        await s.settle(5)
+
+    deployable = shop()
+    rule = Escalation(failures=3, period=600)
+    s = play(replace(deployable, assemblies=tuple(replace(a, escalation=rule) for a in deployable.assemblies)), story)
+    assert [e.data["level"] for e in s.journal.events if e.type == "escalation"][-1] == "deployable"
+    assert s.world.actions("boot")[2:] == ["boot shop.db", "boot shop.web"]
+    starts = [e.resource for e in s.journal.events if e.type == "resource.state" and e.state == "running"]
+    assert starts[:2] == ["mysqld", "httpd"]
+    assert starts[2:4] == ["mysqld", "httpd"], "the dependent service is started again after its database"

@@ -48,7 +48,7 @@ from pcloud.events.event import Event, Severity
 from pcloud.model.deployable import ResourceState
 from pcloud.model.errors import PcloudError
 from pcloud.model.status import DeployableStatus
-from pcloud.policy.observation import InfrastructureState, Recover
+from pcloud.policy.observation import InfrastructureState, Recover, Restart
 from pcloud.policy.state import Memory
 
 log = logging.getLogger(__name__)
@@ -244,6 +244,9 @@ class Host:
         match command.action:
             case "recover":
                 engine.post(Recover(subject=arguments.get("subject", "")))
+                return None
+            case "restart":
+                engine.post(Restart(assembly=str(arguments["assembly"]), why=str(arguments["reason"])))
                 return None
             case "execute":
                 assembly, argv = arguments["assembly"], [str(word) for word in arguments["argv"]]

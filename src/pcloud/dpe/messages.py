@@ -59,7 +59,7 @@ class Unload(msgspec.Struct, frozen=True, kw_only=True, tag="unload"):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag="command"):
-    """Something asked of one loaded deployable: `recover`, `execute`, `console`, `check`, `snapshot`."""
+    """Something asked of one loaded deployable: `recover`, `restart`, `execute`, `console`, `check`, `snapshot`."""
 
     name: str
     action: str

@@ -27,6 +27,7 @@ from pcloud.policy.observation import (
     Observation,
     Operated,
     Recover,
+    Restart,
     SecondOpinion,
     Tick,
 )
@@ -73,6 +74,16 @@ def _recover(outcome: Outcome, seen: Recover) -> None:
     )
     outcome.apply("RECOVER", prefix, f"{seen.why}: counters, waits and verdicts are forgotten")
     outcome.tell("recover", prefix, "", seen.why, severity=Severity.NOTICE)
+
+
+def _restart(outcome: Outcome, seen: Restart) -> None:
+    if all(seen.assembly != assembly.name for assembly in outcome.state.deployable.assemblies):
+        return
+    outcome.tell(
+        "escalation", seen.assembly, "failed", f"{seen.why}; the guest is restarted",
+        severity=Severity.WARNING, level="assembly", signal="alarm",
+    )  # fmt: skip
+    failures.guest_failed(outcome, seen.assembly, Fault.ESCALATED, seen.why, signal="alarm")
 
 
 # --- guests
@@ -441,6 +452,7 @@ def _tick(outcome: Outcome, seen: Tick) -> None:
 _HANDLERS: dict[type[Any], Callable[[Outcome, Any], None]] = {
     Configured: _configured,
     Recover: _recover,
+    Restart: _restart,
     GuestSeen: _guest_seen,
     GuestActed: _guest_acted,
     LinkLost: _link_lost,
