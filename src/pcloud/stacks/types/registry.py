@@ -17,6 +17,7 @@ _MODULES = (
     "identity",
     "nested",
     "groups",
+    "ec2_instance",
     "scaling",
     "autoscaling",
     "alarm",
