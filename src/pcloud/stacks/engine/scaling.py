@@ -31,6 +31,9 @@ class Scaling(State):
         if not isinstance(kind, ScalingGroup):
             raise ResourceFailed(f"{group.name} is no scaling group")
         context = self._context_of(group)
+        if not change.asked and "AlarmNotification" in (group.data.get("suspended") or []):
+            self.event(stack, group, group.status, "no change: what alarms ask for is suspended")
+            return False
         if stack.busy and kind.drops_signals(context):
             self.event(stack, group, group.status, "no change: its update suspends what alarms ask for")
             return False
@@ -90,6 +93,12 @@ class Scaling(State):
             async with self.lock(record.id):
                 await kind.refresh(self._context_of(record), force=force)
 
+    def size_of(self, group: ResourceRecord) -> int:
+        """Return the wanted size of a group."""
+        kind = self.type_of(group)
+        assert isinstance(kind, ScalingGroup)
+        return kind.size(self._context_of(group))
+
     def resume_scaling(self) -> None:
         """Let the groups follow whose members were not there yet."""
         for records in list(self._current.values()):
@@ -128,6 +137,10 @@ class Scaling(State):
                 kind = self.type_of(group)
                 assert isinstance(kind, ScalingGroup)
                 size = kind.size(self._context_of(group))
+                process = "Launch" if size > len(kind.current(group, self)) else "Terminate"  # type: ignore[arg-type]
+                if process in (group.data.get("suspended") or []):
+                    self.event(stack, group, group.status, f"size {size} waits: {process} is suspended")
+                    return
                 try:
                     await kind.resize(self._context_of(group))
                 except (ResourceFailed, PcloudError) as problem:
