@@ -14,6 +14,8 @@ import secrets
 from typing import Any
 
 from pcloud.model.errors import Conflict, PcloudError
+from pcloud.stacks.alarms.sampling import Sampling
+from pcloud.stacks.engine.balancing import Balancing
 from pcloud.stacks.engine.changes import Changes
 from pcloud.stacks.engine.run import Run
 from pcloud.stacks.engine.scopes import arn
@@ -32,6 +34,8 @@ MAX_NESTING = 10
 class StackManager(Changes):
     """The stacks of this host."""
 
+    _background: tuple[asyncio.Task[None], ...] | list[asyncio.Task[None]] = ()
+
     # --- life
 
     async def start(self) -> None:
@@ -46,7 +50,7 @@ class StackManager(Changes):
         for record in self.store.resources():
             if record.stack in self.stacks:
                 self._records[record.stack][record.id] = record
-                self._note_alarm(record)
+                self._note_watched(record)
                 if not record.condemned:
                     self._current[record.stack][record.name] = record
         self._signals = self.store.things("signals")
@@ -65,12 +69,19 @@ class StackManager(Changes):
                 self._begin(stack)
         self.watcher.start()
         self.resume_scaling()
+        if "guests" in self.platform.capabilities:
+            balancing = Balancing(self)
+            self.watcher.listeners.append(balancing.seen)
+            self._background = [asyncio.ensure_future(work) for work in (balancing.run(), Sampling(self).run())]
 
     async def close(self) -> None:
         """Stop; what is under way is carried on at the next start."""
         self.closing = True
         await self.watcher.close()
         await self.stop_scaling()
+        for background in self._background:
+            background.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         for task in self._tasks.values():
             task.cancel()
         if self._tasks:
