@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.remoted import Daemon
+from tests.remoted import PYTHON, Daemon
 
 from bench import Row
 from pcloud.environment.transport import Endpoint, Operation, OperationResult
@@ -35,6 +35,7 @@ def run() -> Iterator[Row]:
     for kind in ("pcloud", "pacemaker"):
         with tempfile.TemporaryDirectory() as folder:
             daemon = Daemon(kind, Path(folder))
+            daemon.log_level = "notice"
             daemon.start()
             try:
                 figures[kind] = asyncio.run(_measure(daemon))
@@ -146,7 +147,7 @@ def _cpu(pid: int) -> tuple[float, float]:
 def _interpreter_floor() -> float:
     """Private memory of the same interpreter when it does nothing."""
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE
+        [PYTHON, "-I", "-S", "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE
     )
     try:
         assert process.stdout is not None

@@ -18,6 +18,10 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src"
 CACHE = Path("/var/cache/pcloud-test/pacemaker-remote")
+PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
+"""The interpreter that guests have."""
+AGENT = (PYTHON, "-I", "-S", "-OO", str(SOURCE / "pcloud/agent/boot.py"))
+"""The agent, started as its systemd unit does it."""
 
 SERVICE = r"""#!/bin/sh
 # A resource agent for tests. Parameters: dir (where it keeps its state), text.
@@ -100,6 +104,7 @@ class Daemon:
         (agents / "unrunnable").write_text("#!/bin/sh\n")
         (self.init / "dir").write_text(str(self.state))
         self.log = folder / "log"
+        self.log_level = "debug"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -108,21 +113,11 @@ class Daemon:
             if self.kind == "pcloud":
                 environment = {
                     **os.environ,
-                    "PYTHONPATH": str(SOURCE),
                     "OCF_ROOT": str(self.ocf_root),
                     "PCLOUD_LSB_ROOT": str(self.init),
                 }
-                command = [
-                    sys.executable,
-                    "-S",
-                    "-m",
-                    "pcloud.agent",
-                    "--address",
-                    "127.0.0.1",
-                    "--port",
-                    str(self.port),
-                ]
-                command += ["--authkey", str(self.key_file), "--log-level", "debug"]
+                command = [*AGENT, "--address", "127.0.0.1", "--port", str(self.port)]
+                command += ["--authkey", str(self.key_file), "--log-level", self.log_level]
             else:
                 environment = {
                     **os.environ,

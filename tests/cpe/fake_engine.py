@@ -139,7 +139,9 @@ class FakeEngine:
         self.send(messages.Reply(request=message.request))
 
     def command(self, message: messages.Command) -> None:
-        if message.name not in self.loaded:
+        if message.action == "ping":
+            self.send(messages.Reply(request=message.request))
+        elif message.name not in self.loaded:
             self.send(messages.Reply(request=message.request, error="NOT_LOADED: it is not loaded here"))
         elif message.action == "execute":
             argv = message.arguments["argv"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,18 +12,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
-from fakes import FolderImages
-from harness import DaemonProcess, manifest, until
 
 from pcloud.cpe.documents import ModelDocuments
-from pcloud.cpe.engine import CloudPolicyEngine, concerns
+from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.home import Home
 from pcloud.cpe.settings import DaemonSettings, load
+from pcloud.cpe.telling import concerns
 from pcloud.model.deployable import Assembly, Deployable, Resource, ResourceState
 from pcloud.model.errors import InvalidDocument
 from pcloud.store.database import sqlite_url
 from pcloud.store.store import Store
+from tests.cpe.fakes import FolderImages
+from tests.cpe.harness import DaemonProcess, manifest, until
 
 
 @asynccontextmanager
@@ -110,6 +113,63 @@ async def test_isolation_moves_a_deployable_and_its_guests_stay(tmp_path: Path) 
 def linked_with(cpe: CloudPolicyEngine, slot: str) -> bool:
     found = cpe.fleet.slots.get(slot)
     return found is not None and found.link is not None and "shop" in found.link.loaded
+
+
+def with_image(name: str, image: str) -> Deployable:
+    shop = sample(name)
+    return msgspec.structs.replace(
+        shop, assemblies=tuple(msgspec.structs.replace(one, image=image) for one in shop.assemblies)
+    )
+
+
+async def test_a_failed_change_is_told_beside_the_state_of_what_runs_and_leaves_it_managed(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        await cpe.put(sample("shop"))
+        await eventually(lambda: "shop" in cpe.desired.statuses, "loaded")
+        guests = {path.name: path.read_text() for path in (tmp_path / "guests").glob("shop.*")}
+        await cpe.put(with_image("shop", "jammy"))
+        await eventually(lambda: cpe.summaries()[0].change == "failed", "the change failed")
+        status = await cpe.status("shop")
+        assert (status.state, status.change) == (ResourceState.RUNNING, "failed")
+        assert "the mirror does not answer" in status.reason
+        # Its engine dies: what ran before is taken over by the next one, though the images of the change are not there.
+        slot = cpe.fleet.slots[cpe.desired.rows["shop"].slot]
+        before = slot.pid
+        os.kill(before, signal.SIGKILL)
+        await eventually(lambda: slot.pid not in (0, before) and linked_with(cpe, slot.name), "taken over")
+        await eventually(lambda: "shop" in cpe.desired.statuses, "and it tells of it")
+        assert {path.name: path.read_text() for path in (tmp_path / "guests").glob("shop.*")} == guests
+        status = await cpe.status("shop")
+        assert (status.state, status.change) == (ResourceState.RUNNING, "failed")
+        assert (await cpe.pause("shop")).paused
+        await eventually(lambda: cpe.desired.statuses["shop"].paused, "the engine heard of the pause")
+    async with engine(tmp_path) as cpe:  # and the next daemon knows what runs
+        await eventually(lambda: "shop" in cpe.desired.statuses, "taken over by another daemon")
+        await cpe.resume("shop")
+        await cpe.put(sample("shop"))
+        await eventually(lambda: cpe.summaries()[0].change == "", "taken back")
+        assert cpe.summaries()[0].state is ResourceState.RUNNING
+
+
+async def test_a_corrected_document_cancels_the_build_of_the_wrong_one(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        await cpe.put(with_image("shop", "noble"))
+        await eventually(lambda: "building" in cpe.summaries()[0].reason, "the build begun")
+        (wrong,) = await cpe.jobs.list()
+        await cpe.put(sample("shop"))
+        await eventually(lambda: cpe.summaries()[0].state is ResourceState.RUNNING, "it runs", 10)
+        assert (await cpe.jobs.get(wrong.id)).state == "cancelled"
+        assert cpe.summaries()[0].reason == ""
+
+
+async def test_a_build_that_the_corrected_document_needs_as_well_goes_on(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        await cpe.put(Deployable(name="shop", assemblies=(Assembly(name="a", image="trixie"),)))
+        await eventually(lambda: "building" in cpe.summaries()[0].reason, "the build begun")
+        two = (Assembly(name="a", image="trixie"), Assembly(name="b", image="bookworm"))
+        await cpe.put(Deployable(name="shop", assemblies=two))
+        await eventually(lambda: cpe.summaries()[0].state is ResourceState.RUNNING, "it runs", 10)
+        assert (cpe.home.path / "images" / "builds.log").read_text() == "trixie-\n"
 
 
 async def test_two_deployables_share_one_build(tmp_path: Path) -> None:

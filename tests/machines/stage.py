@@ -52,9 +52,12 @@ class World:
     slow = 1.0
     """How much longer everything may take."""
 
+    def __init__(self, bridge: str = "pcm0") -> None:
+        self.bridge = bridge
+
     def settings(self, home: Path) -> str:
         """The daemon's settings."""
-        return '[infrastructures.lxc]\nbridge = "pcm0"\n'
+        return f'[infrastructures.lxc]\nbridge = "{self.bridge}"\n'
 
     def kill(self, home: Path, guest_id: str) -> None:
         """End a guest as a crash would."""
@@ -97,9 +100,12 @@ class Stage:
         return done
 
     def apply(self, transport: str, timeout: str) -> None:
+        self.apply_text(MANIFEST.replace("@TRANSPORT@", transport), timeout)
+
+    def apply_text(self, text: str, timeout: str) -> None:
+        """Apply a manifest and wait until all of it runs."""
         manifest = self.home.parent / "manifest.yaml"
-        text = MANIFEST.replace("@INFRASTRUCTURE@", self.world.infrastructure).replace("@TRANSPORT@", transport)
-        manifest.write_text(text)
+        manifest.write_text(text.replace("@INFRASTRUCTURE@", self.world.infrastructure))
         self.pcloud("apply", "-f", str(manifest), "--wait", "--timeout", timeout)
 
     def guest(self, assembly: str, *argv: str) -> str:
@@ -134,6 +140,15 @@ class Stage:
             ]
             assert time.monotonic() < deadline, (kind, assembly, resource, state, seen)
             time.sleep(0.1)
+
+    def kill_engines(self) -> None:
+        """`kill -9` of every engine process."""
+        for lock in (self.home / "run").glob("dped-*.lock"):
+            os.kill(int(lock.read_text()), signal.SIGKILL)
+
+    def kill_daemon(self) -> None:
+        """`kill -9` of the daemon."""
+        os.kill(int((self.home / "run/cped.lock").read_text().split()[0]), signal.SIGKILL)
 
     def running(self, seconds: float = 120) -> None:
         self.until(lambda: self.client.status(NAME).state.value == "running", seconds)

@@ -125,8 +125,7 @@ def test_escalation(shop):
 def test_engine_killed(shop):
     before = [main_process(shop, name) for name in ("db", "web")]
     cursor = shop.cursor()
-    for lock in (shop.home / "run").glob("dped-*.lock"):
-        os.kill(int(lock.read_text()), signal.SIGKILL)
+    shop.kill_engines()
     shop.event(cursor, "resource.state", "web", "front", "running", seconds=60)
     shop.running()
     assert [main_process(shop, name) for name in ("db", "web")] == before, "nothing that runs was restarted"

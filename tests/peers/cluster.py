@@ -11,15 +11,15 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.remoted import SERVICE, SOURCE
+from tests.remoted import AGENT, SERVICE
 
 HOLD = """
 ip link set lo up
@@ -89,12 +89,22 @@ exit 1
 """
 
 GUEST = r"""#!/bin/sh
-# A "guest" for tests: our agent on another port, started and stopped as a resource. Parameters: command, state.
+# A guest for tests: a small container (own network, mounts, processes) whose first process keeps our agent running. A pair
+# of virtual Ethernet devices joins it to the cluster. Parameters: command, state, network (three numbers of an address).
 running() { [ -s "$OCF_RESKEY_state" ] && grep -q '^State:.[^Z]' "/proc/$(cat "$OCF_RESKEY_state")/status" 2>/dev/null; }
 case "$1" in
 start) running && exit 0
-  setsid sh -c "$OCF_RESKEY_command" >>/run/guest.log 2>&1 </dev/null & echo $! > "$OCF_RESKEY_state"; sleep 0.5; running ;;
-stop) running && kill -9 "$(cat "$OCF_RESKEY_state")"; rm -f "$OCF_RESKEY_state"; exit 0 ;;
+  ip link del guest0 2>/dev/null
+  setsid unshare -n -m -i -p --fork --kill-child --mount-proc --propagation private sh -c "
+    mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /dev/shm; mkdir -p /run/resource-agents /run/crm; ip link set lo up
+    while :; do $OCF_RESKEY_command; sleep 0.2; done" >>/run/guest.log 2>&1 </dev/null &
+  pid=$!; echo $pid > "$OCF_RESKEY_state"
+  until [ "$(readlink /proc/$pid/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do running || exit 1; sleep 0.05; done
+  ip link add guest0 type veth peer name guest1 && ip link set guest1 netns $pid || exit 1
+  ip addr add "$OCF_RESKEY_network.1/24" dev guest0 && ip link set guest0 up || exit 1
+  nsenter -t $pid -n ip addr add "$OCF_RESKEY_network.2/24" dev guest1 && nsenter -t $pid -n ip link set guest1 up ;;
+stop) if running; then pid=$(cat "$OCF_RESKEY_state"); kill -9 $pid; while running; do sleep 0.05; done; fi
+  rm -f "$OCF_RESKEY_state"; exit 0 ;;
 monitor) running && exit 0; exit 7 ;;
 meta-data) cat <<'X'
 <?xml version="1.0"?>
@@ -102,11 +112,23 @@ meta-data) cat <<'X'
 <shortdesc lang="en">for tests</shortdesc><parameters>
 <parameter name="command"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/>
 </parameter><parameter name="state"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc>
-<content type="string"/></parameter>
+<content type="string"/></parameter><parameter name="network"><longdesc lang="en">x</longdesc>
+<shortdesc lang="en">x</shortdesc><content type="string"/></parameter>
 </parameters><actions><action name="start" timeout="20s"/><action name="stop" timeout="20s"/>
 <action name="monitor" timeout="20s" interval="10s"/><action name="meta-data" timeout="5s"/></actions></resource-agent>
 X
 ;;
+esac
+"""
+
+ATTRIBUTES = r"""#!/bin/sh
+# A resource agent for tests that tells the cluster, through node attributes, that it runs. Parameter: dir.
+case "$1" in
+start) crm_node -n > "$OCF_RESKEY_dir/name" || exit 1
+  attrd_updater -n "test-$OCF_RESOURCE_INSTANCE" -U started || exit 1; touch "$OCF_RESKEY_dir/runs" ;;
+stop) rm -f "$OCF_RESKEY_dir/runs"; attrd_updater -n "test-$OCF_RESOURCE_INSTANCE" -D ;;
+monitor) [ -e "$OCF_RESKEY_dir/runs" ] || exit 7 ;;
+meta-data) @META@ ;;
 esac
 """
 
@@ -137,7 +159,7 @@ class Cluster:
         self.agent: subprocess.Popen[bytes] | None = None
         self.state = folder / "state"
         self.state.mkdir(mode=0o777)
-        self.fence = lambda: None
+        self.fence: Callable[[], None] = lambda: None
         self._closing = False
 
     def start(self) -> None:
@@ -157,6 +179,7 @@ class Cluster:
         for path, text in (
             (agents / "service", service),
             (agents / "guest", GUEST),
+            (agents / "attributes", ATTRIBUTES.replace("@META@", META)),
             (self.folder / "fence_test", FENCE.replace("@DIR@", str(self.folder))),
         ):
             path.write_text(text)
@@ -236,8 +259,7 @@ class Cluster:
 
     def start_agent(self) -> None:
         """Start our agent on the remote host."""
-        argv = [sys.executable, "-S", "-m", "pcloud.agent", "--log-level", "debug"]
-        self.agent = self.spawn("remote", *argv, PYTHONPATH=str(SOURCE))
+        self.agent = self.spawn("remote", *AGENT, "--log-level", "debug")
 
     def signal_agent(self, number: int) -> None:
         """Send a signal to the agent itself (which is a child of `nsenter`)."""
@@ -324,12 +346,12 @@ class Cluster:
         path = self.state / resource / "calls"
         return path.read_text().split() if path.exists() else []
 
-    def service(self, name: str, node: str, interval: str = "60s") -> None:
-        """Configure a `test:service` pinned to a node."""
+    def service(self, name: str, node: str, interval: str = "60s", agent: str = "service") -> None:
+        """Configure a `test:service` (or another agent of the tests) pinned to a node."""
         (self.state / name).mkdir()
         self.create(
             "resources",
-            f'<primitive id="{name}" class="ocf" provider="test" type="service"><instance_attributes id="{name}-i">'
+            f'<primitive id="{name}" class="ocf" provider="test" type="{agent}"><instance_attributes id="{name}-i">'
             f'<nvpair id="{name}-i-dir" name="dir" value="{self.state / name}"/></instance_attributes><operations>'
             f'<op id="{name}-m" name="monitor" interval="{interval}" timeout="20s"/></operations></primitive>',
         )
@@ -339,7 +361,16 @@ class Cluster:
             f'attribute="#uname" operation="ne" value="{node}"/></rule></rsc_location>',
         )
 
-    def pid(self, name: str, who: str = "remote") -> str:
+    def remove(self, name: str) -> None:
+        """Stop a `service` and take it out of the configuration."""
+        self.meta(name, "target-role", "Stopped")
+        self.wait_where(name, "")
+        self.until(self.idle, 30, "the cluster idle")
+        self.run("cluster", "cibadmin", "-D", "-X", f'<rsc_location id="l-{name}"/>')
+        self.run("cluster", "cibadmin", "-D", "-X", f'<primitive id="{name}"/>')
+        shutil.rmtree(self.state / name)
+
+    def pid(self, name: str) -> str:
         """Process id, in the namespace, of a `test:service`."""
         return (self.state / name / "pid").read_text().strip()
 

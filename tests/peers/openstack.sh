@@ -2,10 +2,12 @@
 # A real OpenStack on this machine for the tests, loopback only, without systemd: Keystone, Placement, Glance, Neutron (with one
 # mechanism driver of the tests that binds every port) and Nova with its FakeDriver: servers become ACTIVE, nothing runs inside.
 #
-#   openstack.sh install        packages (rabbitmq-server, mariadb-server by apt; OpenStack by pip into PEER_DIR/venv): ~600 MB
-#   openstack.sh start          from empty to ready in about a minute; credentials in PEER_DIR/openrc
+#   openstack.sh install        packages (by apt rabbitmq-server and mariadb-server; OpenStack from openstack.lock into PEER_DIR/venv)
+#   openstack.sh installed      exit status 0 when there is nothing to install
+#   openstack.sh start          from empty to ready in about a minute, ending first what another run left; credentials in PEER_DIR/openrc
 #   openstack.sh stop           ends all of it
 #   openstack.sh api-stop       ends nova-api alone;  openstack.sh api-start  starts it again
+#   openstack.sh lock           writes openstack.lock anew from what is installed
 #
 # PEER_DIR is where everything is kept (default /var/cache/pcloud-test/openstack).
 set -euo pipefail
@@ -13,7 +15,7 @@ peer=${PEER_DIR:-/var/cache/pcloud-test/openstack}
 mkdir -p "$peer"
 peer=$(cd "$peer" && pwd)
 ip=127.0.0.1
-keystone_port=15000 nova_port=18774 placement_port=18778 glance_port=19292 neutron_port=19696 mariadb_port=3309 rabbit_port=5674
+keystone_port=15000 nova_port=18774 placement_port=18778 glance_port=19292 neutron_port=19696 mariadb_port=3309 rabbit_port=5674 epmd_port=14369
 keystone_url=http://$ip:$keystone_port/v3
 rabbit_url=rabbit://guest:guest@$ip:$rabbit_port/
 venv=$peer/venv etc=$peer/etc databases=$peer/db logs=$peer/log run=$peer/run
@@ -26,30 +28,73 @@ done
 
 say() { echo "$(date +%T) $*"; }
 
-install_all() {
-  export DEBIAN_FRONTEND=noninteractive
-  local wanted=(rabbitmq-server mariadb-server python3-venv python3-dev gcc curl) absent=()
+wanted=(rabbitmq-server mariadb-server python3-venv python3-dev gcc curl)
+lock=$(dirname "$(readlink -f "$0")")/openstack.lock
+
+absent() { # the Debian packages that are not installed
+  local name
   for name in "${wanted[@]}"; do
-    dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || absent+=("$name")
+    dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || echo "$name"
   done
-  ((${#absent[@]} == 0)) || apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${absent[@]}"
-  [ -e "$venv/.complete" ] && return
+}
+
+installed() { [ -z "$(absent)" ] && [ "$(cat "$venv/.complete" 2>/dev/null)" = "$(sha256sum < "$lock")" ]; }
+
+install_all() {
+  local -a packages
+  mapfile -t packages < <(absent)
+  if ((${#packages[@]})); then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -qq update
+    # Debian starts what it installs; the peer has daemons of its own, and this machine need not have others.
+    local policy=/usr/sbin/policy-rc.d own=
+    [ -e $policy ] || { own=1; printf '#!/bin/sh\nexit 101\n' > $policy; chmod 755 $policy; }
+    apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${packages[@]}" > /dev/null || { [ -z "$own" ] || rm -f $policy; return 1; }
+    [ -z "$own" ] || rm -f $policy
+  fi
+  installed && return
+  rm -rf "$venv"
   # Debian's own Python: uwsgi links with its libpython, another interpreter's modules would not fit
   /usr/bin/python3 -m venv "$venv"
-  "$venv/bin/pip" install -q keystone openstack-placement nova glance neutron python-openstackclient uwsgi 'SQLAlchemy<2.1' pymysql
-  touch "$venv/.complete"
+  local uv
+  uv=$(dirname "$lock")/../../.tools/bin/uv
+  if [ -x "$uv" ]; then
+    "$uv" pip install -q --python "$venv/bin/python" --compile-bytecode -r "$lock"
+  else
+    "$venv/bin/pip" install -q -r "$lock"
+  fi
+  sha256sum < "$lock" > "$venv/.complete"
+}
+
+write_lock() {
+  {
+    head -n 1 "$lock"
+    "$venv/bin/pip" freeze | grep -v '^pcloud-peer'
+  } > "$lock.new"
+  mv "$lock.new" "$lock"
+}
+
+ours() { # PID: whether the process is one of this peer's, not another one that got the number of one that ended long ago
+  { tr '\0' '\n' < "/proc/$1/cmdline"; tr '\0' '\n' < "/proc/$1/environ"; } 2>/dev/null | grep -qF "$peer/"
 }
 
 stop_all() {
   local file pid
+  local -a ending=()
   for file in "$run"/*.pid "$peer/rabbit/pid" "$peer/mysql/pid"; do
     [ -s "$file" ] || continue
     pid=$(tr -dc 0-9 < "$file")
-    kill "$pid" 2>/dev/null || true
-    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 "$pid" 2>/dev/null || true
+    if ours "$pid"; then
+      kill "$pid" 2>/dev/null || true
+      ending+=("$pid")
+    fi
     rm -f "$file"
   done
+  for pid in "${ending[@]}"; do
+    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    kill -9 "$pid" 2>/dev/null || true
+  done
+  ERL_EPMD_PORT=$epmd_port epmd -kill > /dev/null 2>&1 || true
 }
 
 start_rabbit() {
@@ -58,7 +103,8 @@ start_rabbit() {
   chown -R rabbitmq "$peer/rabbit"
   runuser -u rabbitmq -- env HOME="$peer/rabbit" RABBITMQ_NODENAME=novapeer@localhost RABBITMQ_NODE_IP_ADDRESS=$ip \
     RABBITMQ_NODE_PORT=$rabbit_port RABBITMQ_DIST_PORT=25674 RABBITMQ_MNESIA_BASE="$peer/rabbit/mnesia" \
-    RABBITMQ_LOG_BASE="$peer/rabbit/log" RABBITMQ_PID_FILE="$peer/rabbit/pid" ERL_EPMD_ADDRESS=$ip rabbitmq-server -detached
+    RABBITMQ_LOG_BASE="$peer/rabbit/log" RABBITMQ_PID_FILE="$peer/rabbit/pid" ERL_EPMD_ADDRESS=$ip ERL_EPMD_PORT=$epmd_port \
+    rabbitmq-server -detached
 }
 
 start_mariadb() {
@@ -254,6 +300,7 @@ environment() {
 
 start_all() {
   environment
+  stop_all
   rm -rf "$databases" "$etc" "$logs" "$peer/images"
   mkdir -p "$databases" "$logs" "$peer/images" "$peer/state" "$run"
   write_configuration
@@ -329,6 +376,8 @@ X
 
 case "${1:-}" in
 install) install_all ;;
+installed) installed ;;
+lock) write_lock ;;
 start) start_all ;;
 stop) stop_all ;;
 api-stop)
@@ -341,7 +390,7 @@ api-start)
   wait_port $nova_port
   ;;
 *)
-  sed -n 2,11p "$0"
+  sed -n 2,13p "$0"
   exit 2
   ;;
 esac

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -18,7 +19,7 @@ from pcloud.events.filters import EventFilter
 from pcloud.model.deployable import Deployable
 from pcloud.store.database import HEAD, sqlite_url
 from pcloud.store.errors import StoreError, StoreRefused
-from pcloud.store.rows import DeployableRow, Entry, Job
+from pcloud.store.rows import Definition, DeployableRow, Entry, Job
 from pcloud.store.schema import metadata
 from pcloud.store.store import Store
 
@@ -183,3 +184,41 @@ async def test_thousands_of_records_a_second(tmp_path: Path) -> None:
     assert time.perf_counter() - begun < 2.5
     assert await store.log.head() == 5000
     await store.close()
+
+
+async def test_where_it_is_carried_out_is_not_taken_back_by_an_older_row(tmp_path: Path) -> None:
+    store = await opened(tmp_path)
+    old = DeployableRow(name="shop", infrastructure="lxc", assemblies=1, slot="0")
+    await store.deployables.put(old, Deployable(name="shop"), (), new=True)
+    await store.deployables.given({"shop": Deployable(name="shop")})
+    await store.deployables.moved("shop", "1")
+    await store.deployables.put_row(msgspec.structs.replace(old, target="started"))
+    (row,) = await store.deployables.rows()
+    assert (row.target, row.loaded, row.slot) == ("started", True, "1")
+    await store.deployables.put(msgspec.structs.replace(old, paused=True), Deployable(name="shop"), (), new=False)
+    (row,) = await store.deployables.rows()
+    assert (row.paused, row.loaded, row.slot) == (True, True, "1")
+    await store.close()
+
+
+async def test_what_runs_is_known_until_the_newest_definition_is_given(tmp_path: Path) -> None:
+    store = await opened(tmp_path)
+    row = DeployableRow(name="shop", infrastructure="lxc", assemblies=1)
+    first, second, third = (Deployable(name="shop", priority=number) for number in range(3))
+    await store.deployables.put(row, first, (), new=True)
+    await store.deployables.given({"shop": first})
+    assert (await found(store)).applied is None
+    await store.deployables.put(row, second, (), new=False, applied=first)
+    assert (await found(store)).applied == first
+    await store.deployables.put(row, third, (), new=False, applied=first)
+    await store.deployables.given({"shop": second})  # overtaken while it was on its way
+    assert ((await found(store)).deployable, (await found(store)).applied) == (third, second)
+    await store.deployables.given({"shop": third})
+    assert (await found(store)).applied is None
+    await store.close()
+
+
+async def found(store: Store) -> Definition:
+    got = await store.deployables.definition("shop")
+    assert got is not None
+    return got

@@ -1,4 +1,5 @@
-"""The CloudFormation endpoint (`/` and `/v1/`, Query protocol) and the URLs that guests signal to: a Starlette app.
+"""The CloudFormation and CloudWatch endpoint (`/` and `/v1/`, Query protocol) and the URLs that guests signal to: a
+Starlette app. It is served on the port of each service; an operation's name says which of the two is meant.
 
 Concurrency: handlers run on the event loop of the stack manager and only await it.
 """
@@ -18,6 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pcloud.api.cloudformation_operations import OPERATIONS, Caller
+from pcloud.api.cloudwatch_operations import OPERATIONS as METRIC_OPERATIONS
 from pcloud.api.query import QueryError, error_text, operation, parse, response_json, response_xml
 from pcloud.api.sigv4 import check_signature
 from pcloud.model.errors import Conflict, NotFound, PcloudError
@@ -48,8 +50,8 @@ def cloudformation_app(manager: StackManager, authenticate: Callable[[str], str 
             name = form.get("Action", "")
             if not name:
                 raise QueryError("MissingAction", "The request has no Action")
-            model = operation(name)
-            handler = OPERATIONS.get(name)
+            model = operation(name, "cloudwatch" if name in METRIC_OPERATIONS else "cloudformation")
+            handler = METRIC_OPERATIONS.get(name) or OPERATIONS.get(name)
             if handler is None:
                 raise QueryError("InvalidAction", f"The operation {name} is not offered here")
             caller.allow(name)

@@ -156,7 +156,7 @@ async def open_stacks(home: Path, platform: Platform, *, metadata_url: str = "ht
 
 
 def stack_servers(manager: StackManager, tokens: TokenBook, *, host: str = "127.0.0.1") -> list[HttpServer]:
-    """Return the servers of the CloudFormation port (8000) and of the Heat port (8004), not started yet."""
+    """Return the servers of the CloudFormation port (8000), CloudWatch's (8003) and Heat's (8004), not started yet."""
 
     def authenticate(token: str) -> str | None:
         role = tokens.role(token)
@@ -164,6 +164,7 @@ def stack_servers(manager: StackManager, tokens: TokenBook, *, host: str = "127.
 
     return [
         HttpServer(cloudformation_app(manager, authenticate), host, 8000),
+        HttpServer(cloudformation_app(manager, authenticate), host, 8003),
         HttpServer(heat_app(manager, authenticate), host, 8004),
     ]
 

@@ -30,7 +30,8 @@ def doctor(home: Path, infrastructures: Mapping[str, Any]) -> list[Check]:
     found = [_root(), *(_program(*one) for one in _PROGRAMS), *(_library(*one) for one in _LIBRARIES)]
     found += [_room(home), _cgroups(), _memory()]
     for name in sorted({"lxc", *infrastructures}):
-        found += [msgspec.convert(check, Check, from_attributes=True) for check in checks_of(name)]
+        said = checks_of(name, infrastructures.get(name, {}))
+        found += [msgspec.convert(check, Check, from_attributes=True) for check in said]
     return found
 
 

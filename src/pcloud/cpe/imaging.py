@@ -41,7 +41,7 @@ def image_spec(assembly: Assembly, catalogue: Catalogue) -> AssemblyImageSpec:
         packages=catalogue.packages_for(assembly),
         files=tuple(files),
         commands=assembly.commands,
-        agent="" if assembly.transport == "ssh" else assembly.agent,
+        agent=assembly.agent if assembly.transport == "remote" else "",
         disable_units=tuple(dict.fromkeys(units)),
         transport=assembly.transport,
     )

@@ -14,6 +14,7 @@ import msgspec
 
 from pcloud.cpe.jobs import Progress, Work
 from pcloud.cpe.ports import Jeos, TemplateInfo
+from pcloud.model.assemble import default_transport
 from pcloud.model.deployable import Assembly, Deployable, Escalation, Resource
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError, Problem
 from pcloud.store.rows import Job
@@ -244,9 +245,13 @@ class LibraryService:
         if name in self._owner.desired.rows:
             raise Conflict(Problem(code="DEPLOYABLE_EXISTS", message=f"there is a deployable {name} already"))
         self._owner.documents.assembly(name, "bookworm", "x86_64")  # the rule for names is the same
-        if monitor not in ("am", "pm"):
+        if monitor not in ("am", "pm", "none"):
             raise InvalidDocument(
-                Problem(code="INVALID_VALUE", message="monitor must be `am` (active) or `pm` (passive)", path="monitor")
+                Problem(
+                    code="INVALID_VALUE",
+                    message="monitor must be `am` (active), `pm` (passive) or `none`",
+                    path="monitor",
+                )
             )
         deployable = Deployable(name=name, infrastructure=infrastructure, username=username, monitor=monitor)
         await self._owner.put(deployable, start=False)
@@ -262,7 +267,9 @@ class LibraryService:
                         code="ASSEMBLY_EXISTS", message=f"deployable {deployable} has an assembly {assembly} already"
                     )
                 )
-            assemblies = (*found.deployable.assemblies, await self.get(assembly))
+            transport = default_transport(found.deployable.monitor)
+            member = msgspec.structs.replace(await self.get(assembly), transport=transport)
+            assemblies = (*found.deployable.assemblies, member)
             await self._put(found.deployable, assemblies, (*found.library, assembly))
 
     async def remove_assembly(self, deployable: str, assembly: str) -> None:
@@ -288,5 +295,6 @@ class LibraryService:
 
 
 def assembly_in(old: Assembly, new: Assembly) -> Assembly:
-    """Return `new` where it takes the place of `old` (same name), with the order that the deployable gave it."""
-    return msgspec.structs.replace(new, after=old.after) if old.name == new.name else old
+    """Return `new` where it takes the place of `old` (same name), with the order and transport that the deployable gave
+    it."""
+    return msgspec.structs.replace(new, after=old.after, transport=old.transport) if old.name == new.name else old

@@ -48,6 +48,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The storm brake: guests started at once on one infrastructure by one engine process."""
     hello_timeout: float = 60.0
     """Seconds after which an engine process that lives but does not connect is killed and started again."""
+    silence_timeout: float = 30.0
+    """Seconds after which a connected engine process that answers nothing is killed and started again: it was stopped, or
+    its loop hangs."""
 
 
 class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

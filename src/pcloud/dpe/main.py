@@ -18,13 +18,12 @@ from pcloud.dpe.host import Host
 from pcloud.dpe.messages import MAX_FRAME, Hello
 from pcloud.dpe.spool import Spool
 from pcloud.environment.clock import SystemClock
-from pcloud.environment.infrastructure import Infrastructure
-from pcloud.environment.transport import Transport
+from pcloud.environment.infrastructure import Capability, Infrastructure
 from pcloud.images.machine import MachineImages
+from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.registry import open_infrastructure
 from pcloud.scheduler.opening import open_scheduler
-from pcloud.transport.remote import RemoteTransport
-from pcloud.transport.ssh import SshTransport
+from pcloud.transport.opening import open_transports
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -45,13 +44,13 @@ async def _work(home: Path, socket: Path, slot: str) -> None:
     def infrastructure(name: str, settings: dict[str, Any]) -> Infrastructure:
         return open_infrastructure(name, settings, state=home / "infrastructure" / name, machines=MachineImages())
 
-    transports: dict[str, Transport] = {"remote": RemoteTransport(), "ssh": SshTransport()}
     host = Host(
         clock=SystemClock(),
         spool=spool,
         scheduler=open_scheduler(),
-        transports=transports,
+        transports=open_transports(),
         open_infrastructure=infrastructure,
+        users=lambda name: Capability.USERS in CAPABILITIES.get(name, ()),
         hello=lambda loaded: Hello(process=process, slot=slot, pid=os.getpid(), loaded=loaded),
     )
     loop = asyncio.get_running_loop()

@@ -53,6 +53,8 @@ class Capability(StrEnum):
     """`check` gives an answer that is independent of the transport."""
     LIMITS = "limits"
     """Memory and CPU limits can be changed while the guest runs."""
+    USERS = "users"
+    """Guests are made in the name of the deployable's `username`, with that user's credentials."""
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -125,7 +125,10 @@ class LxcInfrastructure:
         async with self._slots:
             await self._settled(guest_id)
             await self._end(guest_id, "deleted")
-            await self._whole(guest_id, self._remove(guest_id))
+            try:
+                await self._whole(guest_id, self._remove(guest_id))
+            except OSError as error:
+                raise InfrastructureError(f"guest {guest_id} can not be removed: {error}") from error
 
     async def check(self, guest_id: str, *, timeout: float) -> Vitality:
         """Tell whether the guest executes: its freezer, its init's state, and a command in it, which needs no network.
@@ -244,8 +247,9 @@ class LxcInfrastructure:
         await asyncio.to_thread(lxc_rootfs.remove, self._guests, guest_id)
         await asyncio.to_thread(lxc_process.remove_left_groups, guest_id)
         self._leases.release(guest_id)
+        # Also what a delete that was killed in its middle had renamed already: nobody will ask for it by its name again.
+        await asyncio.to_thread(lxc_rootfs.clean, self._guests)
         if not self._tracker.names():
-            await asyncio.to_thread(lxc_rootfs.clean, self._guests)
             with contextlib.suppress(OSError):  # not empty: another process is making a guest
                 self._guests.rmdir()
         await self._bridge.remove_unused()

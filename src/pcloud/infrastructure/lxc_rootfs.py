@@ -65,10 +65,13 @@ def remove(guests: Path, guest_id: str) -> None:
     """Remove the guest's folder; a crash in between leaves only what `clean` removes."""
     folder = guests / guest_id
     dying = guests / f".del-{_owner()}-{guest_id}"
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(dying)
-    if dying.exists():
+    if dying.exists():  # of a removal that failed, by a full or broken disk
         shutil.rmtree(dying)
+    try:
+        folder.rename(dying)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(dying)
 
 
 def clean(guests: Path) -> None:

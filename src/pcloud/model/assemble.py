@@ -46,7 +46,7 @@ def resource_defaults(catalogue: Catalogue, template: str, image: str) -> Resolv
 
 def default_transport(monitor: str) -> str:
     """The transport of assemblies that name none: active monitoring has an agent, passive has sshd."""
-    return "ssh" if monitor == "pm" else "remote"
+    return {"pm": "ssh", "none": "none"}.get(monitor, "remote")
 
 
 def constraint_id(first: str, then: str) -> str:

@@ -114,7 +114,7 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     agent: str = "pcloud"
     """`pcloud` (ours) or `pacemaker` (Debian's pacemaker-remoted)."""
     transport: str = "remote"
-    """`remote` (Pacemaker Remote) or `ssh`."""
+    """`remote` (Pacemaker Remote), `ssh`, or `none`: the infrastructure's word on the guest is all there is."""
     memory: int = 0
     """MiB; 0 leaves it to the infrastructure."""
     cpus: float = 0.0
@@ -157,7 +157,8 @@ class Deployable(msgspec.Struct, frozen=True, kw_only=True):
     username: str = ""
     """The user in whose name guests are made, where an infrastructure knows users (OpenStack)."""
     monitor: str = "am"
-    """`am` (active: an agent in the guest) or `pm` (passive: sshd); the default of the assemblies' transport."""
+    """`am` (active: an agent in the guest), `pm` (passive: sshd) or `none` (by the infrastructure alone); the default of
+    the assemblies' transport."""
     assemblies: tuple[Assembly, ...] = ()
     constraints: tuple[ServiceDependency, ...] = ()
     escalation: Escalation = Escalation(failures=3, period=3600.0)

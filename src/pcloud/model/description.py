@@ -143,9 +143,9 @@ ASSEMBLY: Final = Table(
     ),
     Key(
         "transport",
-        Choice(("remote", "ssh")),
-        "How the guest is monitored: the agent's protocol, or sshd.",
-        default="`remote`, or `ssh` where the deployable says `monitor: pm`",
+        Choice(("remote", "ssh", "none")),
+        "How the guest is monitored: the agent's protocol, sshd, or by its infrastructure alone (no resources then).",
+        default="`remote`; `ssh` where the deployable says `monitor: pm`, `none` where it says `none`",
         example="ssh",
     ),
     Key("memory", Size(16, 64 * 1024 * 1024), "Memory limit.", default="the infrastructure's", example="512M"),
@@ -198,8 +198,8 @@ DEPLOYABLE: Final = Table(
     ),
     Key(
         "monitor",
-        Choice(("am", "pm")),
-        "`am`: active, an agent in each guest; `pm`: passive, sshd.",
+        Choice(("am", "pm", "none")),
+        "`am`: active, an agent in each guest; `pm`: passive, sshd; `none`: by the infrastructure alone.",
         default="`am`",
         example="pm",
     ),

@@ -42,5 +42,7 @@ class DeployableStatus(msgspec.Struct, frozen=True, kw_only=True):
     target: str = "started"
     """What it shall be: `started` or `stopped`."""
     paused: bool = False
+    change: str = ""
+    """What was applied last and is not brought about, while what ran before goes on: `building` its images, or `failed`."""
     since: float = 0.0
     assemblies: tuple[AssemblyStatus, ...] = ()

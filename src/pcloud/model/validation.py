@@ -73,6 +73,9 @@ class _Validation:
                 self.add("SELF_REFERENCE", message, f"{path}.after.{other}")
             else:
                 self.known_assembly(other, f"{path}.after.{other}")
+        if assembly.transport == "none" and assembly.resources:
+            message = "an assembly whose transport is 'none' can hold no resources: nobody could start them"
+            self.add("CONFLICTING_KEYS", message, f"{path}.transport", "use 'remote' or 'ssh'")
         inside = {resource.name for resource in assembly.resources}
         for resource in assembly.resources:
             self.resource(assembly, resource, inside, f"{path}.resources.{resource.name}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from typing import TYPE_CHECKING
 
 from pcloud.environment.scheduler import SchedulerError
 from pcloud.scheduler.client import WorkerScheduler, binding_available
-from pcloud.scheduler.fallback import CrmSimulateScheduler
+
+if TYPE_CHECKING:
+    from pcloud.scheduler.fallback import CrmSimulateScheduler
 
 
 def open_scheduler() -> WorkerScheduler | CrmSimulateScheduler:
@@ -17,6 +20,8 @@ def open_scheduler() -> WorkerScheduler | CrmSimulateScheduler:
     if binding_available():
         return WorkerScheduler()
     if shutil.which("crm_simulate") is not None:
+        from pcloud.scheduler.fallback import CrmSimulateScheduler  # its XML library weighs, and is seldom needed
+
         return CrmSimulateScheduler()
     raise SchedulerError(
         "Pacemaker's scheduler is not installed: `make setup` builds the binding (Debian: pacemaker-dev), "

@@ -45,6 +45,7 @@ class StackManager(Changes):
         for record in self.store.resources():
             if record.stack in self.stacks:
                 self._records[record.stack][record.id] = record
+                self._note_alarm(record)
                 if not record.condemned:
                     self._current[record.stack][record.name] = record
         self._signals = self.store.things("signals")
@@ -58,10 +59,14 @@ class StackManager(Changes):
         for stack in list(self.stacks.values()):
             if stack.operation is not None and stack.busy:
                 self._begin(stack)
+        self.watcher.start()
+        self.resume_scaling()
 
     async def close(self) -> None:
         """Stop; what is under way is carried on at the next start."""
         self.closing = True
+        await self.watcher.close()
+        await self.stop_scaling()
         for task in self._tasks.values():
             task.cancel()
         if self._tasks:
@@ -319,6 +324,8 @@ class StackManager(Changes):
         stack.status, stack.reason, stack.deleted, stack.operation = status, reason, final.deleted, final.operation
         if status == "DELETE_COMPLETE" and self._names.get(stack.name) == stack.id:
             del self._names[stack.name]
+        if status == "DELETE_COMPLETE":
+            self.watcher.metrics.drop(stack.id)
         self._note_exports(stack)
         if not kept and operation is not None and operation.change_set:
             self.executed(operation.change_set)

@@ -349,6 +349,7 @@ class Run:
             dict(properties),
             metadata=metadata,
             policy=policy,
+            update_policy=node.definition.update_policy if node is not None else None,
             files=source.files if source else {},
             registry=source.registry if source else {},
         )

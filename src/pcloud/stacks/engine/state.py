@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pcloud.model.errors import NotFound
+from pcloud.stacks.alarms.watcher import Watcher
 from pcloud.stacks.engine.scopes import Reader, arn
 from pcloud.stacks.plan import assess
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import AccessKey, ChangeSet, ResourceRecord, Source, StackEvent, StackRecord, derived_id
 from pcloud.stacks.store import StackStore
+from pcloud.stacks.types.base import ResourceType
+from pcloud.stacks.types.registry import find_type
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.run import Run
@@ -51,7 +54,12 @@ class State:
         self._sequences: dict[str, int] = {}
         self._runs: dict[str, Run] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._scalings: dict[str, asyncio.Task[None]] = {}
         self._exports: dict[str, tuple[str, str]] = {}
+        self.alarms: dict[str, ResourceRecord] = {}
+        """Records that hold an alarm's rule."""
+        self.watcher = Watcher(self)
         self.reader = Reader(self, self.exports)  # type: ignore[arg-type]  # the whole manager is what types ask
 
     def now(self) -> float:
@@ -82,6 +90,38 @@ class State:
             if identity in records:
                 return records[identity]
         return None
+
+    def root_of(self, stack: str) -> str:
+        """Return the id of the stack that a nested one belongs to in the end; its own id when it is not nested."""
+        known = self.stacks.get(stack)
+        return known.root or known.id if known is not None else stack
+
+    def place_of(self, record: ResourceRecord) -> tuple[str, str] | None:
+        """Return deployable and assembly of a guest's record; None when it is no guest."""
+        deployable, assembly = record.data.get("deployable"), record.data.get("assembly")
+        return (deployable, assembly) if isinstance(deployable, str) and isinstance(assembly, str) else None
+
+    def guest_of(self, deployable: str, assembly: str) -> ResourceRecord | None:
+        """Return the resource whose guest an assembly is."""
+        for records in self._current.values():
+            for record in records.values():
+                if record.data.get("assembly") == assembly and record.data.get("deployable") == deployable:
+                    return record
+        return None
+
+    def find(self, physical: str) -> ResourceRecord | None:
+        """Return the resource of that physical id or name, in any stack."""
+        for records in self._current.values():
+            for record in records.values():
+                if physical in (record.physical, record.data.get("reference")):
+                    return record
+        return None
+
+    def type_of(self, record: ResourceRecord) -> ResourceType | None:
+        """Return the type of a record, as its stack's registry names it."""
+        stack = self.stacks[record.stack]
+        source = stack.source or (stack.operation.target if stack.operation else None)
+        return find_type(record.type, source.registry if source else {}, source.files if source else {})[0]
 
     def events(self, stack: StackRecord) -> list[StackEvent]:
         """Return the stored events of a stack, oldest first."""
@@ -125,12 +165,19 @@ class State:
         if self.closing:
             return
         self._records.setdefault(record.stack, {})[record.id] = record
+        self._note_alarm(record)
         current = self._current.setdefault(record.stack, {})
         if not record.condemned:
             current[record.name] = record
         elif current.get(record.name) is record:
             del current[record.name]
         self.store.put(record)
+
+    def _note_alarm(self, record: ResourceRecord) -> None:
+        if "alarm" in record.data:
+            self.alarms[record.id] = record
+        else:
+            self.alarms.pop(record.id, None)
 
     def set_status(self, stack: StackRecord, record: ResourceRecord, status: str, reason: str) -> None:
         """Change a resource's status, with an event."""
@@ -147,6 +194,7 @@ class State:
         if current.get(record.name) is record:
             del current[record.name]
         self.store.remove(record)
+        self.alarms.pop(record.id, None)
         if self._signals.pop(record.id, None) is not None:
             self.store.set("signals", record.id, None)
         self._pokes.pop(record.id, None)
@@ -182,6 +230,14 @@ class State:
             stack = self.stacks[stack.parent]
             depth += 1
         return depth
+
+    async def signal(self, record: ResourceRecord, signal: dict[str, Any]) -> None:
+        """See Services."""
+        raise NotImplementedError
+
+    def target_of(self, action: str) -> ResourceRecord | None:
+        """See Services."""
+        raise NotImplementedError
 
     def poke(self, record: str) -> None:
         """Wake whoever waits for something of a resource."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from pcloud.stacks.types.base import ResourceType
 
-_MODULES = ("values", "waiting", "identity", "nested", "groups")
+_MODULES = ("values", "waiting", "identity", "nested", "groups", "scaling", "autoscaling", "alarm", "restarter")
 
 _NO_SERVICE = "there is no {} behind this API"
 REFUSED: Mapping[str, str] = {
@@ -34,9 +34,9 @@ REFUSED: Mapping[str, str] = {
     "OS::Neutron::*": "guests share one network of the infrastructure; networks can not be made from a stack",
     "AWS::EC2::*": "guests share one network of the infrastructure; this part of EC2 is not offered",
     "AWS::ElasticLoadBalancing::*": "load balancers are not offered yet",
-    "AWS::CloudWatch::*": "alarms are not offered yet",
+    "AWS::CloudWatch::*": "of CloudWatch only alarms of one metric are offered",
     "AWS::RDS::*": "database guests are not offered yet",
-    "AWS::AutoScaling::*": "scaling groups of this kind are not offered yet",
+    "AWS::AutoScaling::*": "of auto scaling only groups, launch configurations and simple policies are offered",
     "OS::Cinder::*": "this platform has no volumes",
     "AWS::*": "this AWS service has nothing behind it here",
     "OS::Heat::*": "this Heat type is not offered",
