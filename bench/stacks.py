@@ -1,7 +1,8 @@
 """Stacks of resources that do nothing: ours, through our daemon's Heat endpoint, and real Heat's legacy engine, in one run.
 
-Both are driven by the same client over HTTP: seconds from the POST to the first answer that says CREATE_COMPLETE, and seconds
-a stack when eight clients create one after the other. Both store durably: our SQLite and Heat's MariaDB flush at each commit.
+Both are driven by the same client over HTTP: seconds from the POST to the first answer that says CREATE_COMPLETE, and
+seconds a stack when eight clients create one after the other. Both store durably: our SQLite and Heat's MariaDB flush at
+each commit.
 """
 
 from __future__ import annotations
