@@ -13,7 +13,7 @@ from tests.e2e.stack_stage import StackStage, shows, template
 from tests.e2e.stage import names, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
-INSTALLER = "WordPress"
+INSTALLER = "&rsaquo; Installation"
 """The first page of a WordPress that has reached its database; without one it says so in other words."""
 
 WITH_BOTO3 = """
