@@ -98,6 +98,9 @@ class Executor:
             digest=state.images.get(assembly.name, material.image.digest),
             start_timeout=assembly.start_timeout,
             saved_state=assembly.saved_state,
+            seed=assembly.seed,
+            addresses=assembly.addresses,
+            firewall=assembly.firewall,
         )
         async with self._environment.brake.slot(state.deployable.priority):
             info = await self._environment.infrastructure.start(spec)

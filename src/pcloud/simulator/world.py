@@ -266,7 +266,7 @@ class SimulatedInfrastructure:
     async def execute(
         self, guest_id: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
     ) -> ExecResult:
-        """Run nothing, successfully, in a guest that runs; but `systemctl kill … UNIT` ends the processes of that unit's services."""
+        """Run nothing, successfully, in a guest that runs; but `systemctl kill … UNIT` ends what runs for that unit."""
         await self._call()
         guest = self.world.guests.get(guest_id)
         if guest is None or not guest.running:
