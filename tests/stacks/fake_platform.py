@@ -16,6 +16,8 @@ class NotingPlatform:
     """Notes what it is asked to do; events are put in by the test."""
 
     capabilities = frozenset({"guests"})
+    infrastructure = "noted"
+    catalogue = None
 
     def __init__(self) -> None:
         self.recovered: list[tuple[str, str, str]] = []
@@ -24,6 +26,15 @@ class NotingPlatform:
         self.answer = ""
         """What every command in a guest prints; nothing can be run while it is empty."""
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def prepare(self) -> str:
+        return ""
+
+    async def release(self) -> None:
+        pass
+
+    async def holds_guest(self, deployable: str, assembly: str) -> bool:
+        return False
 
     def images(self) -> Sequence[str]:
         return ("test",)

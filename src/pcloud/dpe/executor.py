@@ -97,6 +97,8 @@ class Executor:
             place=state.next_place(assembly.name),
             digest=state.images.get(assembly.name, material.image.digest),
             start_timeout=assembly.start_timeout,
+            seed=assembly.seed,
+            addresses=assembly.addresses,
         )
         async with self._environment.brake.slot(state.deployable.priority):
             info = await self._environment.infrastructure.start(spec)

@@ -84,6 +84,14 @@ class FileAttributes(msgspec.Struct, frozen=True, kw_only=True):
     """`USER` or `USER:GROUP`, names or numbers, as the image knows them."""
 
 
+class SeedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that one guest alone gets when it is made; never part of an image, gone with the guest."""
+
+    path: str
+    content: str
+    mode: int = 0o600
+
+
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
     """This assembly's resources start when all resources of `assembly` run."""
 
@@ -123,6 +131,11 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until the guest's agent must answer."""
     stop_timeout: float = 30.0
     """Seconds an orderly shut-down may take before the guest is destroyed."""
+
+    seed: tuple[SeedFile, ...] = ()
+    """What is this guest's alone (user data, keys); a change makes the guest anew. Set by stacks, not by documents."""
+    addresses: tuple[str, ...] = ()
+    """Further addresses, `ADDRESS/PREFIX`, that the guest has from its start on. Set by stacks, not by documents."""
 
     def attributes_of(self, path: str) -> FileAttributes:
         """Return the permissions and owner of one of the files."""

@@ -224,7 +224,7 @@ class State:
     def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
         """InvalidDocument with everything that is wrong with a source."""
         scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
-        assess(scope, registry=source.registry, capabilities=self.platform.capabilities)
+        assess(scope, registry=source.registry, capabilities=self.platform.capabilities, platform=self.platform)
 
     def facade(self, stack: StackRecord) -> Callable[[str], Any] | None:
         """Return what `resource_facade` gives in a nested stack."""

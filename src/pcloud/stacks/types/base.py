@@ -212,6 +212,10 @@ class ResourceType:
         """Return what is wrong beyond the schema; values may be Unknown."""
         return []
 
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """Return what this platform can not do for a resource with these properties; values may be Unknown."""
+        return []
+
     async def create(self, context: Context) -> None:
         """Make it; sets `record.physical`, and `attributes` and `data` where there are any."""
         raise NotImplementedError

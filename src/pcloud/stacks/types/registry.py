@@ -17,6 +17,7 @@ _MODULES = (
     "identity",
     "nested",
     "groups",
+    "ec2_instance",
     "scaling",
     "autoscaling",
     "alarm",
@@ -24,6 +25,8 @@ _MODULES = (
     "telemetry",
     "software",
     "deployments",
+    "balancers",
+    "octavia",
 )
 
 _NO_SERVICE = "there is no {} behind this API"
