@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +94,17 @@ def page(url: str) -> str:
             return str(answer.read().decode(errors="replace"))
     except (urllib.error.URLError, OSError):
         return ""
+
+
+def corpus(name: str) -> Path:
+    """Return a template of the Heat project's own; skip where they are not."""
+    corpora = os.environ.get("PCLOUD_CORPORA")
+    if not corpora:
+        pytest.skip("PCLOUD_CORPORA is not set: the folder that holds heat-templates")
+    path = Path(corpora, "heat-templates", name)
+    if not path.is_file():
+        pytest.skip(f"PCLOUD_CORPORA has no heat-templates/{name}")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +197,6 @@ def test_three_failures_of_a_service_restart_its_guest_and_nothing_else(stage: G
 
 
 def _new_init(stage: GroupStage, place: str, before: int) -> bool:
-    import subprocess
-
     try:
         return stage.booted(place) not in (0, before)
     except (subprocess.CalledProcessError, ValueError):
@@ -235,9 +248,160 @@ def test_a_page_answers_while_one_of_two_guests_is_dead(stage: GroupStage) -> No
     until("both answer again", lambda: set(seen()) == {"I am one", "I am two"}, 90)
 
     # The balancer's guest dies too: it comes back with its configuration.
-    import os
-    import signal
-
     os.kill(stage.booted(places["balancer"]), signal.SIGKILL)
     until("both answer again", lambda: set(seen()) == {"I am one", "I am two"}, 120)
     stage.remove("lb")
+
+
+def test_wordpress_with_high_availability_from_the_corpus(stage: GroupStage) -> None:
+    """`WordPress_Single_Instance_With_HA.yaml`, unmodified: its alarm and its restarter do what they say."""
+    template = corpus("cfn/F17/WordPress_Single_Instance_With_HA.yaml")
+    done = stage.run("stack", "create", "wpha", "-t", str(template), "-p", "KeyName=anybody", "--wait", timeout=800)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{stage.run('events', '--limit', '40').stdout}"
+    url = stage.outputs("wpha")["WebsiteURL"]
+    until("the page answers", lambda: "WordPress" in page(url), 120)
+    place = stage.places("wpha")["wikidatabase"]
+    deployable = place.partition("/")[0]
+    stage.running(deployable, 300)
+    booted = stage.booted(place)
+
+    # What its hook does when the service had failed: the tool in the guest, with the stack's own key.
+    pushed = "/etc/cfn/notify-on-httpd-restarted"
+    for _ in range(2):
+        stage.guest(place, pushed)
+    until("they were counted", lambda: any("state OK" in r for r in stage.reasons("wpha", "HttpFailureAlarm")), 30)
+    assert stage.booted(place) == booted, "two are not more than two"
+
+    # The third failure is a real one.
+    stage.guest(place, "systemctl", "kill", "-s", "KILL", "apache2")
+    until("the guest was started again", lambda: _new_init(stage, place, booted), 60)
+    until("the page answers", lambda: "WordPress" in page(url), 120)
+    stage.running(deployable, 120)
+    assert any("restarting WikiDatabase" in reason for reason in stage.reasons("wpha", "WebServerRestartPolicy"))
+    assert sum("alarm state ALARM" in reason for reason in stage.reasons("wpha", "HttpFailureAlarm")) == 1
+    stage.remove("wpha")
+
+
+SCRIPTED = {
+    "heat_template_version": "2018-08-31",
+    "resources": {
+        "server": {"type": "AWS::EC2::Instance", "properties": {"ImageId": "bookworm-cfntools"}},
+        "config": {
+            "type": "OS::Heat::SoftwareConfig",
+            "properties": {
+                "group": "script",
+                "inputs": [{"name": "who"}],
+                "outputs": [{"name": "result"}],
+                "config": '#!/bin/sh\necho "hello $who"\nhostname >$heat_outputs_path.result\n',
+            },
+        },
+        "deployment": {
+            "type": "OS::Heat::SoftwareDeployment",
+            "properties": {
+                "config": {"get_resource": "config"},
+                "server": {"get_resource": "server"},
+                "input_values": {"who": "a 'guest'"},
+            },
+        },
+    },
+    "outputs": {
+        name: {"value": {"get_attr": ["deployment", name]}}
+        for name in ("result", "deploy_stdout", "deploy_status_code")
+    },
+}
+
+
+def test_a_script_runs_in_a_guest_and_tells_what_came_of_it(stage: GroupStage) -> None:
+    stage.make("soft", SCRIPTED)
+    place = stage.places("soft")["server"]
+    outputs = stage.outputs("soft")
+    assert outputs["deploy_stdout"] == "hello a 'guest'\n"
+    assert str(outputs["deploy_status_code"]) == "0"
+    assert outputs["result"] == stage.guest(place, "hostname")
+    stage.remove("soft")
+
+
+GROUP: dict[str, Any] = {
+    "AWSTemplateFormatVersion": "2010-09-09",
+    "Resources": {
+        "Balancer": {
+            "Type": "AWS::ElasticLoadBalancing::LoadBalancer",
+            "Properties": {
+                "AvailabilityZones": {"Fn::GetAZs": ""},
+                "Listeners": [{"LoadBalancerPort": "80", "InstancePort": "80", "Protocol": "HTTP"}],
+                "HealthCheck": {"Target": "HTTP:80/", "Interval": "1", "Timeout": "1", "HealthyThreshold": "1"},
+            },
+        },
+        "Config": {
+            "Type": "AWS::AutoScaling::LaunchConfiguration",
+            "Properties": {"ImageId": "bookworm-cfntools", "InstanceType": "m1.small"},
+        },
+        "Group": {
+            "Type": "AWS::AutoScaling::AutoScalingGroup",
+            "Properties": {
+                "AvailabilityZones": {"Fn::GetAZs": ""},
+                "LaunchConfigurationName": {"Ref": "Config"},
+                "LoadBalancerNames": [{"Ref": "Balancer"}],
+                "MinSize": "1",
+                "MaxSize": "2",
+                "Cooldown": "0",
+            },
+        },
+        "Up": {
+            "Type": "AWS::AutoScaling::ScalingPolicy",
+            "Properties": {
+                "AutoScalingGroupName": {"Ref": "Group"},
+                "AdjustmentType": "ChangeInCapacity",
+                "ScalingAdjustment": "1",
+            },
+        },
+        "Down": {
+            "Type": "AWS::AutoScaling::ScalingPolicy",
+            "Properties": {
+                "AutoScalingGroupName": {"Ref": "Group"},
+                "AdjustmentType": "ChangeInCapacity",
+                "ScalingAdjustment": "-1",
+            },
+        },
+        "Busy": {
+            "Type": "AWS::CloudWatch::Alarm",
+            "Properties": {
+                "MetricName": "CPUUtilization",
+                "Namespace": "AWS/EC2",
+                "Statistic": "Maximum",
+                "Period": "30",
+                "EvaluationPeriods": "1",
+                "Threshold": "20",
+                "ComparisonOperator": "GreaterThanThreshold",
+                "Dimensions": [{"Name": "AutoScalingGroupName", "Value": {"Ref": "Group"}}],
+                "AlarmActions": [{"Ref": "Up"}],
+            },
+        },
+    },
+    "Outputs": {
+        "url": {"Value": {"Fn::Join": ["", ["http://", {"Fn::GetAtt": ["Balancer", "DNSName"]}, "/"]]}},
+        "down": {"Value": {"Fn::GetAtt": ["Down", "AlarmUrl"]}},
+    },
+}
+
+
+def test_a_busy_group_grows_behind_its_balancer_and_shrinks_by_its_webhook(stage: GroupStage) -> None:
+    stage.make("asg", GROUP)
+    outputs, places = stage.outputs("asg"), stage.places("asg")
+    assert set(places) == {"balancer", "member0"}
+    serve = (
+        "echo I am $(hostname) >/var/tmp/index.html; cd /var/tmp; setsid -f python3 -m http.server 80 >/dev/null 2>&1"
+    )
+    stage.guest(places["member0"], "sh", "-c", serve)
+    until("the balancer serves the first", lambda: "I am member0" in page(outputs["url"]), 60)
+    stage.guest(places["member0"], "sh", "-c", "setsid -f timeout 60 sh -c 'while :; do :; done' >/dev/null 2>&1")
+    until("the group grew", lambda: "member1" in stage.places("asg"), 120)
+    second = stage.places("asg")["member1"]
+    stage.running(second.partition("/")[0], 120)
+    stage.guest(second, "sh", "-c", serve)
+    until("the balancer serves the second", lambda: "I am member1" in page(outputs["url"]), 60)
+    post(outputs["down"])
+    until("the group shrank", lambda: set(stage.places("asg")) == {"balancer", "member0"}, 120)
+    answers = Counter(page(outputs["url"]).strip()[:12] for _ in range(10))
+    assert answers == {"I am member0": 10}
+    stage.remove("asg")
