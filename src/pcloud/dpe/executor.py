@@ -99,6 +99,7 @@ class Executor:
             start_timeout=assembly.start_timeout,
             seed=assembly.seed,
             addresses=assembly.addresses,
+            firewall=assembly.firewall,
         )
         async with self._environment.brake.slot(state.deployable.priority):
             info = await self._environment.infrastructure.start(spec)

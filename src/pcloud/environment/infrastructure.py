@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from pcloud.model.deployable import SeedFile
+from pcloud.model.deployable import FirewallRule, SeedFile
 from pcloud.model.image import Identity as Identity
 from pcloud.model.image import Image as Image
 
@@ -79,6 +79,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Files that this guest alone gets when it is made."""
     addresses: tuple[str, ...] = ()
     """Further addresses, `ADDRESS/PREFIX`, given to it at every start; no part of `digest`."""
+    firewall: tuple[FirewallRule, ...] | None = None
+    """What may reach it, set at every start; None lets everything pass; no part of `digest`."""
 
 
 class GuestInfo(msgspec.Struct, frozen=True, kw_only=True):

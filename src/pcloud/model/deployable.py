@@ -92,6 +92,20 @@ class SeedFile(msgspec.Struct, frozen=True, kw_only=True):
     mode: int = 0o600
 
 
+class FirewallRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What may pass. Replies always may."""
+
+    direction: str = "in"
+    """`in` or `out`."""
+    protocol: str = ""
+    """`tcp`, `udp`, `icmp`, or empty for all."""
+    first: int = 0
+    last: int = 0
+    """First and last port of tcp and udp; 0 and 0 are all ports."""
+    network: str = ""
+    """Address of the other side as ADDRESS/PREFIX; empty is any."""
+
+
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
     """This assembly's resources start when all resources of `assembly` run."""
 
@@ -136,6 +150,9 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """What is this guest's alone (user data, keys); a change makes the guest anew. Set by stacks, not by documents."""
     addresses: tuple[str, ...] = ()
     """Further addresses, `ADDRESS/PREFIX`, that the guest has from its start on. Set by stacks, not by documents."""
+    firewall: tuple[FirewallRule, ...] | None = None
+    """What may reach the guest; None lets everything pass. Once there is a rule for `out`, nothing else goes out. Set by
+    stacks, not by documents."""
 
     def attributes_of(self, path: str) -> FileAttributes:
         """Return the permissions and owner of one of the files."""

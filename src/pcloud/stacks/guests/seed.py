@@ -25,11 +25,11 @@ datasource_list: [NoCloud, None]
 network: {config: disabled}
 disable_root: false
 ssh_deletekeys: false
-ssh_genkeytypes: []
+ssh_genkeytypes: [ed25519]
 preserve_hostname: true
 manage_etc_hosts: false
-apt_preserve_sources_list: true
-package_update: false
+apt: {preserve_sources_list: true}
+locale: false
 output: {all: "| tee -a /var/log/cloud-init-output.log"}
 """
 _UNIT = """[Unit]
@@ -166,6 +166,8 @@ def files(
         SeedFile(path="/var/lib/cloud/seed/nocloud/user-data", content=user_data or "#cloud-config\n{}\n"),
         SeedFile(path="/var/lib/heat-cfntools/cfn-init-data", content=json.dumps(metadata)),
         SeedFile(path="/var/lib/heat-cfntools/cfn-boto-cfg", content=boto),
-        SeedFile(path="/var/lib/heat-cfntools/cfn-metadata-server", content=f"{url}/v1/", mode=0o644),
+        # The tools read the port behind the last colon, with at most a slash after it; the path they know.
+        SeedFile(path="/var/lib/heat-cfntools/cfn-metadata-server", content=f"{url}/", mode=0o644),
+        SeedFile(path="/var/lib/heat-cfntools/cfn-watch-server", content=f"{url}/v1/", mode=0o644),
         SeedFile(path="/var/lib/heat-cfntools/nova_meta.json", content=json.dumps(nova), mode=0o644),
     )

@@ -18,6 +18,7 @@ _MODULES = (
     "nested",
     "groups",
     "ec2_instance",
+    "nova",
     "scaling",
     "autoscaling",
     "alarm",
