@@ -16,6 +16,8 @@ class NotingPlatform:
     """Notes what it is asked to do; events are put in by the test."""
 
     capabilities = frozenset({"guests"})
+    infrastructure = "noted"
+    catalogue = None
 
     def __init__(self) -> None:
         self.recovered: list[tuple[str, str, str]] = []
@@ -24,9 +26,6 @@ class NotingPlatform:
         self.answer = ""
         """What every command in a guest prints; nothing can be run while it is empty."""
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
-
-    infrastructure = "test"
-    catalogue = None
 
     async def prepare(self) -> str:
         return ""

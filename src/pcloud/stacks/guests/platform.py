@@ -27,6 +27,8 @@ from pcloud.stacks.guests.catalogue import Catalogue
 from pcloud.stacks.guests.endpoint import GuestEndpoint
 
 _LOOK = 0.2
+CLOUDWATCH_PORT = 8003
+"""Written into heat-cfntools' cfn-push-stats, hence the same everywhere."""
 _RECENT = 1000
 """Events that are read again after an overrun."""
 
@@ -36,9 +38,9 @@ class EnginePlatform:
 
     def __init__(self, engine: CloudPolicyEngine, settings: StackSettings) -> None:
         self._engine = engine
-        port = split_address(settings.cloudformation)[1]
+        ports = [split_address(settings.cloudformation)[1], CLOUDWATCH_PORT]
         self._state = engine.home.path / "infrastructure" / "lxc"
-        self.endpoint = GuestEndpoint(self._state, engine.settings.infrastructures.get("lxc", {}), port)
+        self.endpoint = GuestEndpoint(self._state, engine.settings.infrastructures.get("lxc", {}), ports)
         self.infrastructure = settings.infrastructure
         self.catalogue = Catalogue(settings, frozenset(definitions()))
         # Seeds and further addresses are LXC's; elsewhere a server of a stack would lack its user data.

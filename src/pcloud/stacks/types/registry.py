@@ -26,6 +26,8 @@ _MODULES = (
     "telemetry",
     "software",
     "deployments",
+    "balancers",
+    "octavia",
 )
 
 _NO_SERVICE = "there is no {} behind this API"

@@ -85,6 +85,7 @@ class ServerType(ResourceType):
                 url=services.metadata_url,
                 region=services.region,
                 keys=self.keys(context),
+                meta=told(given),
             ),
         )
 
@@ -123,6 +124,13 @@ class ServerType(ResourceType):
     async def drift(self, context: Context) -> dict[str, Any] | None:
         """None when there is no guest any more."""
         return {} if await assemblies.current(context) is not None else None
+
+
+def told(properties: Mapping[str, Any]) -> dict[str, str]:
+    """Return a server's tags and metadata, by which its values are found."""
+    tags, metadata = properties.get("Tags") or [], properties.get("metadata") or {}
+    named = {tag["Key"]: tag["Value"] for tag in tags if isinstance(tag, Mapping)} if isinstance(tags, list) else {}
+    return {str(key): str(value) for key, value in {**metadata, **named}.items()}
 
 
 def short_id(prefix: str, context: Context) -> str:
