@@ -16,6 +16,8 @@ class NotingPlatform:
     """Notes what it is asked to do; events are put in by the test."""
 
     capabilities = frozenset({"guests"})
+    infrastructure = "noted"
+    catalogue = None
 
     def __init__(self) -> None:
         self.recovered: list[tuple[str, str, str]] = []
@@ -25,9 +27,6 @@ class NotingPlatform:
         """What every command in a guest prints; nothing can be run while it is empty."""
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
 
-    infrastructure = "test"
-    catalogue = None
-
     async def prepare(self) -> str:
         return ""
 
@@ -36,6 +35,15 @@ class NotingPlatform:
 
     async def holds_guest(self, deployable: str, assembly: str) -> bool:
         return False
+
+    async def allocate_address(self, holder: str) -> str:
+        raise NotImplementedError
+
+    async def release_address(self, holder: str) -> None:
+        pass
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        pass
 
     def images(self) -> Sequence[str]:
         return ("test",)
