@@ -36,6 +36,15 @@ class NotingPlatform:
     async def holds_guest(self, deployable: str, assembly: str) -> bool:
         return False
 
+    async def allocate_address(self, holder: str) -> str:
+        raise NotImplementedError
+
+    async def release_address(self, holder: str) -> None:
+        pass
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        pass
+
     def images(self) -> Sequence[str]:
         return ("test",)
 

@@ -45,6 +45,18 @@ class Platform(Protocol):
         """Return whether anything of a guest is left."""
         ...
 
+    async def allocate_address(self, holder: str) -> str:
+        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder."""
+        ...
+
+    async def release_address(self, holder: str) -> None:
+        """Give it back; no error when there is none."""
+        ...
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        """Bring a running guest's addresses and firewall to its stored definition, without a restart."""
+        ...
+
     async def definition(self, name: str) -> Deployable | None:
         """Return the stored definition of a deployable; None when there is none."""
         ...
@@ -94,6 +106,16 @@ class NoPlatform:
     async def holds_guest(self, deployable: str, assembly: str) -> bool:
         """Return False."""
         return False
+
+    async def allocate_address(self, holder: str) -> str:
+        """Refuse."""
+        raise _refusal()
+
+    async def release_address(self, holder: str) -> None:
+        """Do nothing."""
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        """Do nothing."""
 
     def images(self) -> Sequence[str]:
         """Return no image."""

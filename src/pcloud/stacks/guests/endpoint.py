@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pcloud.environment.infrastructure import InfrastructureError
-from pcloud.infrastructure.lxc_network import Bridge, Leases
+from pcloud.infrastructure.lxc_network import Bridge, Leases, Network
 from pcloud.infrastructure.lxc_settings import LxcSettings
 from pcloud.model.errors import Unavailable
 
@@ -76,6 +76,26 @@ class GuestEndpoint:
                         await server.close()
             self._servers = servers
             return servers[0].url
+
+    async def take(self, holder: str) -> str:
+        """Return the holder's address in the guests' network as ADDRESS/PREFIX, a new one where it has none."""
+        async with self._lock:
+            try:
+                index = self._leases.take(holder, self._bridge.size())
+                network = await self._bridge.ensure()
+            except (InfrastructureError, OSError) as problem:
+                raise Unavailable.of("NO_ADDRESS", f"there is no address to be had: {problem}") from problem
+            return network.address(index).with_prefixlen
+
+    async def give_back(self, holder: str) -> None:
+        """Give the holder's address back."""
+        async with self._lock:
+            self._leases.release(holder)
+            await self._bridge.remove_unused()
+
+    def network(self) -> Network | None:
+        """Return the guests' network, None where there is none."""
+        return self._bridge.read()
 
     async def close(self, *, leave: bool) -> None:
         """Stop listening. `leave` keeps the bridge for the next start."""

@@ -7,20 +7,22 @@ crash at any moment leaves the wish or nothing.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import StackSettings, split_address
-from pcloud.environment.infrastructure import ExecResult
+from pcloud.environment.infrastructure import ExecResult, InfrastructureError
 from pcloud.events.broadcast import Closed, TooSlow
 from pcloud.events.event import Event
 from pcloud.events.filters import EventFilter
 from pcloud.images.definitions import definitions
+from pcloud.infrastructure import lxc_live
 from pcloud.infrastructure.lxc_network import Leases
 from pcloud.model.deployable import Deployable, ResourceState
-from pcloud.model.errors import Conflict, NotFound
+from pcloud.model.errors import Conflict, NotFound, Unavailable
 from pcloud.model.names import guest_id
 from pcloud.model.status import DeployableStatus
 from pcloud.stacks.guests.catalogue import Catalogue
@@ -44,7 +46,10 @@ class EnginePlatform:
         self.infrastructure = settings.infrastructure
         self.catalogue = Catalogue(settings, frozenset(definitions()))
         # Seeds and further addresses are LXC's; elsewhere a server of a stack would lack its user data.
-        self.capabilities = frozenset({"guests", "addresses"}) if settings.infrastructure == "lxc" else frozenset()
+        self.capabilities: frozenset[str] = frozenset()
+        if settings.infrastructure == "lxc":
+            firewall = {"firewall"} if shutil.which("nft") and shutil.which("nsenter") else set()
+            self.capabilities = frozenset({"guests", "addresses", *firewall})
 
     def images(self) -> Sequence[str]:
         """Return the names of the JEOS that guests can be made from."""
@@ -96,6 +101,29 @@ class EnginePlatform:
         # The driver gives the address back last of all.
         leases = Leases(self._state)
         return guest_id(deployable, assembly) in await asyncio.to_thread(leases.all)
+
+    async def allocate_address(self, holder: str) -> str:
+        """Take an address of the guests' network, the same for the same holder, until it is released."""
+        return await self.endpoint.take(f"_address.{holder}")
+
+    async def release_address(self, holder: str) -> None:
+        """Give it back."""
+        await self.endpoint.give_back(f"_address.{holder}")
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        """Bring a running guest's addresses and firewall to its stored definition, without a restart."""
+        definition = await self.definition(deployable)
+        found = next((one for one in definition.assemblies if one.name == assembly), None) if definition else None
+        if found is None:
+            return
+        folder = self._state / "guests" / guest_id(deployable, assembly)
+        network = self.endpoint.network()
+        if network is None or not await asyncio.to_thread(folder.is_dir):
+            return  # it gets both when it starts
+        try:
+            await lxc_live.settle(folder, found.addresses, found.firewall, network)
+        except InfrastructureError as problem:
+            raise Unavailable.of("NOT_SETTLED", f"{deployable}/{assembly}: {problem}") from problem
 
     async def delete(self, name: str) -> None:
         """Stop it, remove its guests and all of it; returns when it is gone."""
