@@ -41,6 +41,11 @@ def region(settings: OpenStackSettings) -> Any:
 
 def _one(loader: Any, settings: OpenStackSettings, name: str | None) -> Any:
     try:
-        return loader.get_one(cloud=name, region_name=settings.region or None, api_timeout=settings.call_timeout)
+        return loader.get_one(
+            cloud=name,
+            region_name=settings.region or None,
+            api_timeout=settings.call_timeout,
+            image_status_code_retries=0,  # the SDK would send a file again that it has read to its end: an empty image
+        )
     except AuthPluginException as error:  # no auth_url, no password, …
         raise ConfigException(str(error)) from error
