@@ -219,6 +219,9 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
         assert response["code"] == "STORE_FULL"
         assert "make room" in response["hint"]
         assert daemon.call("GET", "/v1/deployables/shop", 200)["state"] == "running", "the daemon lives"
+        daemon.kill()
+        daemon.start()
+        daemon.running("shop")  # and starts again, though it can write nothing
         filler.unlink()
         daemon.apply(manifest("later"))  # it works again by itself
         daemon.running("later")

@@ -21,7 +21,21 @@ class NotingPlatform:
         self.recovered: list[tuple[str, str, str]] = []
         self.away = False
         """Whether the engine does not answer."""
+        self.answer = ""
+        """What every command in a guest prints; nothing can be run while it is empty."""
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    infrastructure = "test"
+    catalogue = None
+
+    async def prepare(self) -> str:
+        return ""
+
+    async def release(self) -> None:
+        pass
+
+    async def holds_guest(self, deployable: str, assembly: str) -> bool:
+        return False
 
     def images(self) -> Sequence[str]:
         return ("test",)
@@ -46,7 +60,9 @@ class NotingPlatform:
     async def execute(
         self, deployable: str, assembly: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
     ) -> ExecResult:
-        raise NotImplementedError
+        if not self.answer:
+            raise Unavailable.of("ENGINE_AWAY", "the engine is away")
+        return ExecResult(returncode=0, stdout=self.answer.encode(), stderr=b"")
 
     async def events(self) -> AsyncIterator[Event]:
         while True:

@@ -7,7 +7,7 @@ after a crash and then finishes what the first call began. Errors: PcloudError.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from pcloud.environment.infrastructure import ExecResult
 from pcloud.events.event import Event
@@ -23,8 +23,26 @@ class Platform(Protocol):
     """Of `guests`, `volumes`, `addresses`, `firewall`: what this platform can do. Types that need more are refused before
     anything starts."""
 
+    infrastructure: str
+    """Where guests are made."""
+    catalogue: Any
+    """What image names and instance types of templates mean here (`guests.catalogue.Catalogue`)."""
+
     def images(self) -> Sequence[str]:
         """Return the names of the images (JEOS) that guests can be made from."""
+        ...
+
+    async def prepare(self) -> str:
+        """Be reachable for guests before the first one is made; return the URL of the CloudFormation endpoint for them,
+        empty when there are no guests."""
+        ...
+
+    async def release(self) -> None:
+        """No stack has guests any more: what `prepare` made may go."""
+        ...
+
+    async def holds_guest(self, deployable: str, assembly: str) -> bool:
+        """Return whether anything of a guest is left."""
         ...
 
     async def definition(self, name: str) -> Deployable | None:
@@ -63,6 +81,19 @@ class NoPlatform:
     before anything starts, so that nothing but `images` and `capabilities` is ever asked."""
 
     capabilities: frozenset[str] = frozenset()
+    infrastructure = ""
+    catalogue: Any = None
+
+    async def prepare(self) -> str:
+        """Return no URL."""
+        return ""
+
+    async def release(self) -> None:
+        """Do nothing."""
+
+    async def holds_guest(self, deployable: str, assembly: str) -> bool:
+        """Return False."""
+        return False
 
     def images(self) -> Sequence[str]:
         """Return no image."""

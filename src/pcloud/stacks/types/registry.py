@@ -11,7 +11,22 @@ from typing import Any
 
 from pcloud.stacks.types.base import ResourceType
 
-_MODULES = ("values", "waiting", "identity", "nested", "groups", "scaling", "autoscaling", "alarm", "restarter")
+_MODULES = (
+    "values",
+    "waiting",
+    "identity",
+    "nested",
+    "groups",
+    "ec2_instance",
+    "nova",
+    "scaling",
+    "autoscaling",
+    "alarm",
+    "restarter",
+    "telemetry",
+    "software",
+    "deployments",
+)
 
 _NO_SERVICE = "there is no {} behind this API"
 REFUSED: Mapping[str, str] = {
@@ -19,21 +34,20 @@ REFUSED: Mapping[str, str] = {
     "OS::Swift::Container": "no object store is configured",
     "OS::Barbican::*": _NO_SERVICE.format("secret store (Barbican)"),
     "OS::Blazar::*": _NO_SERVICE.format("reservation service (Blazar)"),
-    "OS::Ceilometer::*": "there are no telemetry samples (Ceilometer); use AWS::CloudWatch::Alarm",
-    "OS::Aodh::*": "there are no telemetry samples (Aodh); use AWS::CloudWatch::Alarm",
+    "OS::Ceilometer::*": "there is no telemetry service (Ceilometer); of its alarms those over guests' meters are offered",
+    "OS::Aodh::*": "there is no telemetry service (Aodh); of its alarms those over guests' meters are offered",
     "OS::Designate::*": _NO_SERVICE.format("name service (Designate)"),
     "OS::Keystone::*": "there are no users and projects to manage (Keystone)",
     "OS::Magnum::*": _NO_SERVICE.format("container service (Magnum)"),
     "OS::Mistral::*": _NO_SERVICE.format("workflow service (Mistral)"),
-    "OS::Monasca::*": _NO_SERVICE.format("monitoring service (Monasca); the engine watches services itself"),
+    "OS::Monasca::*": "there is no monitoring service (Monasca); the engine watches services itself",
     "OS::Zaqar::*": _NO_SERVICE.format("message queue (Zaqar)"),
-    "OS::Octavia::*": "Octavia's objects are not offered; use AWS::ElasticLoadBalancing::LoadBalancer",
+    "OS::Octavia::*": "of Octavia load balancer, listener, pool, member and health monitor are offered",
     "OS::Sahara::*": _NO_SERVICE.format("data processing (Sahara)"),
     "OS::Trove::*": "use AWS::RDS::DBInstance for a database guest",
     "OS::Nova::HostAggregate": "hosts can not be grouped from a stack",
     "OS::Neutron::*": "guests share one network of the infrastructure; networks can not be made from a stack",
     "AWS::EC2::*": "guests share one network of the infrastructure; this part of EC2 is not offered",
-    "AWS::ElasticLoadBalancing::*": "load balancers are not offered yet",
     "AWS::CloudWatch::*": "of CloudWatch only alarms of one metric are offered",
     "AWS::RDS::*": "database guests are not offered yet",
     "AWS::AutoScaling::*": "of auto scaling only groups, launch configurations and simple policies are offered",
