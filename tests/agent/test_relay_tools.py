@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pcloud.wire import gnutls
 from pcloud.wire import messages as m
-from tests.peers.recorder import End
+from tests.agent.controller import Controller
 from tests.remoted import Daemon, wait_for
 
 pytestmark = pytest.mark.real
@@ -33,51 +32,6 @@ def connect_in(pid: int, port: int) -> socket.socket:
     thread.start()
     thread.join()
     return made[0]
-
-
-class Cluster:
-    """A connected cluster's controller, as far as the tools need one."""
-
-    def __init__(self, daemon: Daemon, pid: int) -> None:
-        self.end = End(connect_in(pid, daemon.port), gnutls.Credentials.psk_client(daemon.key))
-        self.number = 0
-        self.got: list[m.Element] = []
-        self.send(m.register("cluster", version="1.1", provider=True))
-        wait_for(lambda: self.next(m.REPLY) is not None, what="the sign-on")
-
-    def send(self, message: m.Element) -> None:
-        self.number += 1
-        message.set("lrmd_remote_msg_id", self.number).set("lrmd_remote_msg_type", "request")
-        self.end.send(message.to_bytes())
-
-    def next(self, tag: str, operation: str = "") -> m.Element | None:
-        """Take what came; return the next of that kind."""
-        self.got += [m.parse(payload) for payload in self.end.receive()]
-        for message in self.got:
-            if message.tag == tag and message.get("lrmd_ipc_op") == operation:
-                self.got.remove(message)
-                return message
-        return None
-
-    def wait(self, operation: str) -> m.Element:
-        found: list[m.Element] = []
-
-        def came() -> bool:
-            message = self.next(m.PROXY, operation)
-            if message is not None:
-                found.append(message)
-            return bool(found)
-
-        wait_for(came, what=operation)
-        return found[0]
-
-    def answer(self, request: m.Element, body: m.Element) -> None:
-        names = ("lrmd_ipc_session", "lrmd_ipc_msg_id")
-        answer = m.Element(m.PROXY, {"lrmd_op": m.OP_IPC_FWD, "lrmd_ipc_op": "response"})
-        for name in names:
-            answer.set(name, request.get(name))
-        answer.children.append(m.Element("lrmd_ipc_msg", None, body))
-        self.send(answer)
 
 
 @pytest.fixture
@@ -116,7 +70,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def test_an_update_and_its_end(node):
     daemon, pid = node
-    cluster = Cluster(daemon, pid)
+    cluster = Controller(connect_in(pid, daemon.port), daemon.key)
     updater = tool(pid, "attrd_updater", "-n", "colour", "-U", "blue & <green>")
     session = cluster.wait("new").get("lrmd_ipc_session")
     request = cluster.wait("request")
@@ -134,10 +88,10 @@ def test_an_update_and_its_end(node):
 def test_the_cluster_ends_a_session_or_goes_away(node):
     """The tool does not hang."""
     daemon, pid = node
-    cluster = Cluster(daemon, pid)
+    cluster = Controller(connect_in(pid, daemon.port), daemon.key)
     updater = tool(pid, "attrd_updater", "-n", "colour", "-U", "blue")
     session = cluster.wait("request").get("lrmd_ipc_session")
-    cluster.send(m.Element(m.PROXY, {"lrmd_op": m.OP_IPC_FWD, "lrmd_ipc_op": "destroy", "lrmd_ipc_session": session}))
+    cluster.forward("destroy", session=session)
     assert ended(updater)[0] != 0
     updater = tool(pid, "attrd_updater", "-n", "colour", "-U", "blue")
     cluster.wait("request")
@@ -151,7 +105,7 @@ def test_the_cluster_ends_a_session_or_goes_away(node):
 
 def test_a_message_too_large_for_a_datagram_travels_compressed(node):
     daemon, pid = node
-    cluster = Cluster(daemon, pid)
+    cluster = Controller(connect_in(pid, daemon.port), daemon.key)
     value = "".join(chr(97 + n % 26) for n in range(120_000))
     updater = tool(pid, "attrd_updater", "-n", "long", "-U", value)
     request = cluster.wait("request")
