@@ -105,6 +105,8 @@ class Daemon:
         (self.init / "dir").write_text(str(self.state))
         self.log = folder / "log"
         self.log_level = "debug"
+        self.options: list[str] = []
+        """Further options of our agent."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -117,7 +119,7 @@ class Daemon:
                     "PCLOUD_LSB_ROOT": str(self.init),
                 }
                 command = [*AGENT, "--address", "127.0.0.1", "--port", str(self.port)]
-                command += ["--authkey", str(self.key_file), "--log-level", self.log_level]
+                command += ["--authkey", str(self.key_file), "--log-level", self.log_level, *self.options]
             else:
                 environment = {
                     **os.environ,

@@ -52,8 +52,12 @@ async def watching(infrastructure: OpenStackInfrastructure):
     events: list[GuestEvent] = []
 
     async def watch() -> None:
-        async for event in infrastructure.watch():
-            events.append(event)  # noqa: PERF401 - seen as they come
+        while True:
+            try:
+                async for event in infrastructure.watch():
+                    events.append(event)  # noqa: PERF401 - seen as they come
+            except InfrastructureUnavailable:
+                await asyncio.sleep(0.5)  # the engine takes it up again, too
 
     task = asyncio.create_task(watch())
     try:

@@ -147,6 +147,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until the guest's agent must answer."""
     stop_timeout: float = 30.0
     """Seconds an orderly shut-down may take before the guest is destroyed."""
+    saved_state: bool = False
+    """Whether its starts restore the state it had when it first booted, instead of booting; it then keeps nothing."""
 
     seed: tuple[SeedFile, ...] = ()
     """What is this guest's alone (user data, keys); a change makes the guest anew. Set by stacks, not by documents."""

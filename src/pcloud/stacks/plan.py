@@ -102,6 +102,10 @@ def assess(
             scope.problems.append(
                 template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}", path)
             )
+        if definition.external_id is not None:
+            sentence = "a thing that others made can not be taken over: external_id is not offered"
+            scope.problems.append(template.problem("REFUSED", sentence, (*path, "external_id")))
+            continue
         scope.used = set()
         depends = depends_of(scope, definition, path)
         properties = scope.collect(definition.properties, (*path, template.properties_key))

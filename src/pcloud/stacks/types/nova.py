@@ -98,7 +98,7 @@ class NovaServer(ServerType):
         "scheduler_hints": mapping(inert="there is one host"),
         "tags": listing(on_change=_NOTHING),
         "diskConfig": text(inert=_NO_DISKS),
-        "admin_pass": text(secret=True, refused="guests have no passwords; give them a key"),
+        "admin_pass": text(secret=True, on_change=_NOTHING, inert="guests take keys, no passwords"),
         "personality": mapping(refused="write files by user data"),
         "block_device_mapping": listing(refused=_NO_DISKS),
         "block_device_mapping_v2": listing(refused=_NO_DISKS),

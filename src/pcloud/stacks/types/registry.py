@@ -46,7 +46,7 @@ REFUSED: Mapping[str, str] = {
     "OS::Keystone::*": "there are no users and projects to manage (Keystone)",
     "OS::Magnum::*": _NO_SERVICE.format("container service (Magnum)"),
     "OS::Mistral::*": _NO_SERVICE.format("workflow service (Mistral)"),
-    "OS::Monasca::*": _NO_SERVICE.format("monitoring service (Monasca); the engine watches services itself"),
+    "OS::Monasca::*": "there is no monitoring service (Monasca); the engine watches services itself",
     "OS::Zaqar::*": _NO_SERVICE.format("message queue (Zaqar)"),
     "OS::Octavia::*": "of Octavia load balancer, listener, pool, member and health monitor are offered",
     "OS::Sahara::*": _NO_SERVICE.format("data processing (Sahara)"),
