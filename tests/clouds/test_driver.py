@@ -21,7 +21,7 @@ from pcloud.environment.infrastructure import (
 from pcloud.infrastructure.openstack import OpenStackInfrastructure
 from pcloud.infrastructure.openstack_session import translate
 from tests.clouds.guests import SDK_WARNINGS, make_image, remove_all, settings, spec
-from tests.clouds.peer import FOLDER, peer
+from tests.clouds.peer import FOLDER
 from tests.infrastructure.contract import InfrastructureContract
 from tests.transport.sshd import until
 
@@ -207,29 +207,6 @@ async def test_half_an_upload_is_done_again(infrastructure, image, nova, monkeyp
     monkeypatch.setattr("pcloud.infrastructure.openstack_images._STALLED", 2.0)
     await infrastructure.start(spec(other))
     assert [each.status for each in nova.image.images(name="pct-half")] == ["active"]
-
-
-async def test_nova_away_and_back(infrastructure, image, nova):
-    """The API is away for a while: nothing is told of any guest, nothing is concluded; then it goes on."""
-    await infrastructure.start(spec(image))
-    async with watching(infrastructure) as events:
-        await until(lambda: bool(events), 10)
-        events.clear()
-        await asyncio.to_thread(peer, "api-stop")
-        with pytest.raises(InfrastructureUnavailable):
-            await infrastructure.list_guests()
-        with pytest.raises(InfrastructureUnavailable):
-            await infrastructure.start(spec(image, "other"))
-        with pytest.raises(InfrastructureUnavailable):
-            await infrastructure.destroy("shop.web")
-        assert await infrastructure.check("shop.web", timeout=5) is Vitality.UNKNOWN
-        await asyncio.sleep(4)
-        assert events == []
-        await asyncio.to_thread(peer, "api-start")
-        assert (await infrastructure.inspect("shop.web")).state is GuestState.RUNNING
-        nova.compute.delete_server(nova.compute.find_server("pct-shop.web"))
-        await until(lambda: bool(events), 30)
-        assert (events[0].guest_id, events[0].state) == ("shop.web", GuestState.ABSENT)
 
 
 async def test_revoked_token_is_renewed(infrastructure, image):
