@@ -68,7 +68,6 @@ class SavedStates:
     def _save(self, connection: Any, name: str, making: Making) -> None:
         """Save memory and disk in one step; the guest goes on on a disk over the saved one."""
         document = xml.snapshot_document(
-            making.plan,
             memory=self._storage.path(connection, f"{name}.state"),
             disk=self._storage.path(connection, f"{name}.qcow2"),
         )
