@@ -111,6 +111,8 @@ class Stage:
 
     def remove(self) -> None:
         """Remove the deployable, end the daemon and its engines, and remove the state folder."""
+        if not HOME.exists():
+            return
         if (HOME / "token").exists():
             self.pcloud("up", "--detach", check=False)
             if any(each.name == NAME for each in self.client().deployables()):

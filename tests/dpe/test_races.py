@@ -308,3 +308,39 @@ def test_what_was_removed_while_no_engine_ran_is_stopped_by_the_next_one() -> No
     trial = attempt(before, story)
     assert trial.violations == []
     assert trial.world.actions("start", "boot")[5:] == []
+
+
+async def test_a_brake_that_is_changed_while_starts_wait() -> None:
+    from pcloud.dpe.brake import Brake
+
+    brake = Brake(2)
+    through: list[int] = []
+    leave = [asyncio.Event() for _ in range(8)]
+
+    async def start(number: int) -> None:
+        async with brake.slot(0):
+            through.append(number)
+            await leave[number].wait()
+
+    tasks = [asyncio.create_task(start(number)) for number in range(8)]
+
+    async def settled() -> list[int]:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return through
+
+    assert await settled() == [0, 1]
+    brake.resize(4)
+    assert await settled() == [0, 1, 2, 3]
+    brake.resize(1)
+    for number in range(3):  # four are through: the next one begins when all of them but none are
+        leave[number].set()
+        assert await settled() == [0, 1, 2, 3]
+    leave[3].set()
+    assert await settled() == [0, 1, 2, 3, 4]
+    brake.resize(3)
+    assert await settled() == [0, 1, 2, 3, 4, 5, 6]
+    for event in leave:
+        event.set()
+    await asyncio.gather(*tasks)
+    assert brake.waiting == 0

@@ -139,6 +139,28 @@ class Client:
             timeout=180,
         )
 
+    def drill(
+        self,
+        name: str,
+        fault: str,
+        *,
+        assembly: str = "",
+        resource: str = "",
+        budget: float = 60.0,
+        force: bool = False,
+    ) -> dict[str, Any]:
+        """Do one real fault and return the report once all runs again or `budget` seconds are over."""
+        body = {"fault": fault, "assembly": assembly, "resource": resource, "budget": budget, "force": force}
+        return self.connection.call(
+            "POST", _path("deployables", name, "drills"), dict[str, Any], body=body, timeout=budget + 120
+        )
+
+    def drills(self, name: str, *, limit: int = 20) -> list[dict[str, Any]]:
+        """Return the reports of the newest drills, newest first."""
+        return self.connection.call(
+            "GET", _path("deployables", name, "drills"), list[dict[str, Any]], query={"limit": limit}
+        )
+
     def replay(self, name: str, *, limit: int = 100) -> list[dict[str, Any]]:
         """Decide the newest journalled decisions again; return a verdict for each, newest first."""
         path = _path("deployables", name, "replay")

@@ -17,6 +17,7 @@ import msgspec
 from pcloud.client.errors import BadReply, BadSettings, Refused, Unreachable
 from pcloud.client.records import Errors
 from pcloud.client.settings import Settings
+from pcloud.client.trust import Trust
 from pcloud.model.errors import PcloudError, Problem
 
 MAX_REPLY = 64 * 1024 * 1024
@@ -35,6 +36,7 @@ class Connection:
 
     def __init__(self, settings: Settings, *, timeout: float = REPLY_TIMEOUT) -> None:
         self.settings = settings
+        self._trust = Trust(settings.ca) if settings.url.startswith("https:") else None
         headers = {"Accept": "application/json", "User-Agent": "pcloud"}
         if settings.token:
             headers["Authorization"] = f"Bearer {settings.token}"
@@ -45,7 +47,7 @@ class Connection:
             # A proxy from the environment could not reach this machine's loopback address.
             trust_env=not settings.loopback,
             # Reading the system's certificates takes longer than a whole request on loopback.
-            verify=settings.url.startswith("https:"),
+            verify=self._trust.context if self._trust is not None else False,
             follow_redirects=False,
         )
 
@@ -160,11 +162,19 @@ class Connection:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Turn the HTTP library's errors into ours."""
+        if self._trust is not None:
+            self._trust.renew()
         url = self.settings.url
         start_it = "start it with `pcloud up --detach`, or say where it is with --url or $PCLOUD_URL"
         try:
             yield
         except httpx2.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise Unreachable.of(
+                    "NOT_TRUSTED",
+                    f"what answers at {url} shows a certificate that is not trusted ({_plain(error)})",
+                    hint="a daemon makes its own in $PCLOUD_HOME/tls/certificate.pem: give $PCLOUD_CA a copy of it",
+                ) from None
             raise Unreachable.of(
                 "UNREACHABLE", f"no daemon answers at {url} ({_plain(error)})", hint=start_it
             ) from None

@@ -29,7 +29,7 @@ def image_spec(assembly: Assembly, catalogue: Catalogue) -> AssemblyImageSpec:
     agent; managed units do not start at boot, or two masters would fight over them."""
     units = []
     for resource in assembly.resources:
-        if resource.resource_class in ("systemd", "service", "lsb"):
+        if resource.resource_class in ("systemd", "service", "lsb") and not resource.attached:
             name = resource.type
             units.append(name if name.endswith(_UNIT_SUFFIXES) else f"{name}.service")
     files = []

@@ -266,11 +266,15 @@ class SimulatedInfrastructure:
     async def execute(
         self, guest_id: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
     ) -> ExecResult:
-        """Run nothing, successfully, in a guest that runs."""
+        """Run nothing, successfully, in a guest that runs; but `systemctl kill … UNIT` ends what runs for that unit."""
         await self._call()
         guest = self.world.guests.get(guest_id)
         if guest is None or not guest.running:
             raise InfrastructureError(f"guest {guest_id} does not run")
+        if list(argv[:2]) == ["systemctl", "kill"]:
+            unit = argv[-1].removesuffix(".service")
+            for resource in [each for each in guest.services if each.endswith(f"_{unit}")]:
+                self.world.kill_service(guest_id, resource)
         return ExecResult(returncode=0, stdout=" ".join(argv).encode())
 
     async def console(self, guest_id: str) -> bytes:
