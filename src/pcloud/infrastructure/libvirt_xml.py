@@ -66,7 +66,9 @@ def domain_document(plan: DomainPlan) -> str:
     _text(root, "uuid", str(uuid.uuid5(uuid.NAMESPACE_URL, f"{NAMESPACE}/{plan.name}")))
     metadata = etree.SubElement(root, "metadata")
     metadata.append(record_element(plan.record))
-    etree.SubElement(root, "genid")  # another one at each restore: the guest's kernel reseeds its random numbers
+    etree.SubElement(
+        root, "genid"
+    )  # another one at each restore, for kernels that ask for it (Debian's for clouds does not)
     _text(root, "memory", str(plan.memory), unit="MiB")
     _text(root, "vcpu", str(plan.cpus))
     os_ = etree.SubElement(root, "os")
