@@ -198,3 +198,33 @@ async def test_five_hundred_resources_are_quick_and_durable(manager: StackManage
     assert [item.status for item in other.stacks()] == ["CREATE_COMPLETE"]
     assert len(other.resources()) == 500
     await other.close()
+
+
+async def test_creation_policy_counts_what_a_parameter_says(manager: StackManager) -> None:
+    template = {
+        "Parameters": {"Count": {"Type": "Number", "Default": 2}},
+        "Resources": {
+            "A": {
+                "Type": "OS::Heat::TestResource",
+                "CreationPolicy": {"ResourceSignal": {"Count": {"Ref": "Count"}, "Timeout": "PT20S"}},
+            }
+        },
+    }
+    stack = await manager.create("policy", Source(template=json.dumps(template)))
+    while "A" not in manager.current(stack):
+        await asyncio.sleep(0.01)
+    record = manager.current(stack)["A"]
+    for number in ("1", "2"):
+        assert stack.status == "CREATE_IN_PROGRESS"
+        await manager.signal(record, {"status": "SUCCESS", "id": number, "data": "", "reason": ""})
+    await manager.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+
+
+@pytest.mark.parametrize(
+    "policy", [{"Ref": "AWS::Region"}, {"ResourceSignal": {"Count": "many"}}, {"ResourceSignal": 3}]
+)
+async def test_policies_that_are_none_are_refused(manager: StackManager, policy: dict[str, Any]) -> None:
+    template = {"Resources": {"A": {"Type": "OS::Heat::TestResource", "CreationPolicy": policy}}}
+    with pytest.raises(InvalidDocument):
+        await manager.create("no", Source(template=json.dumps(template)))
