@@ -130,6 +130,25 @@ class HostedWorld:
                         return each
                 await asyncio.sleep(0.01)
 
+    async def command(self, name: str, action: str, seconds: float = 60, **arguments: object) -> messages.Reply:
+        """Ask for something and return the answer."""
+        request = next(_numbers)
+        self.send(messages.Command(name=name, action=action, request=request, arguments=arguments))
+        async with asyncio.timeout(seconds):
+            while True:
+                for each in self.wire.received:
+                    if isinstance(each, messages.Reply) and each.request == request:
+                        return each
+                await asyncio.sleep(0.01)
+
+    def told(self, after: float = 0.0) -> list[tuple[str, str]]:
+        """Return subject and state of the events since a wall-clock time."""
+        return [
+            ("/".join(part for part in (e.assembly, e.resource) if part), e.state)
+            for e in (each.event for each in self.wire.received if isinstance(each, messages.Record))
+            if e is not None and e.time >= after
+        ]
+
     async def crash(self) -> None:
         """As by kill -9: nothing is told to anybody, the world goes on; a new process follows."""
         self._take_in()

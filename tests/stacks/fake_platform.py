@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from pcloud.environment.infrastructure import ExecResult
 from pcloud.events.event import Event
@@ -16,6 +17,8 @@ class NotingPlatform:
     """Notes what it is asked to do; events are put in by the test."""
 
     capabilities = frozenset({"guests"})
+    infrastructure = "noted"
+    catalogue = None
 
     def __init__(self) -> None:
         self.recovered: list[tuple[str, str, str]] = []
@@ -25,8 +28,8 @@ class NotingPlatform:
         """What every command in a guest prints; nothing can be run while it is empty."""
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
 
-    infrastructure = "test"
-    catalogue = None
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        raise NotImplementedError
 
     async def prepare(self) -> str:
         return ""
@@ -36,6 +39,15 @@ class NotingPlatform:
 
     async def holds_guest(self, deployable: str, assembly: str) -> bool:
         return False
+
+    async def allocate_address(self, holder: str) -> str:
+        raise NotImplementedError
+
+    async def release_address(self, holder: str) -> None:
+        pass
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        pass
 
     def images(self) -> Sequence[str]:
         return ("test",)

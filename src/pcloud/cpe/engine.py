@@ -7,6 +7,7 @@ the engines hear of it. Errors are PcloudErrors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -45,6 +46,8 @@ from pcloud.store.rows import Definition, DeployableRow, Job
 from pcloud.store.store import Store
 
 _log = logging.getLogger(__name__)
+FLUSH = 5.0
+"""Seconds that the daemon waits at its end for its last events to be stored."""
 ENGINE_COMMAND = (sys.executable, "-m", "pcloud.dpe.main")
 
 
@@ -102,12 +105,14 @@ class CloudPolicyEngine:
         self._inside = Inside(self)
         self._telling = Telling(self)
         self._tasks: list[asyncio.Task[None]] = []
+        self._housekeep = asyncio.Event()
 
     # --- life
 
     async def start(self) -> None:
         """Take up desired state, adopt or start the engine processes, go on with interrupted jobs."""
         self._tasks.append(asyncio.create_task(self.ingest.run(), name="ingest"))
+        self.documents.know_images(self.images.imported())
         self.desired.rows = {row.name: row for row in await self.store.deployables.rows()}
         used = {row.slot for row in self.desired.rows.values() if row.loaded or row.target == "started"}
         await self.fleet.start(sorted({*self.shared_slots(), *used}))
@@ -121,8 +126,9 @@ class CloudPolicyEngine:
         await self.reconciler.close()
         await self.jobs.close()
         await self.fleet.close(engines=engines)
-        if not self.ingest.failing:
-            await self.ingest.flush()
+        with contextlib.suppress(TimeoutError):  # a store that can not be written must not keep the daemon from ending
+            async with asyncio.timeout(FLUSH):
+                await self.ingest.flush()
         self.broadcaster.close()
         for task in self._tasks:
             task.cancel()
@@ -135,13 +141,21 @@ class CloudPolicyEngine:
 
     def reconfigure(self, settings: DaemonSettings) -> None:
         """Take over changed settings, as far as they can change while running: engine, infrastructures, retention."""
+        drivers = settings.infrastructures != self.settings.infrastructures
         self.settings = settings
         self.store.log.keep_decisions = settings.store.keep_decisions
+        self._housekeep.set()
         for name in self.shared_slots():
             self.fleet.ensure(name)
         for slot in self.fleet.slots.values():
             if slot.link is not None:
-                slot.link.send(self._engine_settings())
+                # A driver that is open can not change its settings: the processes start anew. Guests go on meanwhile.
+                slot.link.send(messages.Shutdown() if drivers else self._engine_settings())
+        if drivers:
+            self.emit(
+                "daemon.settings",
+                "the settings of infrastructures changed: the engine processes start anew; guests go on",
+            )
 
     def _engine_settings(self) -> messages.Settings:
         return messages.Settings(
@@ -192,7 +206,10 @@ class CloudPolicyEngine:
                 await self.store.jobs.retain(age=kept.keep_jobs_days * 86400)
             except PcloudError as error:
                 _log.error("old records were not removed: %s", error)
-            await asyncio.sleep(600)
+            self._housekeep.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(600):
+                    await self._housekeep.wait()
 
     async def _resume_jobs(self) -> None:
         for job in reversed(await self.store.jobs.list(state="running", limit=10_000)):

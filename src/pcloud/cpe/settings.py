@@ -214,11 +214,15 @@ def check(settings: DaemonSettings, path: Path) -> None:
     except ValueError as error:
         add("api.listen", str(error))
     if bool(settings.api.tls_certificate) != bool(settings.api.tls_key):
-        add("api.tls_certificate", "tls_certificate and tls_key must be set together")
+        missing = "tls_key" if settings.api.tls_certificate else "tls_certificate"
+        add(f"api.{missing}", "tls_certificate and tls_key must be set together")
     if not 0 <= settings.engine.slots <= 256:
         add("engine.slots", "must be between 0 and 256")
     if settings.engine.starts_in_flight < 1:
         add("engine.starts_in_flight", "must be at least 1")
+    for key in ("hello_timeout", "silence_timeout"):
+        if getattr(settings.engine, key) < 1:
+            add(f"engine.{key}", "must be at least 1 second")
     if settings.api.body_limit < 1024:
         add("api.body_limit", "must be at least 1024 bytes")
     for key in ("keep_events", "keep_events_days", "keep_decisions", "keep_jobs_days"):

@@ -97,6 +97,7 @@ class Executor:
             place=state.next_place(assembly.name),
             digest=state.images.get(assembly.name, material.image.digest),
             start_timeout=assembly.start_timeout,
+            saved_state=assembly.saved_state,
             seed=assembly.seed,
             addresses=assembly.addresses,
             firewall=assembly.firewall,
@@ -127,6 +128,10 @@ class Executor:
             error = f"{failure} [{failure.code}]"
         seconds = asyncio.get_running_loop().time() - began
         return GuestActed(assembly=assembly.name, action="connect", error=error, seconds=seconds)
+
+    async def cut(self, state: State, assembly: Assembly) -> None:
+        """Tear the connection to a guest's agent; TransportError when there is none."""
+        await self._links.cut(assembly.name, assembly.transport, partial(self._endpoint, state, assembly))
 
     async def disconnect(self, assembly: str) -> Observation:
         """Close a guest's connection."""

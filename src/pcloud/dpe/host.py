@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from pcloud.dpe.brake import Brake
-from pcloud.dpe.entering import run_by_ssh
+from pcloud.dpe.commands import Commands, not_loaded
 from pcloud.dpe.environment import Environment
 from pcloud.dpe.loop import DeployableEngine
 from pcloud.dpe.messages import (
@@ -37,18 +37,17 @@ from pcloud.dpe.messages import (
 from pcloud.dpe.spool import Spool
 from pcloud.environment.clock import Clock
 from pcloud.environment.infrastructure import (
-    Capability,
     Infrastructure,
     InfrastructureError,
     InfrastructureUnavailable,
 )
 from pcloud.environment.scheduler import Scheduler
-from pcloud.environment.transport import Transport, TransportError
+from pcloud.environment.transport import Transport
 from pcloud.events.event import Event, Severity
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import PcloudError
 from pcloud.model.status import DeployableStatus
-from pcloud.policy.observation import InfrastructureState, Recover, Restart
+from pcloud.policy.observation import InfrastructureState
 from pcloud.policy.state import Memory
 
 log = logging.getLogger(__name__)
@@ -94,6 +93,9 @@ class Host:
         self._places: dict[World, tuple[str, ...]] = {}
         self._statuses: dict[str, DeployableStatus] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._commands = Commands(
+            self._engines, lambda name: self._environment(self._worlds[name]), transports, self._send
+        )
         self._writer: asyncio.StreamWriter | None = None
         self._ended = asyncio.Event()
 
@@ -144,6 +146,8 @@ class Host:
         match message:
             case Settings():
                 self._settings = message
+                for environment in self._environments.values():
+                    environment.brake.resize(message.starts_in_flight)
             case Load():
                 await self._load(message)
             case Unload():
@@ -151,7 +155,7 @@ class Host:
             case Command(name="", action="ping"):
                 self._send(Reply(request=message.request))
             case Command():
-                self._spawn(self._command(message))
+                self._spawn(self._commands.carry_out(message))
             case Acknowledge():
                 self._spool.acknowledged(message.sequence)
             case Shutdown():
@@ -227,7 +231,7 @@ class Host:
         engine = self._engines.get(unload.name)
         if engine is None and unload.delete:
             # Its guests may exist all the same: nothing was removed, so nothing must be called removed.
-            self._send(Reply(request=unload.request, error=_not_loaded(unload.name)))
+            self._send(Reply(request=unload.request, error=not_loaded(unload.name)))
             return
         if engine is not None:
             if unload.delete:
@@ -239,49 +243,6 @@ class Host:
         self._worlds.pop(unload.name, None)
         self._statuses.pop(unload.name, None)
         self._send(Reply(request=unload.request))
-
-    async def _command(self, command: Command) -> None:
-        engine = self._engines.get(command.name)
-        if engine is None:
-            self._send(Reply(request=command.request, error=_not_loaded(command.name)))
-            return
-        try:
-            result = await self._carry_out(engine, command)
-        except InfrastructureError as error:
-            self._send(Reply(request=command.request, error=f"INFRASTRUCTURE: {error}"))
-        except TransportError as error:
-            self._send(Reply(request=command.request, error=f"{error.code}: {error}"))
-        except (KeyError, TypeError, ValueError) as error:
-            self._send(Reply(request=command.request, error=f"BAD_COMMAND: {error}"))
-        else:
-            self._send(Reply(request=command.request, result=result))
-
-    async def _carry_out(self, engine: DeployableEngine, command: Command) -> Any:
-        arguments = command.arguments
-        infrastructure = self._environment(self._worlds[command.name]).infrastructure
-        match command.action:
-            case "recover":
-                engine.post(Recover(subject=arguments.get("subject", "")))
-                return None
-            case "restart":
-                engine.post(Restart(assembly=str(arguments["assembly"]), why=str(arguments["reason"])))
-                return None
-            case "execute":
-                assembly, argv = arguments["assembly"], [str(word) for word in arguments["argv"]]
-                guest_id = f"{command.name}.{assembly}"
-                stdin, timeout = arguments.get("stdin", b""), float(arguments.get("timeout", 60.0))
-                if Capability.EXECUTE in infrastructure.capabilities:
-                    done = await infrastructure.execute(guest_id, argv, stdin=stdin, timeout=timeout)
-                else:
-                    ssh, material = self._transports["ssh"], engine.material(assembly)
-                    done = await run_by_ssh(infrastructure, ssh, guest_id, material, argv, stdin=stdin, timeout=timeout)
-                return {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
-            case "console":
-                return await infrastructure.console(f"{command.name}.{arguments['assembly']}")
-            case "snapshot":
-                return msgspec.to_builtins(engine.state)
-            case _:
-                raise ValueError(f"there is no command {command.action}")
 
     # --- infrastructures
 
@@ -369,7 +330,3 @@ class Host:
         for transport in self._transports.values():
             await transport.close()
         await self._scheduler.close()
-
-
-def _not_loaded(name: str) -> str:
-    return f"NOT_LOADED: {name} is not loaded here"

@@ -148,6 +148,11 @@ class DeployableEngine:
             places=self.state.places,
         )
 
+    async def cut_link(self, assembly: str) -> None:
+        """Tear the connection to a guest, for a drill. KeyError when there is no such assembly, TransportError when there is
+        no connection."""
+        await self._executor.cut(self.state, self.state.deployable.assembly(assembly))
+
     async def idle(self) -> None:
         """Wait until nothing is queued, nothing in flight, and nothing more to start."""
         await self._idle.wait()

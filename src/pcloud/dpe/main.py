@@ -81,8 +81,12 @@ def main(argv: list[str] | None = None) -> int:
     except BlockingIOError:
         sys.stderr.write(f"pcloud-dped: another process serves slot {arguments.slot}\n")
         return 1
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
+    try:
+        os.pwrite(lock, f"{os.getpid():<20}\n".encode(), 0)  # over what is there: that needs no room
+    except OSError as error:
+        # A full disk must not keep guests from being recovered; the daemon then finds us by our command line.
+        os.ftruncate(lock, 0)
+        logging.getLogger(__name__).warning("the lock of slot %s can not be written: %s", arguments.slot, error)
     asyncio.run(_work(arguments.home, arguments.socket, arguments.slot))
     return 0
 

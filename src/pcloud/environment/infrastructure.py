@@ -75,6 +75,9 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     """Digest of what the guest is made from. When the existing guest's differs, `start` makes it anew."""
     start_timeout: float = 120.0
+    saved_state: bool = False
+    """Restore it from its own saved state instead of booting it, where the infrastructure can
+    (`Capability.SAVED_STATE`): its disk begins anew at each start."""
     seed: tuple[SeedFile, ...] = ()
     """Files that this guest alone gets when it is made."""
     addresses: tuple[str, ...] = ()

@@ -34,7 +34,8 @@ def script(rules: Sequence[FirewallRule], gateway: ipaddress.IPv4Address) -> str
     ]
     outward = [_match(rule, "daddr") for rule in rules if rule.direction == "out"]
     if outward:
-        outward = ["ct state established,related accept", 'oif "lo" accept', *outward, "counter drop"]
+        always = ["ct state established,related accept", 'oif "lo" accept', f"ip daddr {gateway} accept"]
+        outward = [*always, *outward, "counter drop"]
     chains = [
         *("  chain inward {", "    type filter hook input priority 0; policy accept;"),
         *(f"    {line}" for line in inward),

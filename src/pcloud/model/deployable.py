@@ -73,6 +73,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the service's processes where the agent can not ask systemd for them: their exit triggers the monitor."""
     after: tuple[str, ...] = ()
     """Names of resources of the same assembly that start before this one and stop after it."""
+    attached: bool = False
+    """Added to a guest that is there: its image is not made for it. Set by stacks, not by documents."""
 
 
 class FileAttributes(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +147,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until the guest's agent must answer."""
     stop_timeout: float = 30.0
     """Seconds an orderly shut-down may take before the guest is destroyed."""
+    saved_state: bool = False
+    """Whether its starts restore the state it had when it first booted, instead of booting; it then keeps nothing."""
 
     seed: tuple[SeedFile, ...] = ()
     """What is this guest's alone (user data, keys); a change makes the guest anew. Set by stacks, not by documents."""

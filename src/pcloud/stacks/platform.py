@@ -6,7 +6,7 @@ after a crash and then finishes what the first call began. Errors: PcloudError.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from pcloud.environment.infrastructure import ExecResult
@@ -32,6 +32,10 @@ class Platform(Protocol):
         """Return the names of the images (JEOS) that guests can be made from."""
         ...
 
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        """Read a manifest that stands in a template; InvalidDocument with every problem."""
+        ...
+
     async def prepare(self) -> str:
         """Be reachable for guests before the first one is made; return the URL of the CloudFormation endpoint for them,
         empty when there are no guests."""
@@ -43,6 +47,18 @@ class Platform(Protocol):
 
     async def holds_guest(self, deployable: str, assembly: str) -> bool:
         """Return whether anything of a guest is left."""
+        ...
+
+    async def allocate_address(self, holder: str) -> str:
+        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder."""
+        ...
+
+    async def release_address(self, holder: str) -> None:
+        """Give it back; no error when there is none."""
+        ...
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        """Bring a running guest's addresses and firewall to its stored definition, without a restart."""
         ...
 
     async def definition(self, name: str) -> Deployable | None:
@@ -84,6 +100,10 @@ class NoPlatform:
     infrastructure = ""
     catalogue: Any = None
 
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        """Refuse."""
+        raise _refusal()
+
     async def prepare(self) -> str:
         """Return no URL."""
         return ""
@@ -94,6 +114,16 @@ class NoPlatform:
     async def holds_guest(self, deployable: str, assembly: str) -> bool:
         """Return False."""
         return False
+
+    async def allocate_address(self, holder: str) -> str:
+        """Refuse."""
+        raise _refusal()
+
+    async def release_address(self, holder: str) -> None:
+        """Do nothing."""
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        """Do nothing."""
 
     def images(self) -> Sequence[str]:
         """Return no image."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,6 +16,7 @@ from pcloud.model.errors import PcloudError
 from pcloud.stacks.alarms.metrics import Datum
 from pcloud.stacks.alarms.rule import Rule
 from pcloud.stacks.records import ResourceRecord
+from pcloud.stacks.types.servers import told
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.state import State
@@ -134,12 +134,5 @@ class Sampling:
 
 def dimensions_of(record: ResourceRecord) -> dict[str, str]:
     """Return what a guest's values are found by: its id, its tags and its metadata, without the prefix `metering.`."""
-    result = {"InstanceId": record.physical}
-    tags: Any = record.properties.get("Tags") or []
-    metadata: Any = record.properties.get("metadata") or {}
-    if isinstance(tags, list):
-        metadata = {**metadata, **{tag["Key"]: tag["Value"] for tag in tags if isinstance(tag, Mapping)}}
-    for key, value in metadata.items():
-        if isinstance(value, str | int | float):
-            result[str(key).removeprefix("metering.")] = str(value)
-    return result
+    found = {key.removeprefix("metering."): value for key, value in told(record.properties).items()}
+    return {**found, "InstanceId": record.physical}

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import re
 import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -96,21 +98,31 @@ async def running(
 
 async def current(context: Context) -> Assembly | None:
     """Return the resource's assembly as it is stored; None when there is none."""
-    name, assembly = place(context)
-    found = await _definition(context.services.platform, name)
-    return next((one for one in found.assemblies if one.name == assembly), None) if found is not None else None
+    return await stored(context, place(context))
 
 
-async def change(context: Context, assembly: str, **changes: object) -> None:
-    """Change fields of any assembly of the stack's deployable, as attachments do; ResourceFailed when it is not there."""
-    name = deployable_name(context.stack)
+async def stored(context: Context, where: tuple[str, str]) -> Assembly | None:
+    """Return any assembly as it is stored; None when there is none."""
+    found = await _definition(context.services.platform, where[0])
+    return next((one for one in found.assemblies if one.name == where[1]), None) if found is not None else None
+
+
+async def change(context: Context, **changes: Any) -> None:
+    """Change fields of the resource's own assembly; ResourceFailed when it is not there."""
+    await change_at(context, place(context), lambda _: changes)
+
+
+async def change_at(context: Context, where: tuple[str, str], edit: Callable[[Assembly], Mapping[str, Any]]) -> None:
+    """Change fields of any assembly: `edit` gets it as it is stored and returns what differs. ResourceFailed when it is not
+    there."""
+    name, assembly = where
     platform = context.services.platform
     async with _lock(platform, name):
         old = await _definition(platform, name)
         if old is None or assembly not in [one.name for one in old.assemblies]:
             raise ResourceFailed(f"there is no guest {assembly}")
         changed = tuple(
-            msgspec.structs.replace(one, **changes) if one.name == assembly else one for one in old.assemblies
+            msgspec.structs.replace(one, **edit(one)) if one.name == assembly else one for one in old.assemblies
         )
         if changed != old.assemblies:
             await platform.apply(msgspec.structs.replace(old, assemblies=changed))

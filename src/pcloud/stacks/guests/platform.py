@@ -7,26 +7,31 @@ crash at any moment leaves the wish or nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import StackSettings, split_address
-from pcloud.environment.infrastructure import ExecResult
+from pcloud.environment.infrastructure import ExecResult, InfrastructureError
 from pcloud.events.broadcast import Closed, TooSlow
 from pcloud.events.event import Event
 from pcloud.events.filters import EventFilter
 from pcloud.images.definitions import definitions
+from pcloud.infrastructure import lxc_live
 from pcloud.infrastructure.lxc_network import Leases
 from pcloud.model.deployable import Deployable, ResourceState
-from pcloud.model.errors import Conflict, NotFound
+from pcloud.model.errors import Conflict, NotFound, Unavailable
 from pcloud.model.names import guest_id
 from pcloud.model.status import DeployableStatus
 from pcloud.stacks.guests.catalogue import Catalogue
 from pcloud.stacks.guests.endpoint import GuestEndpoint
 
 _LOOK = 0.2
+CLOUDWATCH_PORT = 8003
+"""Written into heat-cfntools' cfn-push-stats, hence the same everywhere."""
 _RECENT = 1000
 """Events that are read again after an overrun."""
 
@@ -36,17 +41,24 @@ class EnginePlatform:
 
     def __init__(self, engine: CloudPolicyEngine, settings: StackSettings) -> None:
         self._engine = engine
-        port = split_address(settings.cloudformation)[1]
+        ports = [split_address(settings.cloudformation)[1], CLOUDWATCH_PORT]
         self._state = engine.home.path / "infrastructure" / "lxc"
-        self.endpoint = GuestEndpoint(self._state, engine.settings.infrastructures.get("lxc", {}), port)
+        self.endpoint = GuestEndpoint(self._state, engine.settings.infrastructures.get("lxc", {}), ports)
         self.infrastructure = settings.infrastructure
         self.catalogue = Catalogue(settings, frozenset(definitions()))
         # Seeds and further addresses are LXC's; elsewhere a server of a stack would lack its user data.
-        self.capabilities = frozenset({"guests", "addresses"}) if settings.infrastructure == "lxc" else frozenset()
+        self.capabilities: frozenset[str] = frozenset()
+        if settings.infrastructure == "lxc":
+            firewall = {"firewall"} if shutil.which("nft") and shutil.which("nsenter") else set()
+            self.capabilities = frozenset({"guests", "addresses", *firewall})
 
     def images(self) -> Sequence[str]:
         """Return the names of the JEOS that guests can be made from."""
         return sorted(definitions())
+
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        """Read a manifest; InvalidDocument with every problem."""
+        return self._engine.documents.read(msgspec.json.encode(document), "json", "")
 
     async def prepare(self) -> str:
         """Be reachable for guests before the first is made; return the URL."""
@@ -94,6 +106,29 @@ class EnginePlatform:
         # The driver gives the address back last of all.
         leases = Leases(self._state)
         return guest_id(deployable, assembly) in await asyncio.to_thread(leases.all)
+
+    async def allocate_address(self, holder: str) -> str:
+        """Take an address of the guests' network, the same for the same holder, until it is released."""
+        return await self.endpoint.take(f"_address.{holder}")
+
+    async def release_address(self, holder: str) -> None:
+        """Give it back."""
+        await self.endpoint.give_back(f"_address.{holder}")
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        """Bring a running guest's addresses and firewall to its stored definition, without a restart."""
+        definition = await self.definition(deployable)
+        found = next((one for one in definition.assemblies if one.name == assembly), None) if definition else None
+        if found is None:
+            return
+        folder = self._state / "guests" / guest_id(deployable, assembly)
+        network = self.endpoint.network()
+        if network is None or not await asyncio.to_thread(folder.is_dir):
+            return  # it gets both when it starts
+        try:
+            await lxc_live.settle(folder, found.addresses, found.firewall, network)
+        except InfrastructureError as problem:
+            raise Unavailable.of("NOT_SETTLED", f"{deployable}/{assembly}: {problem}") from problem
 
     async def delete(self, name: str) -> None:
         """Stop it, remove its guests and all of it; returns when it is gone."""

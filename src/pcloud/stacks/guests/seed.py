@@ -143,22 +143,32 @@ def decoded(user_data: str) -> str:
 
 
 def files(
-    *, instance: str, hostname: str, user_data: str, metadata: Mapping[str, Any], url: str, region: str, keys: list[str]
+    *,
+    instance: str,
+    hostname: str,
+    user_data: str,
+    metadata: Mapping[str, Any],
+    url: str,
+    region: str,
+    keys: list[str],
+    meta: Mapping[str, str],
 ) -> tuple[SeedFile, ...]:
     """Return the files that this guest alone gets. `url` is the CloudFormation endpoint as guests reach it; `keys` are
-    public keys for its root."""
+    public keys for its root; `meta` is what the tools in the guest tell with what they measure."""
     where = urlsplit(url)
-    nova = {"uuid": instance, "meta": {}, "name": hostname, "hostname": hostname}
+    nova = {"uuid": instance, "meta": dict(meta), "name": hostname, "hostname": hostname}
     boto = (
         "[Boto]\ndebug = 0\nis_secure = 0\nhttps_validate_certificates = 1\n"
         f"cfn_region_name = {region}\ncfn_region_endpoint = {where.hostname or ''}\n"
+        f"cloudwatch_region_name = {region}\ncloudwatch_region_endpoint = {where.hostname or ''}\n"
     )
-    meta = {"instance-id": instance, "local-hostname": hostname, "public-keys": keys}
+    cloud = {"instance-id": instance, "local-hostname": hostname, "public-keys": keys}
     return (
-        SeedFile(path="/var/lib/cloud/seed/nocloud/meta-data", content=json.dumps(meta) + "\n"),
+        SeedFile(path="/var/lib/cloud/seed/nocloud/meta-data", content=json.dumps(cloud) + "\n"),
         SeedFile(path="/var/lib/cloud/seed/nocloud/user-data", content=user_data or "#cloud-config\n{}\n"),
         SeedFile(path="/var/lib/heat-cfntools/cfn-init-data", content=json.dumps(metadata)),
         SeedFile(path="/var/lib/heat-cfntools/cfn-boto-cfg", content=boto),
+        # The tools read the port behind the last colon, with at most a slash after it; the path they know.
         SeedFile(path="/var/lib/heat-cfntools/cfn-metadata-server", content=f"{url}/", mode=0o644),
         SeedFile(path="/var/lib/heat-cfntools/cfn-watch-server", content=f"{url}/", mode=0o644),
         SeedFile(path="/var/lib/heat-cfntools/managed", content="\n".join(services_of(metadata)), mode=0o644),

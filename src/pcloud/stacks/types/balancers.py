@@ -17,12 +17,12 @@ from pcloud.environment.infrastructure import ExecResult
 from pcloud.model.errors import PcloudError
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, integer, listing, mapping, text
+from pcloud.stacks.types.balancer_guest import make, remove
 from pcloud.stacks.types.balancing import Balancer, Check, Listener, Server, configuration, read_target
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
 
 _UPDATE = OnChange.UPDATE
 FILE = "/etc/haproxy/haproxy.cfg"
-PACKAGES = ("haproxy", "socat")
 _WRITE = (
     'umask 077 && cat >"$1.new" && haproxy -c -q -f "$1.new" && mv "$1.new" "$1" && systemctl reload-or-restart haproxy'
 )
@@ -52,8 +52,6 @@ class HaproxyBalancer(Balancer):
 
     async def create(self, context: Context) -> None:
         """Make the guest, then let it serve."""
-        from pcloud.stacks.types.balancer_guest import make
-
         context.record.data["balancer"] = True
         await make(context)
         await self.ready(context)
@@ -76,8 +74,6 @@ class HaproxyBalancer(Balancer):
 
     async def delete(self, context: Context) -> None:
         """Remove the guest."""
-        from pcloud.stacks.types.balancer_guest import remove
-
         await remove(context)
 
     async def refresh(self, context: Context, *, force: bool = False) -> None:

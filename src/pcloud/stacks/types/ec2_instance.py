@@ -19,14 +19,15 @@ class Instance(ServerType):
     names = ("AWS::EC2::Instance",)
     image_property = "ImageId"
     size_property = "InstanceType"
+    group_properties = frozenset({"SecurityGroups", "SecurityGroupIds"})
     attributes = frozenset({"AvailabilityZone", "PrivateDnsName", "PublicDnsName", "PrivateIp", "PublicIp"})
     schema: ClassVar[Schema] = {
         "ImageId": text(required=True),
         "InstanceType": text(default="m1.small", on_change=OnChange.UPDATE),
         "KeyName": text(inert="key pairs are those of OS::Nova::KeyPair in the same stack; others are not known here"),
         "UserData": text(secret=True),
-        "SecurityGroups": listing(inert="guests are reachable from this host and from each other only"),
-        "SecurityGroupIds": listing(inert="guests are reachable from this host and from each other only"),
+        "SecurityGroups": listing(on_change=OnChange.UPDATE),
+        "SecurityGroupIds": listing(on_change=OnChange.UPDATE),
         "AvailabilityZone": text(inert="there is one place"),
         "Tags": listing(on_change=_NOTHING, fields={"Key": text(required=True), "Value": text(required=True)}),
         "Monitoring": boolean(on_change=_NOTHING, inert="services are always monitored"),
@@ -51,6 +52,10 @@ class Instance(ServerType):
     def user_data(self, context: Context) -> str:
         """Base64 in templates."""
         return seed.decoded(context.properties.get("UserData") or "")
+
+    def groups(self, context: Context) -> list[Any]:
+        """By name and by id."""
+        return [each for key in sorted(self.group_properties) for each in context.properties.get(key) or []]
 
     def addresses(self, context: Context, address: str, place: str) -> dict[str, Any]:
         """EC2's names."""

@@ -74,6 +74,7 @@ class NovaServer(ServerType):
     names = ("OS::Nova::Server",)
     image_property = "image"
     size_property = "flavor"
+    group_properties = frozenset({"security_groups"})
     attributes = frozenset(
         {"accessIPv4", "accessIPv6", "addresses", "first_address", "instance_name", "name", "networks", "console_urls"}
     )
@@ -91,7 +92,7 @@ class NovaServer(ServerType):
         "deployment_swift_data": anything(on_change=_NOTHING, inert="deployments are carried out by the engine"),
         "metadata": mapping(on_change=_NOTHING),
         "networks": listing(),
-        "security_groups": listing(inert="guests are reachable from this host and from each other only"),
+        "security_groups": listing(on_change=OnChange.UPDATE),
         "config_drive": boolean(inert="what a configuration drive holds is in the guest already"),
         "availability_zone": text(inert="there is one place"),
         "scheduler_hints": mapping(inert="there is one host"),
@@ -123,6 +124,17 @@ class NovaServer(ServerType):
         """As it stands, or a configuration's text."""
         return boot_data(context.services, context.properties.get("user_data") or "")
 
+    def ports(self, context: Context) -> list[ResourceRecord]:
+        """Those of its networks."""
+        named = [each.get("port") for each in context.properties.get("networks") or [] if isinstance(each, Mapping)]
+        found = [context.services.find(str(name)) for name in named if name]
+        return [record for record in found if record is not None and "address" in record.data]
+
+    def groups(self, context: Context) -> list[Any]:
+        """Its own and its ports'."""
+        own = list(context.properties.get("security_groups") or [])
+        return own + [each for port in self.ports(context) for each in port.attributes.get("security_groups", ())]
+
     def keys(self, context: Context) -> list[str]:
         """The key pair's public key, where a stack has it."""
         name = context.properties.get("key_name")
@@ -138,7 +150,7 @@ class NovaServer(ServerType):
             "accessIPv4": address,
             "accessIPv6": "",
             "first_address": address,
-            "addresses": {"guests": [{"addr": address, "version": 4}]},
+            "addresses": {"guests": [{"addr": address, "version": 4, "port": context.record.physical}]},
             "networks": {"guests": [address]},
             "name": context.properties.get("name") or context.physical_name(),
             "instance_name": assembly,

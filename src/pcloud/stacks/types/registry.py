@@ -19,6 +19,10 @@ _MODULES = (
     "groups",
     "ec2_instance",
     "nova",
+    "security_groups",
+    "database",
+    "own",
+    "addresses",
     "scaling",
     "autoscaling",
     "alarm",
@@ -26,6 +30,8 @@ _MODULES = (
     "telemetry",
     "software",
     "deployments",
+    "balancers",
+    "octavia",
 )
 
 _NO_SERVICE = "there is no {} behind this API"
@@ -47,9 +53,10 @@ REFUSED: Mapping[str, str] = {
     "OS::Trove::*": "use AWS::RDS::DBInstance for a database guest",
     "OS::Nova::HostAggregate": "hosts can not be grouped from a stack",
     "OS::Neutron::*": "guests share one network of the infrastructure; networks can not be made from a stack",
+    "AWS::EC2::Volume*": "guests of this platform have no disks of their own to attach volumes to",
     "AWS::EC2::*": "guests share one network of the infrastructure; this part of EC2 is not offered",
     "AWS::CloudWatch::*": "of CloudWatch only alarms of one metric are offered",
-    "AWS::RDS::*": "database guests are not offered yet",
+    "AWS::RDS::*": "of RDS only database instances are offered",
     "AWS::AutoScaling::*": "of auto scaling only groups, launch configurations and simple policies are offered",
     "OS::Cinder::*": "this platform has no volumes",
     "AWS::*": "this AWS service has nothing behind it here",

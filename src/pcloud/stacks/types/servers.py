@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import msgspec
-
 from pcloud.model.deployable import Assembly, FileAttributes
 from pcloud.stacks.guests import assemblies, seed
 from pcloud.stacks.platform import Platform
+from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import PropertyProblem
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, known
+from pcloud.stacks.types.security_groups import firewall_of
 
 
 class ServerType(ResourceType):
@@ -20,6 +20,7 @@ class ServerType(ResourceType):
     needs = frozenset({"guests"})
     image_property: ClassVar[str]
     size_property: ClassVar[str]
+    group_properties: ClassVar[frozenset[str]] = frozenset()
 
     def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
         """The image and the size must mean something here."""
@@ -49,6 +50,14 @@ class ServerType(ResourceType):
         """Return the user data as the guest gets it."""
         raise NotImplementedError
 
+    def groups(self, context: Context) -> list[Any]:
+        """Return the security groups that it names."""
+        return []
+
+    def ports(self, context: Context) -> list[ResourceRecord]:
+        """Return the ports that it takes."""
+        return []
+
     def keys(self, context: Context) -> list[str]:
         """Return public keys for the guest's root."""
         return []
@@ -77,6 +86,8 @@ class ServerType(ResourceType):
             resources=seed.resources(context.metadata),
             memory=size.memory if size else 0,
             cpus=size.cpus if size else 0.0,
+            firewall=firewall_of(services, self.groups(context)),
+            addresses=tuple(address for port in self.ports(context) for address in addresses_of(port)),
             seed=seed.files(
                 instance=context.record.physical,
                 hostname=name,
@@ -85,13 +96,20 @@ class ServerType(ResourceType):
                 url=services.metadata_url,
                 region=services.region,
                 keys=self.keys(context),
+                meta=told(given),
             ),
         )
 
     async def create(self, context: Context) -> None:
         """Make the guest; it is there when its agent answers. Its user data may still run then, as on EC2."""
         context.record.physical = self.instance(context)
-        await assemblies.put(context, await assemblies.current(context) or self.assembly(context))
+        wanted = await assemblies.current(context)
+        if wanted is None:
+            wanted = self.assembly(context)
+            for port in self.ports(context):
+                port.data["server"] = context.record.physical
+                context.services.save(port)
+        await assemblies.put(context, wanted)
         await self.arrived(context)
 
     async def arrived(self, context: Context, since: float = 0.0) -> None:
@@ -104,15 +122,18 @@ class ServerType(ResourceType):
         raise NotImplementedError
 
     async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
-        """Another size: the guest is restarted with it, in order, its disk stays."""
+        """Another size: the guest is restarted with it, in order, its disk stays. Other security groups: at once."""
+        name, assembly = assemblies.place(context)
+        if changed & self.group_properties:
+            await assemblies.change(context, firewall=firewall_of(context.services, self.groups(context)))
+            await context.services.platform.settle(name, assembly)
         if self.size_property not in changed:
             return
-        name, assembly = assemblies.place(context)
         size = context.services.platform.catalogue.size(str(context.properties.get(self.size_property)))
         if size is None:
             raise ResourceFailed(f"'{context.properties.get(self.size_property)}' is no size that is known here")
         since = context.services.now()
-        await assemblies.change(context, assembly, memory=size.memory, cpus=size.cpus)
+        await assemblies.change(context, memory=size.memory, cpus=size.cpus)
         await context.services.platform.recover(name, assembly, reason="its size was changed by an update of its stack")
         await self.arrived(context, since)
 
@@ -125,14 +146,21 @@ class ServerType(ResourceType):
         return {} if await assemblies.current(context) is not None else None
 
 
+def told(properties: Mapping[str, Any]) -> dict[str, str]:
+    """Return a server's tags and metadata, by which its values are found."""
+    tags, metadata = properties.get("Tags") or [], properties.get("metadata") or {}
+    named = {tag["Key"]: tag["Value"] for tag in tags if isinstance(tag, Mapping)} if isinstance(tags, list) else {}
+    return {str(key): str(value) for key, value in {**metadata, **named}.items()}
+
+
 def short_id(prefix: str, context: Context) -> str:
     """Return an id in EC2's form."""
     return f"{prefix}-{context.token.replace('-', '')[:17]}"
 
 
-def replaced(assembly: Assembly, **changes: Any) -> Assembly:
-    """Return an assembly with some fields changed."""
-    return msgspec.structs.replace(assembly, **changes)
+def addresses_of(port: ResourceRecord) -> list[str]:
+    """Return what a port brings: its address, and the floating ones that it was given."""
+    return [str(port.data["address"]), *map(str, port.data.get("floating", ()))]
 
 
 TYPES: tuple[type[ResourceType], ...] = ()
