@@ -21,8 +21,13 @@ class OpenStackStage(StackStage):
         heat = next(line.split('"')[1] for line in settings.splitlines() if line.startswith("heat = "))
         environment = {
             **self.environment,
-            "OS_AUTH_TYPE": "none",
-            "OS_ENDPOINT": f"http://{heat}/v1/admin",
+            "OS_AUTH_URL": f"http://{heat}/identity/v3",
+            "OS_USERNAME": "admin",
+            "OS_PASSWORD": (self.home / "token").read_text().strip(),
+            "OS_PROJECT_NAME": "admin",
+            "OS_USER_DOMAIN_NAME": "Default",
+            "OS_PROJECT_DOMAIN_NAME": "Default",
+            "OS_REGION_NAME": "local",
             "no_proxy": "127.0.0.1",
         }
         done = subprocess.run(

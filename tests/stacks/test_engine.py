@@ -228,3 +228,25 @@ async def test_policies_that_are_none_are_refused(manager: StackManager, policy:
     template = {"Resources": {"A": {"Type": "OS::Heat::TestResource", "CreationPolicy": policy}}}
     with pytest.raises(InvalidDocument):
         await manager.create("no", Source(template=json.dumps(template)))
+
+
+async def test_deleted_stacks_are_forgotten_after_their_time(tmp_path: Path) -> None:
+    now = 1000.0
+    manager = StackManager(SqliteStore(tmp_path / "s.db"), NoPlatform(), clock=lambda: now, keep_deleted=50)
+    await manager.start()
+    for name in ("old", "new", "live"):
+        stack = await manager.create(name, hot({"a": made()}))
+        await manager.wait(stack)
+        if name != "live":
+            await manager.delete(stack)
+            await manager.wait(stack)
+        now += 40
+    assert {item.name for item in manager.stacks.values()} == {"old", "new", "live"}
+    await manager.close()
+    # old went at 1000, new at 1040
+    again = StackManager(SqliteStore(tmp_path / "s.db"), NoPlatform(), clock=lambda: 1080.0, keep_deleted=50)
+    await again.start()
+    assert {item.name for item in again.stacks.values()} == {"new", "live"}
+    await again.store.flush()
+    assert len(again.store.stacks()) == 2
+    await again.close()
