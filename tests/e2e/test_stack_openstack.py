@@ -77,15 +77,23 @@ def test_resource_group(stage: OpenStackStage) -> None:
 @pytest.mark.timeout(900)
 def test_hello_world_is_a_guest(stage: OpenStackStage) -> None:
     path = template("hot/hello_world.yaml")
-    words = ("--parameter", "key_name=anybody", "--parameter", "image=bookworm", "--parameter", "admin_pass=Abcdef12")
+    words = (
+        "--parameter",
+        "key_name=anybody",
+        "--parameter",
+        "image=bookworm-cfntools",
+        "--parameter",
+        "admin_pass=Abcdef12",
+    )
     stage.openstack("create", "--wait", "--poll", "1", "-t", str(path), *words, "hello")
     (row,) = stage.openstack("resource", "list", "hello", "-f", "json")
     assert (row["resource_name"], row["resource_status"]) == ("server", "CREATE_COMPLETE")
     networks = stage.openstack("output", "show", "hello", "server_networks", "-f", "json")["output_value"]
     (addresses,) = networks.values()
-    assert subprocess.run(["ping", "-c1", "-W5", addresses[0]], capture_output=True, check=False).returncode == 0
     (deployable,) = stage.json("get")
-    assert deployable["state"] == "running"
+    (assembly,) = stage.status(deployable["name"])["assemblies"]
+    assert (assembly["state"], assembly["address"]) == ("running", addresses[0])
+    assert stage.guest(f"{deployable['name']}/{assembly['name']}", "cat", "/proc/1/comm") == "systemd"
     stage.openstack("update", "--wait", "-t", str(path), *words, "--parameter", "db_port=51000", "hello")
     assert stage.openstack("show", "hello", "-f", "json")["stack_status"] == "UPDATE_COMPLETE"
     stage.openstack("delete", "-y", "--wait", "hello")
