@@ -127,6 +127,7 @@ resources:
       image: Fedora-cfntools
       flavor: m1.tiny
       key_name: {get_resource: key}
+      admin_pass: Secret1
       networks: [{port: {get_resource: port}}]
       user_data_format: RAW
       user_data: |
@@ -153,5 +154,6 @@ def test_ports_keys_and_floating_addresses(stage: StackStage) -> None:
         assert not answers(address, 8081), address
     place = stage.places("ports")["server"]
     assert "ssh-ed25519" in stage.guest(place, "cat", "/root/.ssh/authorized_keys")
+    assert stage.guest(place, "getent", "shadow", "root").startswith("root:$")
     stage.pcloud("stack", "delete", "ports", "--wait")
     assert stage.left() == []
