@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pcloud.cpe import processes
 from pcloud.cpe.documents import ModelDocuments
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.home import Home
@@ -176,6 +177,15 @@ async def test_two_deployables_share_one_build(tmp_path: Path) -> None:
             await cpe.put(Deployable(name=name, assemblies=(Assembly(name="a", image="trixie"),)))
         await eventually(lambda: {"one", "two"} <= cpe.desired.statuses.keys(), "both run")
         assert (cpe.home.path / "images" / "builds.log").read_text() == "trixie-\n"
+
+
+async def test_processes_that_never_connected_end_with_the_daemon(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        # Started, and not linked yet: nothing was awaited long enough for a Hello.
+        await eventually(lambda: all(slot.pid for slot in cpe.fleet.slots.values()), "started")
+        pids = {name: slot.pid for name, slot in cpe.fleet.slots.items()}
+    assert pids
+    await eventually(lambda: not any(processes.is_engine(pid, slot) for slot, pid in pids.items()), "ended", timeout=10)
 
 
 async def test_stopping_cancels_the_build(tmp_path: Path) -> None:
