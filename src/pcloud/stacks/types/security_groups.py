@@ -109,12 +109,14 @@ class SecurityGroup(GroupOfRules):
 
     def rule(self, given: Mapping[str, Any], key: str) -> FirewallRule:
         """EC2's words."""
-        if "IpProtocol" not in given:
-            raise ValueError("a rule needs an IpProtocol")
         first, last = given.get("FromPort"), given.get("ToPort")
         inward = key == "SecurityGroupIngress"
         return make_rule(
-            "in" if inward else "out", given["IpProtocol"], first, last, given.get("CidrIp") or given.get("CidrIpv6")
+            "in" if inward else "out",
+            given.get("IpProtocol", "-1"),
+            first,
+            last,
+            given.get("CidrIp") or given.get("CidrIpv6"),
         )
 
 
