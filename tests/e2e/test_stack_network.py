@@ -127,6 +127,7 @@ resources:
       image: Fedora-cfntools
       flavor: m1.tiny
       key_name: {get_resource: key}
+      admin_pass: Secret1
       networks: [{port: {get_resource: port}}]
       user_data_format: RAW
       user_data: |
@@ -153,5 +154,25 @@ def test_ports_keys_and_floating_addresses(stage: StackStage) -> None:
         assert not answers(address, 8081), address
     place = stage.places("ports")["server"]
     assert "ssh-ed25519" in stage.guest(place, "cat", "/root/.ssh/authorized_keys")
+    assert stage.guest(place, "getent", "shadow", "root").startswith("root:$")
     stage.pcloud("stack", "delete", "ports", "--wait")
     assert stage.left() == []
+
+
+def test_daemon_and_engines_die_while_a_guest_is_made(stage: StackStage) -> None:
+    """`kill -9` of all processes of ours: the next start brings the stack to its end, with one guest."""
+    template = stage.write("crash.template", json.dumps(document(8080)))
+    stage.pcloud("stack", "create", "crash", "-t", template)
+    until("the deployable", lambda: any(each["name"].startswith("crash-") for each in stage.json("get")), 60)
+    stage.kill_all()
+    stage.pcloud("up", "--detach")
+
+    def state() -> str:
+        return str(stage.ask("describe-stacks", "--stack-name", "crash")["Stacks"][0]["StackStatus"])
+
+    until("the stack's end", lambda: state() == "CREATE_COMPLETE", 120)
+    assert list(stage.places("crash")) == ["server"]
+    until("8080 answers", lambda: answers(stage.outputs("crash")["Further"], 8080), 60)
+    stage.pcloud("stack", "delete", "crash", "--wait")
+    assert stage.left() == []
+    assert stage.json("get") == []
