@@ -109,6 +109,8 @@ class SecurityGroup(GroupOfRules):
 
     def rule(self, given: Mapping[str, Any], key: str) -> FirewallRule:
         """EC2's words."""
+        if "IpProtocol" not in given:
+            raise ValueError("a rule needs an IpProtocol")
         first, last = given.get("FromPort"), given.get("ToPort")
         inward = key == "SecurityGroupIngress"
         return make_rule(
