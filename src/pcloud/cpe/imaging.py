@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from pcloud.environment.infrastructure import Image
 from pcloud.images.assembly import AssemblyImageSpec, ImageFile
 from pcloud.images.definitions import definitions
 from pcloud.images.identity import make_identity
-from pcloud.images.store import ImageStore, Manifest
+from pcloud.images.store import ImageStore
 from pcloud.model.deployable import Assembly
 from pcloud.model.errors import NotFound
 from pcloud.model.templates import Catalogue
@@ -54,7 +52,6 @@ class StoreImages:
         self._store = store
         self._catalogue = catalogue
         self._known: dict[AssemblyImageSpec, Image] = {}
-        self._sizes: dict[str, int] = {}
 
     def key(self, assembly: Assembly) -> str:
         """Return what identifies the image an assembly needs; equal for equal images."""
@@ -94,17 +91,11 @@ class StoreImages:
                         arch=arch,
                         distribution=definition.title,
                         state="absent" if manifest is None else "ready",
-                        size=0 if manifest is None else await self._size(manifest),
+                        size=0 if manifest is None else manifest.size,
                         created=0.0 if manifest is None else manifest.created,
                     )
                 )
         return found
-
-    async def _size(self, manifest: Manifest) -> int:
-        folder = self._store.root / "jeos" / f"{manifest.name}-{manifest.arch}-{manifest.digest}"
-        if str(folder) not in self._sizes:
-            self._sizes[str(folder)] = await asyncio.to_thread(_usage, folder)
-        return self._sizes[str(folder)]
 
     async def build_jeos(self, name: str, arch: str, report: Report) -> None:
         """Build a JEOS; PcloudError when that fails."""
@@ -126,15 +117,3 @@ class StoreImages:
         """Make the keys of a new guest."""
         made = make_identity(hostname)
         return Keys(identity=made.identity, private_key=made.private_key, host_key=made.host_key)
-
-
-def _usage(folder: Path) -> int:
-    """Return what a folder takes on disk, in bytes."""
-    total = 0
-    for root, _, files in os.walk(folder):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(root, name)).st_blocks * 512  # noqa: PTH118 - a hundred thousand files
-            except FileNotFoundError:
-                continue
-    return total
