@@ -44,6 +44,8 @@ class Stage:
         os.environ.update({key: self.environment[key] for key in ("PCLOUD_HOME", "PCLOUD_URL", "NO_PROXY")})
         os.environ.pop("PCLOUD_TOKEN", None)
         self._port = port
+        self.slow = 4 if infrastructure == "libvirt" else 1
+        """How much longer everything may take: machines boot, and without KVM every instruction in them is emulated."""
         self.servers_only = False
         """Whether guests are but entries in a cloud's books: a cloud for tests, whose servers have nothing inside."""
 
@@ -109,6 +111,8 @@ class Stage:
 
     def remove(self) -> None:
         """Remove the deployable, end the daemon and its engines, and remove the state folder."""
+        if not HOME.exists():
+            return
         if (HOME / "token").exists():
             self.pcloud("up", "--detach", check=False)
             if any(each.name == NAME for each in self.client().deployables()):

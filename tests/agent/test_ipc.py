@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pcloud.agent import ipc
+from pcloud.agent import ipc, system
+from pcloud.agent.ipc_channel import MAX_QUEUED, abstract
 from pcloud.agent.loop import Loop
 
 pytestmark = pytest.mark.real
@@ -55,7 +56,7 @@ class Client:
     def __init__(self, owner: Owner, asked: int = 131072) -> None:
         self.owner = owner
         self.setup = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.setup.connect(ipc.abstract(owner.name))
+        self.setup.connect(abstract(owner.name))
         self.setup.sendall(struct.pack("=i4xi4xI4x", -1, 24, asked))
         self.setup.setblocking(False)
         answer = b""
@@ -82,8 +83,8 @@ class Client:
 
     def _pair(self, mine: str, theirs: str) -> socket.socket:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        made.bind(ipc.abstract(f"{self.response}-{mine}"))
-        made.connect(ipc.abstract(f"{self.response}-{theirs}"))
+        made.bind(abstract(f"{self.response}-{mine}"))
+        made.connect(abstract(f"{self.response}-{theirs}"))
         made.setblocking(False)
         return made
 
@@ -187,7 +188,7 @@ def test_a_message_of_another_process_is_ignored(owner, client):
             other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             text = b"<stolen/>\0"
             header = struct.pack("=i4xi4xi4xIIIB3x", 1, 40 + len(text), 0, len(text), 0, 0, 1)
-            other.sendto(header + text, ipc.abstract(f"{client.response}-request"))
+            other.sendto(header + text, abstract(f"{client.response}-request"))
         finally:
             os._exit(0)
     os.waitpid(child, 0)
@@ -201,7 +202,7 @@ def test_garbage_and_silence_in_the_handshake(owner, monkeypatch):
     monkeypatch.setattr(ipc, "HANDSHAKE_TIMEOUT", 0.2)
     for data in (b"x" * 24, b"\xff" * 5, b""):
         stranger = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        stranger.connect(ipc.abstract(owner.name))
+        stranger.connect(abstract(owner.name))
         stranger.sendall(data)
         stranger.setblocking(False)
 
@@ -223,7 +224,7 @@ def test_a_client_that_does_not_read_is_let_go(owner, client):
     while not owner.closed and sent < 50_000:  # the kernel keeps some, we keep some
         owner.clients[0].send(b"<event/>", 0, event=True)
         sent += 1
-    assert ipc.MAX_QUEUED < sent < 50_000
+    assert MAX_QUEUED < sent < 50_000
 
 
 def test_a_slow_reader_gets_all_in_order(owner, client):
@@ -258,7 +259,7 @@ def test_no_more_than_so_many_clients(owner, monkeypatch):
     monkeypatch.setattr(ipc, "MAX_CONNECTIONS", 3)
     held = [Client(owner) for _ in range(3)]
     beyond = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    beyond.connect(ipc.abstract(owner.name))
+    beyond.connect(abstract(owner.name))
     beyond.setblocking(False)
 
     def ended() -> bool:
@@ -270,6 +271,39 @@ def test_no_more_than_so_many_clients(owner, monkeypatch):
     owner.until(ended)
     for each in (*held, beyond):
         each.close()
+
+
+def test_no_descriptor_left_is_no_endless_loop(owner, monkeypatch):
+    """The listening socket stays ready while nothing can be accepted; the client is served when it can."""
+    tries: list[float] = []
+    accept = system.accept_local
+
+    def none_left(listener):
+        tries.append(time.monotonic())
+        if len(tries) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listener)
+
+    monkeypatch.setattr(system, "accept_local", none_left)
+    client = Client(owner)
+    assert client.error == 0
+    assert len(tries) == 3
+    assert tries[-1] - tries[0] > 1.5
+    client.close()
+
+
+def test_a_folder_that_was_swapped_for_a_link_is_not_followed(owner, client, tmp_path):
+    """The folder belongs to the client, which may not have others removed by us."""
+    (tmp_path / "precious").touch()
+    folder = Path(client.control).parent
+    moved = folder.rename(f"{folder}-moved")
+    folder.symlink_to(tmp_path)
+    client.close()
+    owner.until(lambda: owner.closed)
+    assert (tmp_path / "precious").exists()
+    folder.unlink()
+    ipc.remove(str(moved))
+    assert not moved.exists()
 
 
 def test_what_a_killed_agent_left_is_removed(tmp_path, monkeypatch):

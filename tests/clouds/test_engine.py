@@ -46,7 +46,7 @@ clouds:
             user_domain_name: Default, project_domain_name: Default}}
     region_name: RegionOne
     compute_endpoint_override: "{nova}/v2.1"
-    image_endpoint_override: "{glance}/v2/"
+    image_endpoint_override: "{glance}"
   carol:
     auth: {{auth_url: "{OS_AUTH_URL}", username: carol, password: "hers", project_name: admin,
             user_domain_name: Default, project_domain_name: Default}}
@@ -231,7 +231,7 @@ def test_the_shell_makes_guests_in_a_users_name(fleet, nova, carol):
     server = nova.compute.find_server(f"{PREFIX}shelf.novel")
     assert server.user_id == carol.id
     assert {each.user_id for each in fleet.servers(nova).values()} != {carol.id}
-    changed = fleet.stage.write("shelf.yaml", fleet.stage.pcloud("get", "shelf", "-o", "yaml").replace("carol", "dave"))
+    changed = fleet.stage.write("shelf.yaml", fleet.stage.pcloud("manifest", "shelf").replace("carol", "dave"))
     done = fleet.stage.run("apply", "-f", changed)
     assert done.returncode != 0
     assert "in the name of carol" in done.stdout + done.stderr

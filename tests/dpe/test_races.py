@@ -190,7 +190,7 @@ def test_a_guest_that_comes_back_elsewhere_is_reached_there() -> None:
         s.world.cut_off("shop.web")
         s.world.heal("shop.web")
         await s.settle(1)
-        s.world._tell(s.world.guests["shop.web"], "moved")
+        s.world.tell(s.world.guests["shop.web"], "moved")
         await s.settle(20)
         assert s.state == "running"
         assert asked[-1] == "10.9.9.9"

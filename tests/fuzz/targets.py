@@ -123,6 +123,9 @@ class _Local:
     def on_message(self, _connection: object, number: int, flags: int, text: bytes) -> None:
         self.owner._on_message(self, number, flags, text)  # type: ignore[arg-type]
 
+    def _broken(self, _why: str) -> None:
+        self.close()
+
     def close(self) -> None:
         if self.session in self.owner._sessions:
             self.owner._on_closed(self)  # type: ignore[arg-type]

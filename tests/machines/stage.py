@@ -26,14 +26,25 @@ infrastructure: @INFRASTRUCTURE@
 assemblies:
   db:
     image: bookworm
-    transport: @TRANSPORT@
+    transport: ssh
     resources:
       front: {template: nginx, monitor: 10s}
     escalation: {failures: 5, period: 600s}
   web:
     image: bookworm
     after: [db]
-    transport: @TRANSPORT@
+    transport: remote
+    resources:
+      front:
+        template: nginx
+        monitor: 10s
+        parameters: {db_host: {reference: db.ipaddress}}
+        escalation: {failures: 3, period: 120s}
+    escalation: {failures: 5, period: 600s}
+  app:
+    image: bookworm
+    after: [db]
+    transport: ssh
     resources:
       front:
         template: nginx
@@ -42,6 +53,7 @@ assemblies:
         escalation: {failures: 3, period: 120s}
     escalation: {failures: 5, period: 600s}
 """
+"""One deployable for both transports: `web` is watched by our agent, `app` by its sshd. Every fault is made in both."""
 NAME = "pctshop"
 
 
@@ -87,6 +99,8 @@ class Stage:
         }
         self.port = port
         self.client: Client
+        self.others: list[str] = []
+        """Deployables that a test made beside, to be deleted at the end."""
 
     def pcloud(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         log = self.home.parent / "command.log"
@@ -99,17 +113,14 @@ class Stage:
         assert not check or done.returncode == 0, done.stdout[-3000:]
         return done
 
-    def apply(self, transport: str, timeout: str) -> None:
-        self.apply_text(MANIFEST.replace("@TRANSPORT@", transport), timeout)
-
     def apply_text(self, text: str, timeout: str) -> None:
-        """Apply a manifest and wait until all of it runs."""
+        """Apply a manifest, `@INFRASTRUCTURE@` in it being the one word that changes, and wait until all of it runs."""
         manifest = self.home.parent / "manifest.yaml"
         manifest.write_text(text.replace("@INFRASTRUCTURE@", self.world.infrastructure))
         self.pcloud("apply", "-f", str(manifest), "--wait", "--timeout", timeout)
 
-    def guest(self, assembly: str, *argv: str) -> str:
-        done = self.client.execute(NAME, assembly, argv)
+    def guest(self, assembly: str, *argv: str, deployable: str = NAME) -> str:
+        done = self.client.execute(deployable, assembly, argv)
         assert done.returncode == 0, (argv, done.stderr)
         return done.stdout.decode().strip()
 
@@ -117,7 +128,14 @@ class Stage:
         return self.client.cursor()
 
     def event(
-        self, cursor: str, kind: str, assembly: str, resource: str = "", state: str = "", seconds: float = 60
+        self,
+        cursor: str,
+        kind: str,
+        assembly: str,
+        resource: str = "",
+        state: str = "",
+        seconds: float = 60,
+        deployable: str = NAME,
     ) -> CloudEvent:
         """Wait for an event after a cursor."""
 
@@ -131,7 +149,7 @@ class Stage:
 
         deadline = time.monotonic() + seconds * self.world.slow
         while True:
-            page = self.client.events({"deployable": NAME}, after=cursor, limit=1000)
+            page = self.client.events({"deployable": deployable}, after=cursor, limit=1000)
             for event in page.events:
                 if wanted(event):
                     return event
@@ -181,4 +199,6 @@ def stage(folder: Path, world: World) -> Iterator[Stage]:
     finally:
         it.pcloud("up", "--detach", check=False)
         it.pcloud("delete", NAME, "--wait", "--yes", check=False)
+        for other in it.others:
+            it.pcloud("delete", other, "--wait", "--yes", check=False)
         it.pcloud("down", check=False)

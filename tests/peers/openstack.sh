@@ -75,7 +75,7 @@ write_lock() {
 }
 
 ours() { # PID: whether the process is one of this peer's, not another one that got the number of one that ended long ago
-  { tr '\0' '\n' < "/proc/$1/cmdline"; tr '\0' '\n' < "/proc/$1/environ"; } 2>/dev/null | grep -qF "$peer/"
+  grep -qaF "$peer/" "/proc/$1/cmdline" "/proc/$1/environ" 2> /dev/null
 }
 
 stop_all() {
@@ -310,6 +310,11 @@ start_all() {
   say keystone
   local keystone_conf="--config-file $etc/keystone/keystone.conf" nova_conf="--config-file $etc/nova/nova.conf"
   mkdir -p "$etc/keystone/fernet" "$etc/keystone/cred"
+  # the slowest first, beside the others: an empty database takes each of them seconds
+  neutron-db-manage --config-file "$etc/neutron/neutron.conf" upgrade heads > "$logs/neutron-db.log" 2>&1 &
+  local neutron_db=$!
+  glance-manage --config-file "$etc/glance/glance-api.conf" db_sync > "$logs/glance-db.log" 2>&1 &
+  local glance_db=$!
   keystone-manage $keystone_conf db_sync
   keystone-manage $keystone_conf fernet_setup --keystone-user root --keystone-group root
   keystone-manage $keystone_conf credential_setup --keystone-user root --keystone-group root
@@ -317,12 +322,12 @@ start_all() {
     --bootstrap-public-url "$keystone_url" --bootstrap-internal-url "$keystone_url" --bootstrap-region-id RegionOne
   serve keystone keystone.wsgi.api $keystone_port
   say databases
-  glance-manage --config-file "$etc/glance/glance-api.conf" db_sync > /dev/null 2>&1
   nova-manage $nova_conf api_db sync
   nova-manage $nova_conf cell_v2 map_cell0 --database_connection "$(database nova_cell0)"
   nova-manage $nova_conf db sync
   nova-manage $nova_conf cell_v2 create_cell --name cell1 --database_connection "$(database nova)" --transport-url "$rabbit_url" > /dev/null
-  neutron-db-manage --config-file "$etc/neutron/neutron.conf" upgrade heads > "$logs/neutron-db.log" 2>&1
+  wait $neutron_db
+  wait $glance_db
   wait_port $keystone_port
   cat > "$peer/openrc" <<X
 export OS_AUTH_URL=$keystone_url OS_USERNAME=admin OS_PASSWORD=secret OS_PROJECT_NAME=admin OS_USER_DOMAIN_NAME=Default OS_PROJECT_DOMAIN_NAME=Default OS_REGION_NAME=RegionOne OS_IDENTITY_API_VERSION=3
@@ -362,15 +367,24 @@ X
   done
   serve nova-api nova.wsgi.osapi_compute $nova_port
   wait_port $nova_port
-  for _ in $(seq 60); do
-    nova-manage $nova_conf cell_v2 discover_hosts > /dev/null 2>&1 || true
-    openstack hypervisor list -f value 2>/dev/null | grep -q fake1 && break
-    sleep 1
-  done
-  openstack network create --share pcloud -f value -c id
-  openstack subnet create --network pcloud --subnet-range 10.200.0.0/24 --no-dhcp pcloud -f value -c id
-  openstack flavor create --ram 256 --disk 1 --vcpus 1 tiny -f value -c id
-  openstack flavor create --ram 1024 --disk 8 --vcpus 2 small -f value -c id
+  python - "$nova_conf" <<X
+import subprocess, sys, time
+
+import openstack
+
+cloud = openstack.connect()
+for _ in range(120):
+    if any(found.name == "fake1" for found in cloud.compute.hypervisors()):
+        break
+    subprocess.run(f"nova-manage {sys.argv[1]} cell_v2 discover_hosts", shell=True, capture_output=True)
+    time.sleep(0.5)
+else:
+    sys.exit("nova-compute did not come")
+network = cloud.network.create_network(name="pcloud", shared=True)
+cloud.network.create_subnet(name="pcloud", network_id=network.id, ip_version=4, cidr="10.200.0.0/24", enable_dhcp=False)
+cloud.compute.create_flavor(name="tiny", ram=256, disk=1, vcpus=1)
+cloud.compute.create_flavor(name="small", ram=1024, disk=8, vcpus=2)
+X
   say ready
 }
 

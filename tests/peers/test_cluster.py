@@ -74,11 +74,18 @@ def test_maintenance_mode_leaves_things_alone(cluster, node):
 
 
 def test_standby_empties_the_node(cluster, node):
+    """A service that prefers the node, and may run elsewhere: 2.1.5 leaves on a guest node what has no other place."""
+    name = f"{node.service}-moves"
+    cluster.service(name, node.name, pinned=False)
+    cluster.wait_where(name, node.name)
+    calls = len(cluster.calls(name))
     cluster.run("cluster", "crm_standby", "-N", node.name, "-v", "on")
-    cluster.wait_where(node.service, "")
-    assert cluster.calls(node.service)[-1] == "stop"
+    cluster.until(lambda: cluster.where(name) not in ("", node.name), 60, f"{name} elsewhere")
     cluster.run("cluster", "crm_standby", "-N", node.name, "-v", "off")
+    cluster.wait_where(name, node.name)
+    assert [call for call in cluster.calls(name)[calls:] if call != "monitor"] == ["stop", "start", "stop", "start"]
     cluster.wait_where(node.service, node.name)
+    cluster.remove(name)
 
 
 def test_resources_outlive_a_restart_of_the_cluster(cluster, remote, guest):

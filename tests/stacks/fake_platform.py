@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from pcloud.environment.infrastructure import ExecResult
 from pcloud.events.event import Event
@@ -16,12 +17,37 @@ class NotingPlatform:
     """Notes what it is asked to do; events are put in by the test."""
 
     capabilities = frozenset({"guests"})
+    infrastructure = "noted"
+    catalogue = None
 
     def __init__(self) -> None:
         self.recovered: list[tuple[str, str, str]] = []
         self.away = False
         """Whether the engine does not answer."""
+        self.answer = ""
+        """What every command in a guest prints; nothing can be run while it is empty."""
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        raise NotImplementedError
+
+    async def prepare(self) -> str:
+        return ""
+
+    async def release(self) -> None:
+        pass
+
+    async def holds_guest(self, deployable: str, assembly: str) -> bool:
+        return False
+
+    async def allocate_address(self, holder: str) -> str:
+        raise NotImplementedError
+
+    async def release_address(self, holder: str) -> None:
+        pass
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        pass
 
     def images(self) -> Sequence[str]:
         return ("test",)
@@ -46,7 +72,9 @@ class NotingPlatform:
     async def execute(
         self, deployable: str, assembly: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
     ) -> ExecResult:
-        raise NotImplementedError
+        if not self.answer:
+            raise Unavailable.of("ENGINE_AWAY", "the engine is away")
+        return ExecResult(returncode=0, stdout=self.answer.encode(), stderr=b"")
 
     async def events(self) -> AsyncIterator[Event]:
         while True:

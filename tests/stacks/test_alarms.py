@@ -12,6 +12,7 @@ from pcloud.events.event import Event
 from pcloud.model.errors import InvalidDocument, PcloudError
 from pcloud.stacks.alarms.metrics import MAX_SERIES, Datum
 from pcloud.stacks.alarms.rule import Rule, judge
+from pcloud.stacks.alarms.sampling import Sampling
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import Source, StackRecord
 from pcloud.stacks.store import SqliteStore
@@ -340,3 +341,63 @@ async def test_an_action_that_is_nothing_here_fails_the_alarm(stage: Stage) -> N
     await stage.manager.wait(stack)
     assert stack.status == "ROLLBACK_COMPLETE"
     assert "neither a resource here nor a signal URL" in stack.reason
+
+
+def meter(**changes: Any) -> dict[str, Any]:
+    properties = {
+        "metric": "cpu_util",
+        "granularity": 300,
+        "threshold": 80,
+        "resource_type": "instance",
+        "comparison_operator": "gt",
+        "query": {"list_join": ["", [{"=": {"server_group": {"get_param": "OS::stack_id"}}}]]},
+        **changes,
+    }
+    return {"type": "OS::Aodh::GnocchiAggregationByResourcesAlarm", "properties": properties}
+
+
+async def metered(stage: Stage, **changes: Any) -> StackRecord:
+    policy = {"type": "OS::Heat::ScalingPolicy", "properties": GROUP["Up"]["Properties"]}
+    policy["properties"] = {**policy["properties"], "auto_scaling_group_id": {"get_resource": "Group"}}
+    group = {"type": "OS::Heat::AutoScalingGroup", "properties": GROUP["Group"]["Properties"]}
+    action = {"str_replace": {"template": "trust+url", "params": {"url": {"get_attr": ["Up", "signal_url"]}}}}
+    resources = {"Group": group, "Up": policy, "Alarm": meter(alarm_actions=[action], **changes)}
+    body = {"heat_template_version": "2016-10-14", "resources": resources}
+    stack = await stage.manager.create("metered", Source(template=json.dumps(body)))
+    await stage.manager.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+    return stack
+
+
+async def test_heats_alarms_over_what_guests_do(stage: Stage) -> None:
+    stack = await metered(stage)
+    child = stage.manager.child(stage.manager.current(stack)["Group"].physical)
+    assert child is not None
+    (guest,) = stage.manager.current(child).values()
+    guest.data.update(deployable="metered", assembly="member0")
+    guest.properties["metadata"] = {"metering.server_group": stack.id}
+    stage.manager.save(guest)
+    sampling = Sampling(stage.manager)
+    for ticks in (100, 1300, 2900):  # 2 processors: 12 of 10 s, then 16 of 10 s
+        stage.platform.answer = f"2\n1 (in (it) x) S {'0 ' * 10}{ticks} 0 0 0 {'0 ' * 6}256 0\n"
+        await sampling.look()
+        await stage.look(10)
+    found = stage.manager.watcher.metrics.matching(frozenset({stack.id}), "pcloud/guests", "cpu_util", {})
+    assert sorted(bucket.total for series in found for bucket in series.buckets.values()) == [60.0, 80.0]
+    assert stage.alarm(stack) == "OK"
+    stage.platform.answer = f"2\n1 (x) S {'0 ' * 10}5700 0 0 0 {'0 ' * 6}256 0\n"
+    await sampling.look()  # 28 of 20 s and more
+    await stage.look(1)
+    stage.manager.watcher.put(
+        stack.id, Datum.single("pcloud/guests", "cpu_util", 300.0, stage.clock.now, server_group=stack.id)
+    )
+    await stage.look(1)
+    assert stage.alarm(stack) == "ALARM"
+    await stage.manager.settled()
+    assert len(stage.manager.current(child)) == 2
+
+
+@pytest.mark.parametrize("changes", [{"metric": "disk.iops"}, {"query": {"like": {"a": "b"}}}, {"query": "nonsense"}])
+async def test_what_is_not_measured_is_refused(stage: Stage, changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidDocument):
+        await metered(stage, **changes)

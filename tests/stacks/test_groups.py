@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from pcloud.api.cloudformation import cloudformation_app
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import ResourceRecord, Source, StackRecord
@@ -17,6 +18,8 @@ from pcloud.stacks.types import registry
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
 from pcloud.stacks.types.rolling import Roll, aws_roll, stage
 from tests.stacks.fake_platform import NotingPlatform
+from tests.stacks.serving import serving
+from tests.stacks.test_cloudwatch_api import Client, texts
 
 _REPLACE = OnChange.REPLACE
 
@@ -333,3 +336,36 @@ async def test_heat_groups_roll_and_create_in_batches(manager: StackManager) -> 
     assert notes == ["spare0", "member0", "member1", "member2"]
     notes = [e.reason.split(": ")[1] for e in manager.events(stack) if "rolling" in e.reason and e.name == "Batches"]
     assert notes == ["0, 1", "2, 3", "4"]
+
+
+async def test_auto_scalings_own_operations(manager: StackManager) -> None:
+    async with serving(cloudformation_app(manager, lambda token: None)) as url:
+        ask = Client(url, *manager.make_key("native", "", "test"))
+        stack = await made(manager, group())
+        name = stack.outputs["group"]["value"]
+        about = {"AutoScalingGroupName": name}
+
+        async def size() -> int:
+            await manager.settled()
+            shown = await ask("DescribeAutoScalingGroups", {"AutoScalingGroupNames.member.1": name})
+            assert shown.status_code == 200, shown.text
+            return len(texts(shown, "InstanceId"))
+
+        assert await size() == 3
+        assert (await ask("SetDesiredCapacity", {**about, "DesiredCapacity": 4})).status_code == 200
+        assert await size() == 4
+        assert (await ask("SetDesiredCapacity", {**about, "DesiredCapacity": 7})).status_code == 400
+        assert (
+            await ask("SuspendProcesses", {**about, "ScalingProcesses.member.1": "AlarmNotification"})
+        ).status_code == 200
+        policy = {"PolicyName": manager.current(stack)["Up"].physical}
+        assert (await ask("ExecutePolicy", policy)).status_code == 200
+        assert await size() == 4
+        assert (await ask("ResumeProcesses", about)).status_code == 200
+        assert (await ask("SuspendProcesses", {**about, "ScalingProcesses.member.1": "Launch"})).status_code == 200
+        assert (await ask("ExecutePolicy", policy)).status_code == 200
+        assert await size() == 4
+        assert (await ask("ResumeProcesses", about)).status_code == 200
+        assert await size() == 5
+        assert (await ask("SuspendProcesses", {**about, "ScalingProcesses.member.1": "AZRebalance"})).status_code == 400
+        assert (await ask("ExecutePolicy", {"PolicyName": "none"})).status_code == 400

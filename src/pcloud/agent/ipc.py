@@ -1,6 +1,7 @@
 """Local IPC as Pacemaker's tools speak it (libqb, socket type): listens under a daemon's name, passes messages.
 
-Owns: the listening sockets, each connection's sockets and its folder below `/dev/shm`. What a message means is `relay`'s.
+Owns: the listening sockets, each connection's hand-shake and its folder below `/dev/shm`; `ipc_channel` has its datagrams.
+What a message means is `relay`'s.
 Imported only where a cluster is connected. Callbacks of the loop; nothing waits.
 
 A client connects to an abstract stream socket, says how large its messages may be, and is answered with names: a file for
@@ -16,7 +17,8 @@ import os
 import struct
 
 from pcloud.agent import system
-from pcloud.agent.loop import READ, WRITE, Loop, Timer, log
+from pcloud.agent.ipc_channel import CREDENTIALS, Channel, abstract
+from pcloud.agent.loop import READ, Loop, Timer, log
 from pcloud.wire import frame
 
 TYPE_CHECKING = False  # these modules would cost memory in every guest
@@ -25,9 +27,7 @@ if TYPE_CHECKING:
 
 SHM = "/dev/shm"  # noqa: S108 - where libqb has its files; each of ours is in a folder of its own, mode 0700
 HANDSHAKE_TIMEOUT = 5.0
-MAX_CONNECTIONS = 256
-MAX_QUEUED = 500
-"""Messages that may wait for a client that does not read them (upstream's limit)."""
+MAX_CONNECTIONS = 64
 _SMALLEST, _LARGEST = 128 * 1024, 1024 * 1024
 """Bytes a message may have: at least upstream's default, at most this. Larger ones travel compressed."""
 _MAX_PLAIN = 20 * 1024 * 1024
@@ -36,7 +36,6 @@ _REQUEST = struct.Struct("=i4xi4xI4x")
 _RESPONSE = struct.Struct("=i4xi4xi4xiIq4096s4096s4096s")
 _HEADER = struct.Struct("=i4xi4xi4xIIIB3x")
 """id, size, error; size of the payload uncompressed and compressed (0: it is not), flags, version."""
-_CREDENTIALS = struct.Struct("=iII")
 _CONTROL_SIZE = 24
 COMPRESSED, EVENT = 0x1, 0x10000
 """Flags of a message."""
@@ -64,14 +63,14 @@ class Connection:
 
     def __init__(self, server: Server, name: str, setup: system.socket) -> None:
         self._server, self.name, self._setup = server, name, setup
-        raw = setup.getsockopt(system.SOL_SOCKET, system.SO_PEERCRED, _CREDENTIALS.size)
-        self.pid, self.uid, self.gid = _CREDENTIALS.unpack(raw)
+        raw = setup.getsockopt(system.SOL_SOCKET, system.SO_PEERCRED, CREDENTIALS.size)
+        self.pid, self.uid, self.gid = CREDENTIALS.unpack(raw)
         self.session = ""
         """For the owner's use; empty until the connection has been accepted."""
         self._received = b""
         self._folder = ""
         self._largest = _SMALLEST
-        self._channels: list[_Channel] = []
+        self._channels: list[Channel] = []
         self._events = 0
         self._timer: Timer | None = server.loop.later(HANDSHAKE_TIMEOUT, self.close)
         server.loop.watch(setup.fileno(), READ, self._on_setup)
@@ -159,7 +158,6 @@ class Connection:
         folder = f"{SHM}/qb-pcloud-{os.getpid()}-{self.pid}-{os.urandom(6).hex()}"
         os.mkdir(folder, 0o700)
         self._folder = folder
-        os.chown(folder, self.uid, self.gid)
         base = f"{folder}/qb"
         control = f"{base}-control-{self.name}"
         made = os.open(control, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -168,12 +166,25 @@ class Connection:
             os.fchown(made, self.uid, self.gid)
         finally:
             os.close(made)
+        os.chown(folder, self.uid, self.gid)  # last: from now on the client could put something else in its place
         response = f"{base}-{self.name}"
         for mine, theirs in (("request", "response"), ("event-tx", "event")):
             self._channels.append(
-                _Channel(self, f"{response}-{mine}", f"{response}-{theirs}", self._server.loop, self._largest)
+                Channel(
+                    self._server.loop,
+                    f"{response}-{mine}",
+                    f"{response}-{theirs}",
+                    self._largest,
+                    (self.pid, self.uid),
+                    received=self.received,
+                    broken=self._broken,
+                )
             )
         return control.encode(), response.encode()
+
+    def _broken(self, why: str) -> None:
+        log(4, f"the client {self.pid} of {self.name} {why}")
+        self.close()
 
     def received(self, data: bytes) -> None:
         """A datagram came from the client."""
@@ -187,97 +198,9 @@ class Connection:
             if body[-1] != 0:
                 raise frame.FrameError("BAD_PAYLOAD", "it does not end in a NUL")
         except (struct.error, frame.FrameError) as error:
-            log(4, f"the client {self.pid} of {self.name} does not speak the protocol: {error}")
-            self.close()
+            self._broken(f"does not speak the protocol: {error}")
             return
         self._server.on_message(self, number, flags & ~COMPRESSED, body[:-1])
-
-
-class _Channel:
-    """A datagram socket of ours and the client's that it is for."""
-
-    __slots__ = ("_connected", "_connection", "_loop", "_out", "_size", "_socket", "_theirs", "_tries")
-
-    def __init__(self, connection: Connection, mine: str, theirs: str, loop: Loop, size: int) -> None:
-        self._connection, self._theirs, self._loop, self._size = connection, theirs, loop, size
-        self._out: list[bytes] = []
-        self._connected = False
-        self._tries = 0
-        self._socket = system.socket(system.AF_UNIX, system.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        # A name of the abstract kind is open to all who read /proc/net/unix: the sender is checked.
-        self._socket.setsockopt(system.SOL_SOCKET, system.SO_PASSCRED, 1)
-        self._socket.setsockopt(system.SOL_SOCKET, system.SO_SNDBUFFORCE, 2 * size)
-        self._socket.bind(abstract(mine))
-        loop.watch(self._socket.fileno(), READ, self._on_ready)
-
-    def send(self, data: bytes) -> None:
-        """Send, now or as soon as the client reads."""
-        self._out.append(data)
-        if len(self._out) > MAX_QUEUED:
-            log(4, f"the client {self._connection.pid} of {self._connection.name} does not read its messages")
-            self._connection.close()
-        elif len(self._out) == 1:
-            self._flush()
-
-    def close(self) -> None:
-        """Close."""
-        if self._socket.fileno() >= 0:
-            self._loop.forget(self._socket.fileno())
-            self._socket.close()
-        self._out = []
-
-    def _flush(self) -> None:
-        if self._socket.fileno() < 0:
-            return
-        try:
-            if not self._connected:
-                self._socket.connect(abstract(self._theirs))
-                self._connected = True
-            while self._out:
-                self._socket.send(self._out[0])
-                del self._out[0]
-        except BlockingIOError:
-            self._loop.watch(self._socket.fileno(), READ | WRITE, self._on_ready)
-            return
-        except OSError as error:
-            self._tries += 1
-            if error.errno == errno.ECONNREFUSED and not self._connected and self._tries <= 20:
-                self._loop.later(0.1, self._flush)  # the client has not made its end yet
-                return
-            self._connection.close()
-            return
-        self._loop.watch(self._socket.fileno(), READ, self._on_ready)
-
-    def _on_ready(self, events: int) -> None:
-        if events & WRITE:
-            self._flush()
-        if events & ~WRITE and self._socket.fileno() >= 0:
-            self._receive()
-
-    def _receive(self) -> None:
-        try:
-            data, ancillary, flags, _address = self._socket.recvmsg(self._size, system.CREDENTIALS_SPACE)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._connection.close()
-            return
-        sender = [
-            _CREDENTIALS.unpack(each)
-            for level, kind, each in ancillary
-            if level == system.SOL_SOCKET and kind == system.SCM_CREDENTIALS
-        ]
-        if not sender or sender[0][:2] != (self._connection.pid, self._connection.uid):
-            log(
-                4,
-                f"a message for the client {self._connection.pid} of {self._connection.name} came from another process",
-            )
-        elif flags & system.MSG_TRUNC:
-            log(4, f"a message of the client {self._connection.pid} of {self._connection.name} is too large")
-            self._connection.close()
-        else:
-            self._connection.received(data)
 
 
 class Server:
@@ -333,6 +256,7 @@ class Server:
             made = system.accept_local(listener)
         except OSError as error:
             log(4, f"an IPC connection could not be accepted: {error.strerror}")
+            self.loop.rest(listener, lambda _events: self._on_connection(listener, name))
             return
         if len(self._connections) >= MAX_CONNECTIONS:
             made.close()
@@ -341,19 +265,22 @@ class Server:
         self._connections.append(Connection(self, name, made))
 
 
-def abstract(name: str) -> bytes:
-    """Return an abstract socket's address as libqb makes it: the name filled up with NULs to the full 108 bytes."""
-    return (b"\0" + name.encode()).ljust(108, b"\0")
-
-
 def remove(folder: str) -> None:
-    """Remove a connection's folder with what is in it."""
+    """Remove a connection's folder with what is in it. It belongs to the client, who may have put a link in its place."""
     try:
-        for name in os.listdir(folder):
-            os.unlink(f"{folder}/{name}")
-        os.rmdir(folder)
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        pass  # the client removes it too
+        return  # the client removes it too
+    try:
+        for name in os.listdir(held):
+            os.unlink(name, dir_fd=held)
+        os.rmdir(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log(5, f"{folder} can not be removed: {error.strerror}")
+    finally:
+        os.close(held)
 
 
 def remove_left() -> None:

@@ -14,6 +14,7 @@ import grp
 import pwd
 
 from pcloud.agent import ipc
+from pcloud.agent.ipc_channel import MAX_QUEUED
 from pcloud.agent.loop import Loop, Timer, log
 from pcloud.agent.server import Client, new_id
 from pcloud.wire import messages as m
@@ -120,7 +121,7 @@ class Relay:
     # --- one after the other
 
     def _enqueue(self, message: m.Element) -> None:
-        if len(self._queue) >= ipc.MAX_QUEUED:
+        if len(self._queue) >= MAX_QUEUED:
             connection, _ = self._sessions[message.get("lrmd_ipc_session")]
             log(4, f"too much waits for the cluster; process {connection.pid} is let go")
             self._loop.soon(connection.close)

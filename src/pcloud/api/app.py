@@ -48,5 +48,5 @@ def make_app(
         app.include_router(stacks.router)
     dashboard.install(app)
     errors.install(app)
-    guarded: ASGIApp = BodyLimit(app, limit=engine.settings.api.body_limit)
+    guarded: ASGIApp = BodyLimit(app, limit=engine.settings.api.body_limit, streamed=library.is_import)
     return HostGuard(guarded, allowed=engine.settings.api.allowed_hosts)

@@ -13,7 +13,7 @@ import botocore.loaders
 import botocore.model
 import botocore.validate
 
-VERSIONS = {"cloudformation": "2010-05-15", "cloudwatch": "2010-08-01"}
+VERSIONS = {"cloudformation": "2010-05-15", "cloudwatch": "2010-08-01", "autoscaling": "2011-01-01"}
 MAX_FIELDS = 20_000
 
 

@@ -112,6 +112,7 @@ class CloudPolicyEngine:
     async def start(self) -> None:
         """Take up desired state, adopt or start the engine processes, go on with interrupted jobs."""
         self._tasks.append(asyncio.create_task(self.ingest.run(), name="ingest"))
+        self.documents.know_images(self.images.imported())
         self.desired.rows = {row.name: row for row in await self.store.deployables.rows()}
         used = {row.slot for row in self.desired.rows.values() if row.loaded or row.target == "started"}
         await self.fleet.start(sorted({*self.shared_slots(), *used}))

@@ -75,6 +75,32 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Where images are kept; empty is /var/cache/pcloud/images."""
 
 
+class StackSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[stacks.sizes.NAME]`: what an instance type or flavor of templates gives a guest."""
+
+    memory: int = 0
+    """MiB; 0 sets no limit."""
+    cpus: float = 0.0
+    """Cores; 0 sets no limit."""
+
+
+class StackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[stacks]`: the CloudFormation and Heat interfaces, and the guests of stacks."""
+
+    cloudformation: str = "127.0.0.1:8000"
+    """ADDRESS:PORT of the CloudFormation endpoint; the same port is used on the guests' bridge."""
+    cloudwatch: str = "127.0.0.1:8003"
+    """ADDRESS:PORT of the CloudWatch endpoint."""
+    heat: str = "127.0.0.1:8004"
+    """ADDRESS:PORT of the Heat endpoint."""
+    infrastructure: str = "lxc"
+    """Where servers of stacks are made; only `lxc` can give them user data."""
+    images: dict[str, str] = {}
+    """Image name of templates, or a pattern such as `F17-*` → JEOS; added to the table in docs/stacks.md."""
+    sizes: dict[str, StackSize] = {}
+    """Instance type or flavor of templates → size; added to the table in docs/stacks.md."""
+
+
 class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[sinks]]`: one receiver of events."""
 
@@ -117,6 +143,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     engine: EngineSettings = EngineSettings()
     store: StoreSettings = StoreSettings()
     images: ImageSettings = ImageSettings()
+    stacks: StackSettings = StackSettings()
     sinks: tuple[SinkSettings, ...] = ()
     infrastructures: dict[str, dict[str, Any]] = {}
     """By name; given to the drivers as it stands."""

@@ -97,6 +97,10 @@ class Executor:
             place=state.next_place(assembly.name),
             digest=state.images.get(assembly.name, material.image.digest),
             start_timeout=assembly.start_timeout,
+            saved_state=assembly.saved_state,
+            seed=assembly.seed,
+            addresses=assembly.addresses,
+            firewall=assembly.firewall,
         )
         async with self._environment.brake.slot(state.deployable.priority):
             info = await self._environment.infrastructure.start(spec)

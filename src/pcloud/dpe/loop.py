@@ -8,6 +8,7 @@ is left, what is in flight and wanted by the new graph as well is taken over, ne
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -119,7 +120,7 @@ class DeployableEngine:
                 target=target,
                 paused=paused,
                 hostnames={name: material.identity.hostname for name, material in guests.items()},
-                images={name: material.image.digest for name, material in guests.items()},
+                images=_digests(deployable, guests),
                 places=places,
             )
         )
@@ -356,3 +357,14 @@ class DeployableEngine:
     def running_guests(self) -> int:
         """How many guests are known to run."""
         return sum(1 for guest in self.state.guests.values() if guest.power is Power.ON)
+
+
+def _digests(deployable: Deployable, guests: dict[str, GuestMaterial]) -> dict[str, str]:
+    """What each guest is made from: its image, and what of its definition only it gets."""
+    seeds = {assembly.name: assembly.seed for assembly in deployable.assemblies if assembly.seed}
+    return {
+        name: hashlib.sha256(material.image.digest.encode() + msgspec.json.encode(seeds[name])).hexdigest()[:32]
+        if name in seeds
+        else material.image.digest
+        for name, material in guests.items()
+    }

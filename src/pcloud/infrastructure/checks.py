@@ -11,7 +11,7 @@ from pcloud.model.check import Check
 
 _CHECKS: dict[str, Callable[[Mapping[str, Any]], list[Check]]] = {
     "lxc": lambda _: lxc_checks.checks(),
-    "libvirt": lambda _: libvirt_checks.checks(),
+    "libvirt": libvirt_checks.checks,
     "openstack": openstack_checks.checks,
 }
 

@@ -30,7 +30,7 @@ from pcloud.environment.infrastructure import (
     InfrastructureError,
     Vitality,
 )
-from pcloud.infrastructure import lxc_process, lxc_rootfs
+from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs
 from pcloud.infrastructure.lxc_attach import attach, run
 from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
 from pcloud.infrastructure.lxc_process import Process
@@ -214,7 +214,7 @@ class LxcInfrastructure:
         address = network.address(index)
         config = render(spec, folder, self._settings, bridge=network.bridge, address=address, gateway=network.gateway)
         names = self._names(spec, address.ip, network)
-        await asyncio.to_thread(self._prepare, spec, config, made, names)
+        await asyncio.to_thread(self._prepare, spec, config, made, names, network.gateway)
         veth = veth_name(network.bridge, spec.guest_id)
         if os.path.exists(f"/sys/class/net/{veth}"):  # noqa: PTH110, ASYNC240 - left by an aborted run; sysfs never blocks
             with contextlib.suppress(InfrastructureError):
@@ -266,13 +266,21 @@ class LxcInfrastructure:
                     names.setdefault(record.hostname, network.address(index).ip)
         return names
 
-    def _prepare(self, spec: GuestSpec, config: str, made: bool, names: dict[str, ipaddress.IPv4Address]) -> None:
+    def _prepare(
+        self,
+        spec: GuestSpec,
+        config: str,
+        made: bool,
+        names: dict[str, ipaddress.IPv4Address],
+        gateway: ipaddress.IPv4Address,
+    ) -> None:
         folder = self._guests / spec.guest_id
         if not made:
             lxc_rootfs.remove(self._guests, spec.guest_id)
             lxc_rootfs.create(self._guests, spec)
         lxc_rootfs.write_hosts(folder / "upper", spec, names)
-        (folder / "config").write_text(config)
+        hooks = lxc_firewall.prepare(folder, spec.firewall, gateway)
+        (folder / "config").write_text(config + "".join(f"{line}\n" for line in hooks))
         for old in ("lxc.pid", "lxc.log", "init"):
             (folder / old).unlink(missing_ok=True)
 

@@ -103,6 +103,8 @@ def write_identity(upper: Path, spec: GuestSpec) -> None:
         put(upper, spec, "etc/pacemaker/authkey", identity.agent_key, mode=0o600)
     if identity.host_private_key:
         put(upper, spec, "etc/ssh/ssh_host_ed25519_key", identity.host_private_key.rstrip() + "\n", mode=0o600)
+    for file in spec.seed:
+        put(upper, spec, file.path.lstrip("/"), file.content, mode=file.mode)
 
 
 def write_hosts(upper: Path, spec: GuestSpec, names: dict[str, ipaddress.IPv4Address]) -> None:

@@ -31,6 +31,7 @@ from pcloud.environment.infrastructure import (
 from pcloud.infrastructure import openstack_making as making
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.openstack_images import ensure_image, remove_unused
+from pcloud.infrastructure.openstack_power import Power
 from pcloud.infrastructure.openstack_servers import Server, Servers
 from pcloud.infrastructure.openstack_session import Clash, Missing, OpenStackSession
 from pcloud.infrastructure.openstack_settings import OpenStackSettings
@@ -38,8 +39,6 @@ from pcloud.infrastructure.preparing import prepared
 
 GUEST_ID = re.compile(r"[a-z0-9_][a-z0-9._-]{0,126}")
 _CONSOLE = 64 * 1024
-_LOOK = 1.0
-"""Seconds between looks at the servers while something is waited for."""
 _SILENT = 2
 """Lists that fail in succession before the cloud counts as away: one request may get lost."""
 
@@ -56,6 +55,7 @@ class OpenStackInfrastructure:
         self._prepare = prepare
         self._session = OpenStackSession(settings)
         self._servers = Servers(self._session, settings.prefix)
+        self._power = Power(self._session, self._servers, settings)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._images: dict[str, asyncio.Lock] = {}
         self._groups: dict[str, asyncio.Lock] = {}
@@ -94,15 +94,15 @@ class OpenStackInfrastructure:
             if server is None or server.status == "ERROR" or server.metadata.get("pcloud_digest") != spec.digest:
                 spec = msgspec.structs.replace(spec, image=await prepared(spec.image, self._prepare))
             if server is not None and server.status == "ERROR":
-                await self._delete_server(server)
+                await self._power.delete(server)
                 server = None
             if server is None:
                 await self._create_or_adopt(spec, name)
             elif server.metadata.get("pcloud_digest") != spec.digest:
                 await self._rebuild(server, spec)
             elif server.state is not GuestState.RUNNING:
-                await self._power_on(server)
-            await self._wait_active(spec, name)
+                await self._power.on(server)
+            await self._power.active(name, timeout=spec.start_timeout, addressed=self._settings.network != "none")
             server = await self._only(
                 name
             )  # the answer to an earlier request may have been lost, and come to something
@@ -113,25 +113,25 @@ class OpenStackInfrastructure:
     async def stop(self, guest_id: str, *, timeout: float) -> None:
         """Shut the server down. Nova powers it off itself when the guest does not obey (`shutdown_timeout` there, 60 s by
         default); after `timeout` and that, the server counts as not stoppable and is an error."""
-        await self._power_off(guest_id, timeout + self._settings.delete_timeout)
+        await self._power.off(self._name(guest_id), timeout + self._settings.delete_timeout)
 
     async def destroy(self, guest_id: str) -> None:
         """Power the server off and return when Nova has seen it off. One that can not be powered off (ERROR, a broken
         host) is deleted, and seen to be gone: its disk goes with it, which is better than two of it running."""
         try:
-            await self._power_off(guest_id, self._settings.delete_timeout)
+            await self._power.off(self._name(guest_id), self._settings.delete_timeout)
         except InfrastructureUnavailable:
             raise
         except InfrastructureError:
             for server in (await self._servers.all()).get(self._name(guest_id), []):
-                await self._delete_server(server)
+                await self._power.delete(server)
 
     async def delete(self, guest_id: str) -> None:
         """Delete the server and what belongs to it, see it gone. With a deployable's last guest its server group goes, and
         every image that no server of ours is made from any longer."""
         name = self._name(guest_id)
         for server in (await self._servers.all()).get(name, []):
-            await self._delete_server(server)
+            await self._power.delete(server)
         await self._session.call(partial(making.delete_keypair, name=name))
         deployable = guest_id.partition(".")[0]
         async with self._groups.setdefault(deployable, asyncio.Lock()):
@@ -192,13 +192,7 @@ class OpenStackInfrastructure:
 
     async def reboot(self, guest_id: str) -> None:
         """Reset the server (hard reboot), and return when it is ACTIVE again."""
-        server = await self._servers.one(self._name(guest_id))
-        if server is None:
-            raise InfrastructureError(f"there is no guest {guest_id}")
-        identity, boot = server.id, making.new_boot()
-        await self._session.call(lambda c: c.compute.reboot_server(identity, "HARD"))
-        await self._session.call(lambda c: c.compute.set_server_metadata(identity, pcloud_boot=boot))
-        await self._until(server.name, lambda s: s is not None and s.status == "ACTIVE" and not s.task, 120.0, "reboot")
+        await self._power.reboot(self._name(guest_id))
 
     async def close(self) -> None:
         """End the threads; guests go on running."""
@@ -210,7 +204,7 @@ class OpenStackInfrastructure:
         """Return the one server of a name; a second one, made by a request that was sent twice, is deleted."""
         servers = (await self._servers.all()).get(name, [])
         for extra in servers[1:]:
-            await self._delete_server(extra)
+            await self._power.delete(extra)
         return servers[0] if servers else None
 
     async def _create_or_adopt(self, spec: GuestSpec, name: str) -> None:
@@ -263,46 +257,15 @@ class OpenStackInfrastructure:
                 rebuild = partial(making.rebuild_server, identity=server.id, spec=spec, hosts=hosts, image=image)
                 await self._session.call(rebuild)
         except Clash:  # not in a state that allows it
-            await self._delete_server(server)
+            await self._power.delete(server)
             await self._create_or_adopt(spec, server.name)
             return
         # a server that was stopped is stopped after its rebuild, too
-        rebuilt = await self._until(
+        rebuilt = await self._power.until(
             server.name, lambda s: s is None or (s.status not in ("REBUILD", "BUILD") and not s.task), 300.0, "rebuild"
         )
         if rebuilt is not None and rebuilt.status == "SHUTOFF":
-            await self._power_on(rebuilt)
-
-    async def _power_on(self, server: Server) -> None:
-        boot = making.new_boot()
-        await self._session.call(lambda c: c.compute.set_server_metadata(server.id, pcloud_boot=boot))
-        with contextlib.suppress(Clash):  # it is starting already
-            await self._session.call(lambda c: c.compute.start_server(server.id))
-
-    async def _wait_active(self, spec: GuestSpec, name: str) -> Server:
-        """Wait until the server runs and has an address. InfrastructureError with Nova's reason when it does not."""
-
-        def ready(server: Server | None) -> bool:
-            if server is None:
-                raise InfrastructureError(f"the server of {spec.guest_id} vanished while it was made")
-            if server.status == "ERROR":
-                permanent = "uota" in server.fault
-                raise InfrastructureError(f"Nova could not start {spec.guest_id}: {server.fault}", permanent=permanent)
-            addressed = bool(server.address) or self._settings.network == "none"
-            return server.status == "ACTIVE" and not server.task and addressed
-
-        try:
-            server = await self._until(name, ready, spec.start_timeout, "start")
-        except InfrastructureUnavailable:
-            raise
-        except InfrastructureError:
-            # One that is built for ever will never be anything else: the next start makes another.
-            for stuck in (await self._servers.all()).get(name, []):
-                if stuck.status == "BUILD":
-                    await self._delete_server(stuck)
-            raise
-        assert server is not None
-        return server
+            await self._power.on(rebuilt)
 
     async def _image(self, spec: GuestSpec) -> str:
         async with self._images.setdefault(spec.image.digest, asyncio.Lock()):
@@ -325,56 +288,7 @@ class OpenStackInfrastructure:
             if name.startswith(own) and name != self._name(spec.guest_id) and servers[0].address
         }
 
-    # --- ending
-
-    async def _power_off(self, guest_id: str, timeout: float) -> None:
-        name = self._name(guest_id)
-        server = await self._servers.one(name)
-        if server is None or server.status == "SHUTOFF":
-            return
-        identity = server.id
-        if server.status in ("PAUSED", "SUSPENDED", "ERROR", "BUILD"):
-            raise InfrastructureError(f"a server that is {server.status} can not be stopped")
-        with contextlib.suppress(Missing):
-            await self._session.call(lambda c: c.compute.stop_server(identity))
-        await self._until(name, lambda s: s is None or (s.status == "SHUTOFF" and not s.task), timeout, "power off")
-
-    async def _delete_server(self, server: Server) -> None:
-        """Delete a server and return when it is in no list any more: confirmed isolation."""
-        identity = server.id
-
-        def gone(found: dict[str, list[Server]]) -> bool:
-            return all(each.id != identity for each in found.get(server.name, []))
-
-        with contextlib.suppress(Missing):
-            await self._session.call(lambda c: c.compute.delete_server(identity))
-        deadline = asyncio.get_running_loop().time() + self._settings.delete_timeout
-        while not gone(await self._servers.all()):
-            if asyncio.get_running_loop().time() > deadline:
-                raise InfrastructureError(f"server {server.name} was deleted, but still exists")
-            await asyncio.sleep(_LOOK)
-
     # --- helpers
-
-    async def _until(
-        self, name: str, done: Callable[[Server | None], bool], timeout: float, what: str
-    ) -> Server | None:
-        """Look at the server again and again until `done`; InfrastructureError after `timeout` seconds. Times when the
-        API is away do not end the wait."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        while True:
-            server: Server | None = None
-            try:
-                server = await self._servers.one(name)
-                if done(server):
-                    return server
-            except InfrastructureUnavailable:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-            if asyncio.get_running_loop().time() > deadline:
-                status = f"{server.status} {server.task}".strip() if server else "gone"
-                raise InfrastructureError(f"{what} of {name} is not done after {timeout:g} s: it is {status}")
-            await asyncio.sleep(_LOOK)
 
     def _name(self, guest_id: str) -> str:
         if not GUEST_ID.fullmatch(guest_id):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from keystoneauth1.exceptions import AuthPluginException
 from openstack.config import OpenStackConfig
 from openstack.exceptions import ConfigException
 
@@ -39,4 +40,7 @@ def region(settings: OpenStackSettings) -> Any:
 
 
 def _one(loader: Any, settings: OpenStackSettings, name: str | None) -> Any:
-    return loader.get_one(cloud=name, region_name=settings.region or None, api_timeout=settings.call_timeout)
+    try:
+        return loader.get_one(cloud=name, region_name=settings.region or None, api_timeout=settings.call_timeout)
+    except AuthPluginException as error:  # no auth_url, no password, …
+        raise ConfigException(str(error)) from error

@@ -15,6 +15,8 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
+from openstack import exceptions
+
 from pcloud.environment.infrastructure import Image, InfrastructureError
 from pcloud.infrastructure.openstack_session import CLOUD_ERRORS
 
@@ -81,7 +83,9 @@ def _upload(connection: Any, name: str, path: Path, kind: str, properties: dict[
     try:
         with path.open("rb") as file:
             made.data = file
-            made.upload(connection.image)
+            answer = made.upload(connection.image)
+        if connection.image.get_image(made.id).status == "queued":  # nothing came; else an answer may have been lost
+            exceptions.raise_from_response(answer)
         _await_whole(connection, made.id, name, path.stat().st_size)
     except (*CLOUD_ERRORS, InfrastructureError, OSError):
         with contextlib.suppress(*CLOUD_ERRORS):  # the next attempt finds it and deletes it

@@ -30,6 +30,8 @@ class AssemblyStatus(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     since: float = 0.0
     resources: tuple[ResourceStatus, ...] = ()
+    answers: bool = False
+    """Whether the guest runs and its agent answers, whatever its resources do."""
 
 
 class DeployableStatus(msgspec.Struct, frozen=True, kw_only=True):

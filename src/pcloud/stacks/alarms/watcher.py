@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,6 +45,8 @@ class Watcher:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._events: asyncio.Task[None] | None = None
+        self.listeners: list[Callable[[Event], None]] = []
+        """Who else wants the engine's events."""
         self._acting: set[asyncio.Task[None]] = set()
         self._expired = 0.0
 
@@ -89,6 +92,8 @@ class Watcher:
             try:
                 async for event in self._state.platform.events():
                     self.count(event)
+                    for listener in self.listeners:
+                        listener(event)
             except (PcloudError, OSError) as problem:
                 _log.warning("events are not to be had: %s", problem)
             await asyncio.sleep(1.0)

@@ -7,8 +7,9 @@ anything is done, marked as `scaling` until the members are there: the next star
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from pcloud.model.errors import PcloudError
+from pcloud.model.errors import PcloudError, Unavailable
 from pcloud.stacks.engine.state import State
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.types.balancing import Balancer
@@ -30,6 +31,9 @@ class Scaling(State):
         if not isinstance(kind, ScalingGroup):
             raise ResourceFailed(f"{group.name} is no scaling group")
         context = self._context_of(group)
+        if not change.asked and "AlarmNotification" in (group.data.get("suspended") or []):
+            self.event(stack, group, group.status, "no change: what alarms ask for is suspended")
+            return False
         if stack.busy and kind.drops_signals(context):
             self.event(stack, group, group.status, "no change: its update suspends what alarms ask for")
             return False
@@ -61,22 +65,39 @@ class Scaling(State):
             registry=source.registry if source else {},
         )
 
-    async def balance(self, balancer: str, owner: str, instances: list[str]) -> None:
-        """Let a load balancer serve these instances for their owner, instead of those before."""
+    async def balance(self, balancer: str, owner: str, what: list[str] | dict[str, Any]) -> None:
+        """Tell a load balancer what an owner brings to it, instead of what it brought before."""
         record = self.find(balancer)
         kind = self.type_of(record) if record is not None else None
         if record is None or not isinstance(kind, Balancer):
-            if instances:
+            if what:
                 raise ResourceFailed(f"there is no load balancer {balancer}")
             return
-        members = dict(record.data.get("members") or {})
-        if members.get(owner, []) != instances:
-            members[owner] = instances
-            if not instances:
-                del members[owner]
-            record.data["members"] = members
-            self.save(record)
-        await kind.refresh(self._context_of(record))
+        for key, fits in (("members", list), ("parts", dict)):
+            brought = dict(record.data.get(key) or {})
+            before = brought.pop(owner, None)
+            if what and isinstance(what, fits):
+                brought[owner] = what
+            if brought.get(owner) != before:
+                record.data[key] = brought
+                self.save(record)
+        try:
+            await self.refresh_balancer(record)
+        except Unavailable as problem:  # the balancer is away: it learns of it when it is back
+            self.event(self.stacks[record.stack], record, record.status, f"not told yet: {failed(problem)}")
+
+    async def refresh_balancer(self, record: ResourceRecord, *, force: bool = False) -> None:
+        """Make a load balancer serve who it shall serve now; PcloudError."""
+        kind = self.type_of(record)
+        if isinstance(kind, Balancer):
+            async with self.lock(record.id):
+                await kind.refresh(self._context_of(record), force=force)
+
+    def size_of(self, group: ResourceRecord) -> int:
+        """Return the wanted size of a group."""
+        kind = self.type_of(group)
+        assert isinstance(kind, ScalingGroup)
+        return kind.size(self._context_of(group))
 
     def resume_scaling(self) -> None:
         """Let the groups follow whose members were not there yet."""
@@ -116,6 +137,10 @@ class Scaling(State):
                 kind = self.type_of(group)
                 assert isinstance(kind, ScalingGroup)
                 size = kind.size(self._context_of(group))
+                process = "Launch" if size > len(kind.current(group, self)) else "Terminate"  # type: ignore[arg-type]
+                if process in (group.data.get("suspended") or []):
+                    self.event(stack, group, group.status, f"size {size} waits: {process} is suspended")
+                    return
                 try:
                     await kind.resize(self._context_of(group))
                 except (ResourceFailed, PcloudError) as problem:

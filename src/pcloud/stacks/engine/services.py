@@ -170,7 +170,7 @@ class Services(Scaling):
         if not address.startswith(("http://", "https://")):
             return self.find(action)
         parts = urlsplit(address)
-        if not address.startswith(f"{self.metadata_url}/v1/signal/"):
+        if not parts.path.startswith("/v1/signal/"):
             return None
         record = self.record(parts.path.rsplit("/", 1)[-1])
         given = dict(parse_qsl(parts.query)).get("proof", "")

@@ -59,6 +59,8 @@ class State:
         self._exports: dict[str, tuple[str, str]] = {}
         self.alarms: dict[str, ResourceRecord] = {}
         """Records that hold an alarm's rule."""
+        self.balancers: dict[str, ResourceRecord] = {}
+        """Records of load balancers."""
         self.watcher = Watcher(self)
         self.reader = Reader(self, self.exports)  # type: ignore[arg-type]  # the whole manager is what types ask
 
@@ -100,6 +102,23 @@ class State:
         """Return deployable and assembly of a guest's record; None when it is no guest."""
         deployable, assembly = record.data.get("deployable"), record.data.get("assembly")
         return (deployable, assembly) if isinstance(deployable, str) and isinstance(assembly, str) else None
+
+    async def address_of(self, record: ResourceRecord) -> str:
+        """Return the address that a guest has now; empty when it has none."""
+        place = self.place_of(record)
+        status = await self.platform.status(place[0]) if place is not None else None
+        if place is None or status is None:
+            return ""
+        return next((item.address for item in status.assemblies if item.name == place[1]), "")
+
+    async def guest_at(self, address: str, stack: str) -> ResourceRecord | None:
+        """Return the guest that has an address, of those in a stack's tree."""
+        root = self.root_of(stack)
+        for identity in [item.id for item in self.stacks.values() if self.root_of(item.id) == root]:
+            for record in list(self._current.get(identity, {}).values()):
+                if self.place_of(record) is not None and await self.address_of(record) == address:
+                    return record
+        return None
 
     def guest_of(self, deployable: str, assembly: str) -> ResourceRecord | None:
         """Return the resource whose guest an assembly is."""
@@ -165,7 +184,7 @@ class State:
         if self.closing:
             return
         self._records.setdefault(record.stack, {})[record.id] = record
-        self._note_alarm(record)
+        self._note_watched(record)
         current = self._current.setdefault(record.stack, {})
         if not record.condemned:
             current[record.name] = record
@@ -173,11 +192,13 @@ class State:
             del current[record.name]
         self.store.put(record)
 
-    def _note_alarm(self, record: ResourceRecord) -> None:
+    def _note_watched(self, record: ResourceRecord) -> None:
         if "alarm" in record.data:
             self.alarms[record.id] = record
         else:
             self.alarms.pop(record.id, None)
+        if "balancer" in record.data:
+            self.balancers[record.id] = record
 
     def set_status(self, stack: StackRecord, record: ResourceRecord, status: str, reason: str) -> None:
         """Change a resource's status, with an event."""
@@ -195,6 +216,7 @@ class State:
             del current[record.name]
         self.store.remove(record)
         self.alarms.pop(record.id, None)
+        self.balancers.pop(record.id, None)
         if self._signals.pop(record.id, None) is not None:
             self.store.set("signals", record.id, None)
         self._pokes.pop(record.id, None)
@@ -202,7 +224,7 @@ class State:
     def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
         """InvalidDocument with everything that is wrong with a source."""
         scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
-        assess(scope, registry=source.registry, capabilities=self.platform.capabilities)
+        assess(scope, registry=source.registry, capabilities=self.platform.capabilities, platform=self.platform)
 
     def facade(self, stack: StackRecord) -> Callable[[str], Any] | None:
         """Return what `resource_facade` gives in a nested stack."""

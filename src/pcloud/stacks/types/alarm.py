@@ -18,8 +18,35 @@ _NO_MATHEMATICS = "expressions over metrics are not offered; name one metric"
 ACTIONS = {"AlarmActions": ALARM, "OKActions": OK, "InsufficientDataActions": INSUFFICIENT}
 
 
-class Alarm(ResourceType):
-    """An alarm; its state is judged by `alarms.watcher`."""
+class Watching(ResourceType):
+    """Base of alarms; their states are judged by `alarms.watcher`."""
+
+    def actions(self, context: Context, keys: Mapping[str, str]) -> dict[str, list[str]]:
+        """Return state → actions from the properties that hold them; ResourceFailed when one is nothing here."""
+        result: dict[str, list[str]] = {}
+        for key, state in keys.items():
+            wanted = [str(action) for action in context.properties.get(key) or [] if known(action)]
+            for action in wanted:
+                if context.services.target_of(action) is None:
+                    raise ResourceFailed(
+                        f"{key}: {action.partition('?')[0]} is neither a resource here nor a signal URL of one"
+                    )
+            result[state] = wanted
+        return result
+
+    def watch(self, context: Context, rule: Rule) -> None:
+        """Watch by a rule from now on; the state stays until it is judged again."""
+        context.record.data["alarm"] = msgspec.to_builtins(rule)
+        context.record.data.setdefault("state", INSUFFICIENT)
+        context.services.save(context.record)
+
+    async def delete(self, context: Context) -> None:
+        """Watch no longer: the record goes."""
+        context.record.data.pop("alarm", None)
+
+
+class Alarm(Watching):
+    """An alarm in CloudWatch's words."""
 
     names = ("AWS::CloudWatch::Alarm",)
     attributes = frozenset({"Arn"})
@@ -82,24 +109,11 @@ class Alarm(ResourceType):
         self._set(context)
 
     async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
-        """Watch by the new rule; the state stays until it is judged again."""
+        """Watch by the new rule."""
         self._set(context)
-
-    async def delete(self, context: Context) -> None:
-        """Watch no longer: the record goes."""
-        context.record.data.pop("alarm", None)
 
     def _set(self, context: Context) -> None:
         given = context.properties
-        actions: dict[str, list[str]] = {}
-        for key, state in ACTIONS.items():
-            wanted = [str(action) for action in given.get(key) or [] if known(action)]
-            for action in wanted:
-                if context.services.target_of(action) is None:
-                    raise ResourceFailed(
-                        f"{key}: {action.partition('?')[0]} is neither a resource here nor a signal URL of one"
-                    )
-            actions[state] = wanted
         rule = Rule(
             namespace=given["Namespace"],
             metric=given["MetricName"],
@@ -112,11 +126,9 @@ class Alarm(ResourceType):
             comparison=given["ComparisonOperator"],
             missing=given["TreatMissingData"],
             enabled=given["ActionsEnabled"],
-            actions=actions,
+            actions=self.actions(context, ACTIONS),
         )
-        context.record.data["alarm"] = msgspec.to_builtins(rule)
-        context.record.data.setdefault("state", INSUFFICIENT)
-        context.services.save(context.record)
+        self.watch(context, rule)
 
 
 TYPES: tuple[type[ResourceType], ...] = (Alarm,)

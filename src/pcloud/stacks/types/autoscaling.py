@@ -86,7 +86,7 @@ class InstanceGroup(ScalingGroup):
         given = self.configuration(context)
         properties = {key: given.properties[key] for key in COPIED if given.properties.get(key) is not None}
         tags = [{"Key": tag["Key"], "Value": tag["Value"]} for tag in context.properties.get("Tags") or []]
-        tags.append({"Key": "AutoScalingGroupName", "Value": self.name(context)})
+        tags += [{"Key": key, "Value": self.name(context)} for key in ("AutoScalingGroupName", "metering.groupname")]
         return {"type": INSTANCE, "properties": {**properties, "Tags": tags}}
 
     def name(self, context: Context) -> str:

@@ -14,7 +14,7 @@ _NAME = re.compile(r"[^A-Za-z0-9_.-]")
 class Balancer(ResourceType):
     """Base of load balancers. `record.data["members"]` is owner → ids of the instances it brings in."""
 
-    async def refresh(self, context: Context) -> None:
+    async def refresh(self, context: Context, *, force: bool = False) -> None:
         """Make the balancer serve who it shall serve now, at the addresses that they have now."""
         raise NotImplementedError
 

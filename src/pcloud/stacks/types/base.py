@@ -91,8 +91,17 @@ class Services(Protocol):
         """Return deployable and assembly of a guest's record; None when it is no guest."""
         ...
 
-    async def balance(self, balancer: str, owner: str, instances: list[str]) -> None:
-        """Let a load balancer serve these instances for their owner (a group or a member), instead of those before."""
+    async def address_of(self, record: ResourceRecord) -> str:
+        """Return the address that a guest has now; empty when it has none."""
+        ...
+
+    async def guest_at(self, address: str, stack: str) -> ResourceRecord | None:
+        """Return the guest that has an address, of those in a stack's tree."""
+        ...
+
+    async def balance(self, balancer: str, owner: str, what: list[str] | dict[str, Any]) -> None:
+        """Tell a load balancer what an owner brings to it, instead of what it brought before: a group its instances' ids,
+        a part its description. Nothing takes it out."""
         ...
 
     def note(self, record: ResourceRecord, sentence: str) -> None:
@@ -201,6 +210,10 @@ class ResourceType:
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
         """Return what is wrong beyond the schema; values may be Unknown."""
+        return []
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """Return what this platform can not do for a resource with these properties; values may be Unknown."""
         return []
 
     async def create(self, context: Context) -> None:

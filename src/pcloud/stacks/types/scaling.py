@@ -136,6 +136,12 @@ class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds in which this policy does nothing more."""
     group_cooldown: float | None = None
     """Seconds in which the group is not changed again; None for the group's own."""
+    asked: bool = False
+    """Whether a person asked for it, and no policy."""
+
+
+SUSPENDABLE = ("AlarmNotification", "Launch", "Terminate")
+"""What of a group can be suspended: hearing policies, making members, deleting members."""
 
 
 class Policy(ResourceType):
