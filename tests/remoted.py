@@ -107,9 +107,11 @@ class Daemon:
         self.log_level = "debug"
         self.options: list[str] = []
         """Further options of our agent."""
+        self.prefix: list[str] = []
+        """What runs our agent somewhere else, such as `nsenter …`."""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
         """Start the daemon and wait until it listens."""
         with self.log.open("ab") as log:
             if self.kind == "pcloud":
@@ -118,7 +120,7 @@ class Daemon:
                     "OCF_ROOT": str(self.ocf_root),
                     "PCLOUD_LSB_ROOT": str(self.init),
                 }
-                command = [*AGENT, "--address", "127.0.0.1", "--port", str(self.port)]
+                command = [*self.prefix, *AGENT, "--address", "127.0.0.1", "--port", str(self.port)]
                 command += ["--authkey", str(self.key_file), "--log-level", self.log_level, *self.options]
             else:
                 environment = {
@@ -131,7 +133,8 @@ class Daemon:
                 command = ["unshare", "-m", "-i", "--propagation", "private", "sh", "-c", _ISOLATE, "sh"]
                 command += [str(self.ocf_root / "resource.d"), str(self.init), str(real_daemon())]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        wait_for(self._listens, what=f"{self.kind} listening")
+        if wait:
+            wait_for(self._listens, what=f"{self.kind} listening")
 
     def _listens(self) -> bool:
         assert self.process is not None

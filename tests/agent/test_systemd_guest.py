@@ -1,11 +1,13 @@
 """Resource class `systemd` in a guest with full systemd: services, their exits, agent restarts."""
 
 import asyncio
+import socket
 import time
 
 import pytest
 
 from pcloud.environment.transport import Operation, OperationStatus
+from tests.agent.controller import Controller
 from tests.guests import Guest
 from tests.transport.client import connected
 
@@ -198,3 +200,28 @@ async def test_systemd_reexecuted_and_reloaded_meanwhile(guest):
             while (await connection.execute(operation("thing", "monitor"))).rc != 0:
                 await asyncio.sleep(0.2)
         assert (await connection.execute(operation("thing", "stop"))).rc == 0
+
+
+def test_an_orderly_stop_of_the_agent_with_a_cluster_connected(guest):
+    """The cluster stops what runs here first: systemd must not have a service wait for the agent that waits for it."""
+    cluster = Controller(socket.create_connection((guest.address, guest.port), 5), guest.key)
+    try:
+        assert cluster.execute("rsc_thing", "systemd", "thing", "start").get("lrmd_exec_rc") == "0"
+        before = guest.run("systemctl", "show", "-p", "MainPID", "--value", "pcloud-remoted").strip()
+        guest.run("systemctl", "--no-block", "restart", "pcloud-remoted")
+        cluster.wait("shutdown_req")
+        cluster.forward("shutdown_ack")
+        begun = time.monotonic()
+        stopped = cluster.execute("rsc_thing", "systemd", "thing", "stop")
+        assert (stopped.get("lrmd_exec_rc"), stopped.get("lrmd_exec_op_status")) == ("0", "0"), stopped.attributes
+        assert time.monotonic() - begun < 5
+        assert guest.run("systemctl", "show", "-p", "MainPID", "--value", "pcloud-remoted").strip() == before
+    finally:
+        cluster.end.close()
+    deadline = time.monotonic() + 20
+    while guest.run("systemctl", "show", "-p", "MainPID", "--value", "pcloud-remoted").strip() in ("0", before):
+        assert time.monotonic() < deadline, "the agent did not end when the cluster had gone"
+        time.sleep(0.1)
+    while not guest.listens():
+        assert time.monotonic() < deadline, "the new agent does not listen"
+        time.sleep(0.1)

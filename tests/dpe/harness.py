@@ -133,11 +133,7 @@ class Scenario:
             if task is not asyncio.current_task() and task is not self._watch:
                 task.cancel()
         await asyncio.sleep(0)
-        for guest in self.world.guests.values():
-            for timer in guest.recurring.values():
-                timer.cancel()
-            guest.recurring.clear()
-            guest.connections.clear()
+        self.world.forget_engine()
         kept = self.journal.states.get(self.deployable.name)
         self._make_engine(msgspec.msgpack.decode(kept, type=Memory) if kept else None)
         self.engine.start()

@@ -123,17 +123,15 @@ class HostedWorld:
         """Ask for the end of a deployable and return the answer."""
         request = next(_numbers)
         self.send(messages.Unload(name=name, delete=delete, request=request))
-        async with asyncio.timeout(seconds):
-            while True:
-                for each in self.wire.received:
-                    if isinstance(each, messages.Reply) and each.request == request:
-                        return each
-                await asyncio.sleep(0.01)
+        return await self._answer(request, seconds)
 
     async def command(self, name: str, action: str, seconds: float = 60, **arguments: object) -> messages.Reply:
         """Ask for something and return the answer."""
         request = next(_numbers)
         self.send(messages.Command(name=name, action=action, request=request, arguments=arguments))
+        return await self._answer(request, seconds)
+
+    async def _answer(self, request: int, seconds: float) -> messages.Reply:
         async with asyncio.timeout(seconds):
             while True:
                 for each in self.wire.received:
@@ -157,11 +155,7 @@ class HostedWorld:
                 task.cancel()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        for guest in self.world.guests.values():
-            for timer in guest.recurring.values():
-                timer.cancel()
-            guest.recurring.clear()
-            guest.connections.clear()
+        self.world.forget_engine()
         self._take_in()
         self.start()
 

@@ -19,35 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.manifests import SHOP as SHOP
 from tests.transport.sshd import free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:5]
 """Keeps the runs of two checkouts apart, and finds again what an aborted run of this one left."""
-SHOP = """\
-deployable: shop
-infrastructure: lxc
-assemblies:
-  db:
-    image: bookworm
-    packages: [mariadb-server]
-    resources:
-      mysqld: {template: mysqld, monitor: 10s}
-  web:
-    image: bookworm
-    after: [db]
-    packages: [apache2]
-    files:
-      /var/www/html/index.html: "shop\\n"
-    resources:
-      httpd:
-        template: httpd
-        monitor: 10s
-        parameters: {db_host: {reference: db.ipaddress}}
-        escalation: {failures: 3, period: 60s}
-    escalation: {failures: 3, period: 600s}
-"""
 
 
 def missing() -> str:

@@ -13,7 +13,15 @@ from tests.e2e.stack_stage import StackStage
 from tests.e2e.stage import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
-SERVE = "#!/bin/sh\nfor port in 8080 8081; do setsid -f python3 -m http.server $port >/dev/null 2>&1; done\n"
+SERVE = """#!/bin/sh
+cat > /etc/systemd/system/serve@.service <<UNIT
+[Service]
+ExecStart=/usr/bin/python3 -m http.server %i
+[Install]
+WantedBy=multi-user.target
+UNIT
+systemctl enable --now serve@8080 serve@8081
+"""
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +79,9 @@ def test_groups_and_elastic_addresses(stage: StackStage) -> None:
     """What no rule lets in stays out, at both addresses; changed rules need no restart; a restart keeps them."""
 
     def body(*ports: int) -> str:
-        return f"file://{stage.write('network.template', json.dumps(document(*ports)))}"
+        return stage.write("network.template", json.dumps(document(*ports)))
 
-    stage.aws("create-stack", "--stack-name", "network", "--template-body", body(8080))
-    stage.aws("wait", "stack-create-complete", "--stack-name", "network")
+    stage.pcloud("stack", "create", "network", "-t", body(8080), "--wait")
     told = stage.outputs("network")
     own, further = told["Own"], told["Further"]
     assert own != further
@@ -86,8 +93,7 @@ def test_groups_and_elastic_addresses(stage: StackStage) -> None:
     assert not answers(further, 8081)
 
     before = stage.booted(place)
-    stage.aws("update-stack", "--stack-name", "network", "--template-body", body(8081))
-    stage.aws("wait", "stack-update-complete", "--stack-name", "network")
+    stage.pcloud("stack", "update", "network", "-t", body(8081), "--wait")
     assert answers(own, 8081)
     assert not answers(own, 8080)
     assert stage.booted(place) == before
@@ -96,12 +102,10 @@ def test_groups_and_elastic_addresses(stage: StackStage) -> None:
     stage.guest(place, "sh", "-c", "systemctl reboot --no-block; true")
     until("another boot", lambda: stage.run("assembly", "exec", "-n", place, "--", "true").returncode == 0
           and stage.booted(place) != before, 60)  # fmt: skip
-    stage.guest(place, "sh", "-c", SERVE)
     until("8081 answers", lambda: answers(further, 8081), 30)
     assert not answers(further, 8080)
 
-    stage.aws("delete-stack", "--stack-name", "network")
-    stage.aws("wait", "stack-delete-complete", "--stack-name", "network")
+    stage.pcloud("stack", "delete", "network", "--wait")
     assert stage.left() == []
     leases = stage.home / "infrastructure/lxc/leases"
     assert not leases.exists() or list(leases.iterdir()) == []
@@ -123,11 +127,12 @@ resources:
       image: Fedora-cfntools
       flavor: m1.tiny
       key_name: {get_resource: key}
+      admin_pass: Secret1
       networks: [{port: {get_resource: port}}]
       user_data_format: RAW
       user_data: |
         #!/bin/sh
-        for port in 8080 8081; do setsid -f python3 -m http.server $port >/dev/null 2>&1; done
+        for port in 8080 8081; do systemd-run python3 -m http.server $port; done
   floating:
     type: OS::Neutron::FloatingIP
     properties: {floating_network: any, port_id: {get_resource: port}}
@@ -149,5 +154,25 @@ def test_ports_keys_and_floating_addresses(stage: StackStage) -> None:
         assert not answers(address, 8081), address
     place = stage.places("ports")["server"]
     assert "ssh-ed25519" in stage.guest(place, "cat", "/root/.ssh/authorized_keys")
-    stage.pcloud("stack", "delete", "ports", "--yes", "--wait")
+    assert stage.guest(place, "getent", "shadow", "root").startswith("root:$")
+    stage.pcloud("stack", "delete", "ports", "--wait")
     assert stage.left() == []
+
+
+def test_daemon_and_engines_die_while_a_guest_is_made(stage: StackStage) -> None:
+    """`kill -9` of all processes of ours: the next start brings the stack to its end, with one guest."""
+    template = stage.write("crash.template", json.dumps(document(8080)))
+    stage.pcloud("stack", "create", "crash", "-t", template)
+    until("the deployable", lambda: any(each["name"].startswith("crash-") for each in stage.json("get")), 60)
+    stage.kill_all()
+    stage.pcloud("up", "--detach")
+
+    def state() -> str:
+        return str(stage.ask("describe-stacks", "--stack-name", "crash")["Stacks"][0]["StackStatus"])
+
+    until("the stack's end", lambda: state() == "CREATE_COMPLETE", 120)
+    assert list(stage.places("crash")) == ["server"]
+    until("8080 answers", lambda: answers(stage.outputs("crash")["Further"], 8080), 60)
+    stage.pcloud("stack", "delete", "crash", "--wait")
+    assert stage.left() == []
+    assert stage.json("get") == []

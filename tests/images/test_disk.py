@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pcloud.images.disk import build_cloud, build_machine, import_disk
-from pcloud.images.kernel import Kernel, load_order, make_initrd
+from pcloud.images.kernel import INIT, Kernel, load_order, make_initrd
 from pcloud.images.machine import MachineImages
+from pcloud.infrastructure.iso import iso_image
 from pcloud.model.errors import PcloudError, Unavailable
 from pcloud.model.image import Image
 
@@ -211,3 +212,29 @@ async def test_dynamic_busybox_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("pcloud.images.kernel.shutil.which", lambda _: str(fake))
     with pytest.raises(Unavailable):
         await make_initrd(tmp_path, tmp_path / "initrd")
+
+
+def test_the_initrd_finds_disks_by_their_labels(tmp_path):
+    need("busybox", "mke2fs")
+    (tmp_path / "sda").write_bytes(b"")
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-L", "pcloud-root", str(tmp_path / "vda2"), "4M"], check=True)
+    (tmp_path / "sr0").write_bytes(iso_image("config-2", {"a": b"b"}))
+    start = INIT.index("find_device() {")
+    text = INIT[start : INIT.index("\n}\n", start) + 3]
+    text = text.replace("/sys/class/block", str(tmp_path)).replace("/dev/", f"{tmp_path}/")
+
+    def find(what: str) -> str:
+        command = ["busybox", "sh", "-c", f"{text}find_device {what}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert find("LABEL=pcloud-root") == str(tmp_path / "vda2")
+    assert find("LABEL=config-2") == str(tmp_path / "sr0")
+    assert find("LABEL=other") == ""
+
+
+async def test_busybox_without_what_the_initrd_runs_is_refused(tmp_path, monkeypatch):
+    need("busybox")
+    monkeypatch.setattr("pcloud.images.kernel._APPLETS", ("sh", "no-such-applet"))
+    with pytest.raises(Unavailable) as caught:
+        await make_initrd(tmp_path, tmp_path / "initrd")
+    assert "no-such-applet" in str(caught.value)

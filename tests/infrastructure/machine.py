@@ -58,6 +58,7 @@ def cloud_disk() -> Path:
         jeos="bookworm",
         packages=("cloud-init", "nginx-light", "qemu-guest-agent"),
         commands=(("systemctl", "enable", "systemd-networkd"),),
+        agent="",
         transport="ssh",
         disable_units=("nginx.service",),
     )

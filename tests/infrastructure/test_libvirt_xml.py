@@ -106,6 +106,6 @@ def test_a_saved_domain_gets_another_disk_and_record():
     (mark,) = changed.findall(f"metadata/{{{xml.NAMESPACE}}}guest")
     assert mark.get("boot") == "2"
     assert changed.findtext("name") == "p-shop.web"
-    snapshot = etree.fromstring(xml.snapshot_document(plan, memory="/p/m", disk="/p/d"))
+    snapshot = etree.fromstring(xml.snapshot_document(memory="/p/m", disk="/p/d"))
     named = {d.get("name"): d.get("snapshot") for d in snapshot.findall("disks/disk")}
     assert named == {"vda": "external", "vdb": "no"}, "every disk is named: libvirt would else choose"

@@ -7,56 +7,18 @@ machines are booted as can be: an emulated one takes 15 s.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import shutil
-import signal
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.infrastructure.libvirtd import Libvirtd, run_libvirtd
-from tests.infrastructure.machine import cloud_disk
+from tests.infrastructure.libvirtd import run_libvirtd
+from tests.machines.libvirt import LibvirtWorld
 from tests.machines.stage import MANIFEST, NAME, Stage, World, stage
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 WATCHED = ("web", "app")
 """By our agent, and by sshd."""
-IMPORTED = """\
-deployable: pctimported
-infrastructure: @INFRASTRUCTURE@
-assemblies:
-  box:
-    image: appliance
-    transport: ssh
-    memory: 384M
-    saved_state: true
-    timeouts: {start: 5m}
-    resources:
-      front: {template: nginx, monitor: 10s}
-"""
-
-
-class LibvirtWorld(World):
-    """Machines, emulated where there is no KVM."""
-
-    infrastructure = "libvirt"
-    slow = 4.0
-
-    def __init__(self, libvirtd: Libvirtd) -> None:
-        super().__init__()
-        self.libvirtd = libvirtd
-
-    def settings(self, home: Path) -> str:
-        names = 'network = "pcmeng"\npool = "pcmeng"\nbridge = "virbrpcmeng"\nprefix = "pcme-"\nmemory = 320\n'
-        return f'[infrastructures.libvirt]\nuri = "{self.libvirtd.uri}"\n{names}'
-
-    def kill(self, home: Path, guest_id: str) -> None:
-        os.kill(self.libvirtd.qemu(f"pcme-{guest_id}"), signal.SIGKILL)
-
-    def hang(self, home: Path, guest_id: str) -> None:
-        self.libvirtd.freeze(f"pcme-{guest_id}")
 
 
 @pytest.fixture(scope="module", params=["lxc", "libvirt"])
@@ -76,8 +38,8 @@ def shop(request, tmp_path_factory):
         yield it
 
 
-def main_process(shop: Stage, assembly: str, deployable: str = NAME) -> str:
-    return shop.guest(assembly, "systemctl", "show", "-p", "MainPID", "--value", "nginx", deployable=deployable)
+def main_process(shop: Stage, assembly: str) -> str:
+    return shop.guest(assembly, "systemctl", "show", "-p", "MainPID", "--value", "nginx")
 
 
 def boot_of(shop: Stage, assembly: str) -> str:
@@ -200,44 +162,3 @@ def test_libvirtd_away(shop):
     shop.until(lambda: shop.client.execute(NAME, "web", ["true"]).returncode == 0, 30)
     assert [main_process(shop, name) for name in guests] == before
     assert [libvirtd.qemu(name) for name in names] == machines
-
-
-def test_an_imported_image(shop):
-    """A disk made by others, taken over by its digest, boots by its own loader and gets its identity from cloud-init.
-    Killed, it is restored from its saved state."""
-    if not isinstance(shop.world, LibvirtWorld):
-        pytest.skip("of libvirt")
-    disk = cloud_disk()
-    digest = hashlib.sha256(disk.read_bytes()).hexdigest()
-    words = ("--name", "appliance", "--like", "bookworm")
-    refused = shop.pcloud("image", "import", str(disk), *words, "--digest", f"sha256:{'0' * 64}", check=False)
-    assert refused.returncode != 0
-    assert "DIGEST_MISMATCH" in refused.stdout
-    shop.pcloud("image", "import", str(disk), *words, "--digest", f"sha256:{digest}")
-    listed = shop.pcloud("image", "list").stdout
-    assert any(line.split()[:3] == ["appliance", "x86_64", "ready"] for line in listed.splitlines()), listed
-    shop.others.append("pctimported")
-    shop.apply_text(IMPORTED, "10m")
-
-    def inside(*argv: str) -> str:
-        return shop.guest("box", *argv, deployable="pctimported")
-
-    status = shop.client.status("pctimported")
-    assert inside("hostname") == "box"
-    assert status.assemblies[0].address in inside("ip", "-4", "-o", "addr", "show", "eth0")
-    assert "cloud-init" in inside("ls", "/run")
-    cursor, before = shop.cursor(), main_process(shop, "box", "pctimported")
-    inside("kill", "-9", before)
-    shop.event(cursor, "resource.state", "box", "front", "running", seconds=30, deployable="pctimported")
-    assert main_process(shop, "box", "pctimported") not in ("0", before)
-    boot, cursor = inside("cat", "/proc/sys/kernel/random/boot_id"), shop.cursor()
-    shop.world.kill(shop.home, "pctimported.box")
-    shop.event(cursor, "assembly.state", "box", "", "failed", seconds=10, deployable="pctimported")
-    shop.event(cursor, "resource.state", "box", "front", "running", deployable="pctimported")
-    assert inside("cat", "/proc/sys/kernel/random/boot_id") == boot, "restored, not booted"
-    assert abs(float(inside("date", "+%s")) - time.time()) < 5
-    used = shop.pcloud("image", "delete", "appliance", check=False)
-    assert used.returncode != 0
-    assert "JEOS_IN_USE" in used.stdout
-    shop.pcloud("delete", "pctimported", "--wait", "--yes")
-    shop.pcloud("image", "delete", "appliance")

@@ -23,36 +23,13 @@ from pcloud.model.deployable import (
 from pcloud.model.errors import InvalidDocument
 from pcloud.model.manifest import read_json, read_manifest, write_json, write_manifest
 from pcloud.model.xml import read_xml, write_xml
+from tests.manifests import SHOP
 
 
 def read_original(data: bytes | str) -> Deployable:
     """The original named images elsewhere."""
     return read_xml(data, images_required=False)
 
-
-SHOP = """\
-deployable: shop
-infrastructure: lxc
-assemblies:
-  db:
-    image: bookworm
-    packages: [mariadb-server]
-    resources:
-      mysqld: {template: mysqld, monitor: 10s}
-  web:
-    image: bookworm
-    after: [db]
-    packages: [apache2]
-    files:
-      /var/www/html/index.html: "shop\\n"
-    resources:
-      httpd:
-        template: httpd
-        monitor: 10s
-        parameters: {db_host: {reference: db.ipaddress}}
-        escalation: {failures: 3, period: 60s}
-    escalation: {failures: 3, period: 600s}
-"""
 
 ORIGINAL = b"""\
 <deployable name="shop" uuid="7f" monitor="am" username="root">

@@ -18,23 +18,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.manifests import ACCEPTANCE as SCRIPT
 from tests.shell.conftest import BIN
 
 BRIDGE = "pcloud-sh-acc"
-SCRIPT = """\
-jeos_create bookworm x86_64
-assembly_create assy1 bookworm x86_64
-assembly_clone assy1 assy2
-assembly_clone assy1 assy3
-assembly_resource_add httpd httpd assy1
-assembly_resource_add httpd httpd assy2
-assembly_resource_add httpd httpd assy3
-deployable_create dep1
-deployable_assembly_add dep1 assy1
-deployable_assembly_add dep1 assy2
-deployable_assembly_add dep1 assy3
-deployable_start dep1
-"""
 BUILD = 1500
 """Seconds: an image may have to be built from the mirror first."""
 

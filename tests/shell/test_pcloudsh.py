@@ -9,23 +9,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.manifests import ACCEPTANCE
 from tests.shell.conftest import BIN, Run, WaitFor
 from tests.shell.fakeapi import Fleet, Running
 
-ACCEPTANCE = """\
-jeos_create bookworm x86_64
-assembly_create assy1 bookworm x86_64
-assembly_clone assy1 assy2
-assembly_clone assy1 assy3
-assembly_resource_add httpd httpd assy1
-assembly_resource_add httpd httpd assy2
-assembly_resource_add httpd httpd assy3
-deployable_create dep1
-deployable_assembly_add dep1 assy1
-deployable_assembly_add dep1 assy2
-deployable_assembly_add dep1 assy3
-deployable_start dep1
-"""
 EVERY = {
     "jeos_create NAME ARCH": ["bookworm", "x86_64"],
     "jeos_list": [],

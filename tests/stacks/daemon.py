@@ -21,9 +21,10 @@ _ANY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Daemon:
-    """`pcloud-cped` over a state folder; the folder survives its end, so that another one can carry on."""
+    """`pcloud-cped` over a state folder, which survives its end so that another one can carry on. `images` is a store of
+    its own, for tests that might remove some of the shared one."""
 
-    def __init__(self, home: Path, *, bridge: str = "pcsc0") -> None:
+    def __init__(self, home: Path, *, bridge: str = "pcsc0", images: Path | None = None) -> None:
         self.home = home / "home"
         self.home.mkdir(mode=0o700, exist_ok=True)
         self._ports = ports = {name: free_port() for name in ("api", "cloudformation", "cloudwatch", "heat")}
@@ -35,7 +36,7 @@ class Daemon:
             f'[api]\nlisten = "{places["api"]}"\n'
             f'[stacks]\ncloudformation = "{places["cloudformation"]}"\ncloudwatch = "{places["cloudwatch"]}"\n'
             f'heat = "{places["heat"]}"\n'
-            f'[infrastructures.lxc]\nbridge = "{bridge}"\n'
+            f'[infrastructures.lxc]\nbridge = "{bridge}"\n' + (f'[images]\nfolder = "{images}"\n' if images else "")
         )
         self.environment = {
             **{key: value for key, value in os.environ.items() if key in {"PATH", "LANG", "HOME"}},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from pcloud.environment.infrastructure import ExecResult
 from pcloud.events.event import Event
@@ -26,6 +27,9 @@ class NotingPlatform:
         self.answer = ""
         """What every command in a guest prints; nothing can be run while it is empty."""
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        raise NotImplementedError
 
     async def prepare(self) -> str:
         return ""

@@ -277,6 +277,16 @@ HOSTILE: list[dict[str, str] | bytes] = [
     {"Action": "CreateStack", "StackName.member.1": "a", "TemplateBody": "Resources: {}"},
     {"Action": "DescribeStacks", "NextToken": "-1"},
     {"Action": "SetStackPolicy", "StackName": "a", "StackPolicyBody": "[[[["},
+    {
+        "Action": "ValidateTemplate",
+        "TemplateBody": '{"Transform": "AWS::LanguageExtensions", "Resources": {"Fn::ForEach::L": ["X", ["a"],'
+        ' {"R${X}": {"Type": "OS::Heat::Value", "Properties": {"value": [{"Ref": {"Ref": "X"}}]}}}]}}',
+    },
+    {
+        "Action": "ValidateTemplate",
+        "TemplateBody": '{"Resources": {"A": {"Type": "OS::Heat::Value", "Properties": {"value": "x"},'
+        ' "CreationPolicy": {"ResourceSignal": {"Count": {"Ref": "A"}}}}}}',
+    },
     b"\xff\xfe=\x00&Action=%%%",
 ]
 

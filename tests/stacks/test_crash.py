@@ -40,6 +40,10 @@ class CrashingStore(SqliteStore):
         if self._spend():
             super().remove(record)
 
+    def forget(self, stack: str) -> None:
+        if self._spend():
+            super().forget(stack)
+
     def set(self, kind: str, key: str, value: Any) -> None:
         if self._spend():
             super().set(kind, key, value)

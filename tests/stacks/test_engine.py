@@ -198,3 +198,55 @@ async def test_five_hundred_resources_are_quick_and_durable(manager: StackManage
     assert [item.status for item in other.stacks()] == ["CREATE_COMPLETE"]
     assert len(other.resources()) == 500
     await other.close()
+
+
+async def test_creation_policy_counts_what_a_parameter_says(manager: StackManager) -> None:
+    template = {
+        "Parameters": {"Count": {"Type": "Number", "Default": 2}},
+        "Resources": {
+            "A": {
+                "Type": "OS::Heat::TestResource",
+                "CreationPolicy": {"ResourceSignal": {"Count": {"Ref": "Count"}, "Timeout": "PT20S"}},
+            }
+        },
+    }
+    stack = await manager.create("policy", Source(template=json.dumps(template)))
+    while "A" not in manager.current(stack):
+        await asyncio.sleep(0.01)
+    record = manager.current(stack)["A"]
+    for number in ("1", "2"):
+        assert stack.status == "CREATE_IN_PROGRESS"
+        await manager.signal(record, {"status": "SUCCESS", "id": number, "data": "", "reason": ""})
+    await manager.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+
+
+@pytest.mark.parametrize(
+    "policy", [{"Ref": "AWS::Region"}, {"ResourceSignal": {"Count": "many"}}, {"ResourceSignal": 3}]
+)
+async def test_policies_that_are_none_are_refused(manager: StackManager, policy: dict[str, Any]) -> None:
+    template = {"Resources": {"A": {"Type": "OS::Heat::TestResource", "CreationPolicy": policy}}}
+    with pytest.raises(InvalidDocument):
+        await manager.create("no", Source(template=json.dumps(template)))
+
+
+async def test_deleted_stacks_are_forgotten_after_their_time(tmp_path: Path) -> None:
+    now = 1000.0
+    manager = StackManager(SqliteStore(tmp_path / "s.db"), NoPlatform(), clock=lambda: now, keep_deleted=50)
+    await manager.start()
+    for name in ("old", "new", "live"):
+        stack = await manager.create(name, hot({"a": made()}))
+        await manager.wait(stack)
+        if name != "live":
+            await manager.delete(stack)
+            await manager.wait(stack)
+        now += 40
+    assert {item.name for item in manager.stacks.values()} == {"old", "new", "live"}
+    await manager.close()
+    # old went at 1000, new at 1040
+    again = StackManager(SqliteStore(tmp_path / "s.db"), NoPlatform(), clock=lambda: 1080.0, keep_deleted=50)
+    await again.start()
+    assert {item.name for item in again.stacks.values()} == {"new", "live"}
+    await again.store.flush()
+    assert len(again.store.stacks()) == 2
+    await again.close()

@@ -50,6 +50,7 @@ class Daemon:
             log(5, "waiting for the cluster to stop its resources")
             return
         self._shutting_down = True
+        self.executor.ending()
         log(5, "asking the cluster to stop its resources here")
         self.server.stop_listening()
         request = m.Element(m.PROXY, {"lrmd_ipc_op": "shutdown_req", "lrmd_ipc_session": "0"})

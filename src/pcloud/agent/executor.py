@@ -44,6 +44,10 @@ class Executor:
         self._runner = Runner(loop, self._systemd)
         self.resources: dict[str, Resource] = {}
 
+    def ending(self) -> None:
+        """The agent is to end when its resources have been stopped."""
+        self._systemd.ending = True
+
     # --- what clients ask for; results are 0 or a negative errno
 
     def register(self, resource_id: str, resource_class: str, provider: str, agent: str, options: int) -> int:

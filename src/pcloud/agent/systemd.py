@@ -41,10 +41,13 @@ _NO_UNIT = (
 class Systemd:
     """Talks to systemd for all resources."""
 
-    __slots__ = ("_bus", "_jobs", "_loop")
+    __slots__ = ("_bus", "_jobs", "_loop", "ending")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
+        self.ending = False
+        """Whether the agent is to end when what it manages has been stopped. systemd would not stop a service that is
+        ordered before an agent whose own stop is under way: each would wait for the other."""
         self._bus = Bus(loop, self._on_signal)
         self._jobs: dict[str, Callable[[str], None] | str] = {}
 
@@ -156,6 +159,18 @@ class Systemd:
         else:
             ready(None)
 
+    def unorder(self, unit: str, ready: Callable[[DBusError | None], None]) -> None:
+        """Take a service out of the order with the agent, then `ready`."""
+        try:
+            changed = units.remove_order(unit)
+        except (OSError, ValueError) as error:
+            ready(DBusError("", f"{unit} can not be taken out of its order: {error}"))
+            return
+        if changed:
+            self.manager("Reload", "", (), lambda _values, error: ready(error))
+        else:
+            ready(None)
+
     def release(self, resource_id: str, agent: str) -> None:
         """Remove what `prepare` wrote; systemd's own restart rules count again."""
         if units.remove_files(resource_id, unit_name(agent)):
@@ -210,6 +225,8 @@ class Run:
             self._check()
         elif self._action == "start":
             self._systemd.prepare(self._id, self._unit, self._parameters, self._prepared)
+        elif self._action == "stop" and self._systemd.ending:
+            self._systemd.unorder(self._unit, self._prepared)
         elif self._action in ("stop", "restart"):
             self._submit()
         elif self._action == "meta-data":

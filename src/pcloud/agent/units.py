@@ -53,11 +53,14 @@ def is_variable(name: str) -> bool:
     return name.isascii() and name.isidentifier()
 
 
+_ORDER = "[Unit]\nBefore=pcloud-remoted.service\n\n"
+
+
 def drop_in(resource_id: str) -> str:
-    """Return the drop-in's text for a service."""
+    """Return the drop-in's text for a service. By its order the agent ends before what it manages when the guest does."""
     return (
         "# Written by pcloud-remoted for as long as it manages this service.\n"
-        "[Unit]\nBefore=pcloud-remoted.service\n\n"
+        f"{_ORDER}"
         f"[Service]\nRestart=no\nEnvironmentFile=-{ENVIRONMENTS}/{resource_id}.env\n"
     )
 
@@ -112,6 +115,16 @@ def write_files(resource_id: str, unit: str, parameters: dict[str, str] | None) 
     elif os.path.exists(path):
         return False
     return _write(path, drop_in(name), 0o644)
+
+
+def remove_order(unit: str) -> bool:
+    """Take the order out of a service's drop-in; return whether systemd must read its configuration again. OSError."""
+    path = f"{DROP_INS}/{unit}.d/99-pcloud.conf"
+    if not is_file_name(unit) or not os.path.exists(path):
+        return False
+    with open(path, encoding="utf-8") as held:
+        text = held.read()
+    return _write(path, text.replace(_ORDER, ""), 0o644)
 
 
 def remove_files(resource_id: str, unit: str) -> bool:

@@ -153,7 +153,12 @@ async def delete_key(request: Request, key: str) -> dict[str, str]:
 
 async def open_stacks(home: Path, platform: Platform, tokens: TokenBook, settings: StackSettings) -> StackManager:
     """Open `stacks.db` in the daemon's home and carry on with what was under way."""
-    manager = StackManager(SqliteStore(home / "stacks.db"), platform, metadata_url=f"http://{settings.cloudformation}")
+    manager = StackManager(
+        SqliteStore(home / "stacks.db"),
+        platform,
+        metadata_url=f"http://{settings.cloudformation}",
+        keep_deleted=settings.keep_deleted_days * 86400,
+    )
     if isinstance(platform, EnginePlatform):
         platform.endpoint.serve = lambda host, port: HttpServer(
             cloudformation_app(manager, _authentication(tokens)), host, port

@@ -100,7 +100,9 @@ class Fleet:
         task = self._tasks.pop(name)
         if slot.link is not None:
             slot.link.send(messages.Shutdown())
-        elif not slot.pid:
+        elif slot.pid:
+            processes.kill(slot.pid, name)  # it does not hear us, and would look for us for ever
+        else:
             task.cancel()
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
@@ -110,11 +112,15 @@ class Fleet:
         if self._server is not None:
             self._server.close()
         if engines:
-            for name in list(self.slots):
-                self.retire(name)
+            retired = list(self.slots.values())
+            for slot in retired:
+                self.retire(slot.name)
             waiting = [task for task in self._connections if (task.get_name() or "").startswith("slot-")]
             if waiting:
                 await asyncio.wait(waiting, timeout=10)
+            for slot in retired:
+                if slot.pid:
+                    processes.kill(slot.pid, slot.name)
         for task in (*self._tasks.values(), *self._connections):
             task.cancel()
         for slot in self.slots.values():

@@ -116,7 +116,7 @@ class Preparations:
         except asyncio.CancelledError:
             self._failed(name, "the build of its image was cancelled", event=False)
             raise
-        except Exception as error:
+        except Exception as error:  # whatever went wrong is told here, and ends the job as its own failure
             self._failed(name, f"its image could not be built: {type(error).__name__}: {error}")
             raise
         owner.desired.clear(name)

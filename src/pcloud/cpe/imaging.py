@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from pcloud.images.assembly import AssemblyImageSpec, ImageFile
 from pcloud.images.definitions import definitions
 from pcloud.images.identity import make_identity
 from pcloud.images.imported import ImportedImage, ImportedImages
-from pcloud.images.store import ImageStore, Manifest
+from pcloud.images.store import ImageStore
 from pcloud.model.deployable import Assembly
 from pcloud.model.errors import NotFound
 from pcloud.model.templates import Catalogue
@@ -29,7 +27,7 @@ def image_spec(assembly: Assembly, catalogue: Catalogue) -> AssemblyImageSpec:
     agent; managed units do not start at boot, or two masters would fight over them."""
     units = []
     for resource in assembly.resources:
-        if resource.resource_class in ("systemd", "service", "lsb"):
+        if resource.resource_class in ("systemd", "service", "lsb") and not resource.attached:
             name = resource.type
             units.append(name if name.endswith(_UNIT_SUFFIXES) else f"{name}.service")
     files = []
@@ -57,7 +55,6 @@ class StoreImages:
         self._store = store
         self._catalogue = catalogue
         self._known: dict[AssemblyImageSpec, Image] = {}
-        self._sizes: dict[str, int] = {}
         self._imported = ImportedImages(store.root)
         self._likes = {one.name: one.like for one in self._imported.list()}
 
@@ -111,7 +108,7 @@ class StoreImages:
                         arch=arch,
                         distribution=definition.title,
                         state="absent" if manifest is None else "ready",
-                        size=0 if manifest is None else await self._size(manifest),
+                        size=0 if manifest is None else manifest.size,
                         created=0.0 if manifest is None else manifest.created,
                     )
                 )
@@ -127,12 +124,6 @@ class StoreImages:
         made = await self._imported.receive(manifest, content, size=wanted.size)
         self._likes = {one.name: one.like for one in self._imported.list()}
         return _listed(made)
-
-    async def _size(self, manifest: Manifest) -> int:
-        folder = self._store.root / "jeos" / f"{manifest.name}-{manifest.arch}-{manifest.digest}"
-        if str(folder) not in self._sizes:
-            self._sizes[str(folder)] = await asyncio.to_thread(_usage, folder)
-        return self._sizes[str(folder)]
 
     async def build_jeos(self, name: str, arch: str, report: Report) -> None:
         """Build a JEOS; PcloudError when that fails."""
@@ -165,15 +156,3 @@ def _listed(image: ImportedImage) -> Jeos:
     return Jeos(
         name=image.name, arch=image.arch, distribution=what, state="ready", size=image.size, created=image.created
     )
-
-
-def _usage(folder: Path) -> int:
-    """Return what a folder takes on disk, in bytes."""
-    total = 0
-    for root, _, files in os.walk(folder):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(root, name)).st_blocks * 512  # noqa: PTH118 - a hundred thousand files
-            except FileNotFoundError:
-                continue
-    return total

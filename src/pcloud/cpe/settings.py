@@ -93,6 +93,8 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """ADDRESS:PORT of the CloudWatch endpoint."""
     heat: str = "127.0.0.1:8004"
     """ADDRESS:PORT of the Heat endpoint."""
+    keep_deleted_days: float = 90.0
+    """Days that deleted stacks are kept, with their events; 0 keeps all."""
     infrastructure: str = "lxc"
     """Where servers of stacks are made; only `lxc` can give them user data."""
     images: dict[str, str] = {}

@@ -105,7 +105,7 @@ class Maker:
         image = spec.image
         if not image.kernel:
             files = seed.nocloud(spec.guest_id, spec.identity, hosts, f"{name}-{spec.digest}")
-            return iso_image("cidata", files), {"seed_is_cdrom": True}
+            return iso_image("cidata", files), {}
         if self._settings.network == "user":
             where = "pcloud.address=10.0.2.15/24 pcloud.gateway=10.0.2.2"
             dns = "10.0.2.3"

@@ -4,8 +4,9 @@ Owns three things of each such guest in the storage pool: `GUEST.base.qcow2` (it
 again), `GUEST.state` (its memory then) and the mark `GUEST.FINGERPRINT.saved`, made last: without it, or with another
 fingerprint (address, keys, memory, image … have changed), there is no state and the guest boots. The guest writes to
 `GUEST.qcow2`, made anew over the base at each start: it keeps nothing. A state is of one guest only and never used for
-another, so address, MAC, keys and machine id are its own; libvirt gives it a new VM generation id at each restore, which
-makes the guest's kernel reseed its random numbers. Concurrency: calls for one guest never overlap.
+another, so address, MAC, keys and machine id are its own. Before anyone connects, the guest's clock is set and its kernel
+given fresh random numbers: it would else repeat those it made after the last restore. Concurrency: calls for one guest
+never overlap.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from typing import Any
 
@@ -26,8 +28,13 @@ from pcloud.infrastructure.libvirt_making import Maker, Making
 from pcloud.infrastructure.libvirt_storage import Storage
 
 _log = logging.getLogger(__name__)
-_CLOCK_PATIENCE = 10.0
-"""Seconds in which a restored guest's agent must have set its clock."""
+_PATIENCE = 10.0
+"""Seconds in which a restored guest's agent must have set its clock and random numbers."""
+_FRESHEN = (
+    'date -s "@$1" >/dev/null; cat >/dev/urandom; '
+    # RNDRESEEDCRNG: at once, not with the kernel's next reseeding (60 s at most). perl is on every Debian.
+    "perl -e 'open(R, q(+<), q(/dev/urandom)) && ioctl(R, 0x5207, 0) or exit 1' || exit 0"
+)
 
 
 class SavedStates:
@@ -44,7 +51,7 @@ class SavedStates:
         A guest without an agent that answers within `spec.start_timeout` is left running as it booted, without a state.
         """
         if await self._libvirt.call(lambda c: self._restore(c, spec, name), timeout=timeout):
-            await self._set_clock(name)
+            await self._freshen(name)
             return
         making = await self._libvirt.call(lambda c: self._boot(c, spec, name), timeout=timeout)
         if not await self._booted(name, spec.start_timeout):
@@ -56,7 +63,7 @@ class SavedStates:
             raise
         except InfrastructureError as error:  # the guest runs; only its next start will take longer
             _log.warning("%s: its state could not be saved: %s", name, error)
-        await self._set_clock(name)
+        await self._freshen(name)
 
     def _boot(self, connection: Any, spec: GuestSpec, name: str) -> Making:
         self._storage.forget_state(connection, name)
@@ -68,7 +75,6 @@ class SavedStates:
     def _save(self, connection: Any, name: str, making: Making) -> None:
         """Save memory and disk in one step; the guest goes on on a disk over the saved one."""
         document = xml.snapshot_document(
-            making.plan,
             memory=self._storage.path(connection, f"{name}.state"),
             disk=self._storage.path(connection, f"{name}.qcow2"),
         )
@@ -111,22 +117,23 @@ class SavedStates:
         result = await self._run(name, "systemctl", "is-system-running")
         return result is None or result.strip() in (b"running", b"degraded")
 
-    async def _set_clock(self, name: str) -> None:
-        """Set the guest's clock, which stood still since its state was saved."""
+    async def _freshen(self, name: str) -> None:
+        """Set the guest's clock, which stood still since its state was saved, and give its kernel fresh random numbers."""
         try:
-            async with asyncio.timeout(_CLOCK_PATIENCE):
+            async with asyncio.timeout(_PATIENCE):
                 while True:
                     with contextlib.suppress(InfrastructureError):
-                        await self._run(name, "date", "-s", f"@{time.time():.3f}")
+                        words = ("sh", "-c", _FRESHEN, "sh", f"{time.time():.3f}")
+                        await self._run(name, *words, stdin=os.urandom(64))
                         return
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            _log.warning("%s: the guest agent did not set the clock of the restored guest", name)
+            _log.warning("%s: the guest agent set neither clock nor random numbers of the restored guest", name)
 
-    async def _run(self, name: str, *argv: str) -> bytes | None:
+    async def _run(self, name: str, *argv: str, stdin: bytes = b"") -> bytes | None:
         """Run a short command through the agent and return what it printed; None when there is no such program."""
         try:
-            pid = await self._libvirt.raw(lambda c: agent.start_command(c.lookupByName(name), argv, b""), timeout=6.0)
+            pid = await self._libvirt.raw(lambda c: agent.start_command(c.lookupByName(name), argv, stdin), timeout=6.0)
         except InfrastructureUnavailable:
             raise
         except InfrastructureError as error:

@@ -15,6 +15,7 @@ import msgspec
 from lxml import etree
 
 NAMESPACE = "https://pacemaker-cloud.org/xmlns/guest/1"
+_SEED = "vdb"
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
 
@@ -43,7 +44,6 @@ class DomainPlan(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int
     disk: str
     seed: str
-    seed_is_cdrom: bool = False
     kernel: str = ""
     initrd: str = ""
     command_line: str = ""
@@ -66,7 +66,9 @@ def domain_document(plan: DomainPlan) -> str:
     _text(root, "uuid", str(uuid.uuid5(uuid.NAMESPACE_URL, f"{NAMESPACE}/{plan.name}")))
     metadata = etree.SubElement(root, "metadata")
     metadata.append(record_element(plan.record))
-    etree.SubElement(root, "genid")  # another one at each restore: the guest's kernel reseeds its random numbers
+    etree.SubElement(
+        root, "genid"
+    )  # another one at each restore, for kernels that ask for it (Debian's for clouds does not)
     _text(root, "memory", str(plan.memory), unit="MiB")
     _text(root, "vcpu", str(plan.cpus))
     os_ = etree.SubElement(root, "os")
@@ -85,7 +87,8 @@ def domain_document(plan: DomainPlan) -> str:
         _text(root, name, value)
     devices = etree.SubElement(root, "devices")
     _disk(devices, plan.disk, "vda", "qcow2")
-    _disk(devices, plan.seed, _seed_target(plan), "raw", cdrom=plan.seed_is_cdrom)
+    # As a disk, not a CD-ROM: kernels for clouds have drivers for virtio only, and cloud-init looks for a label.
+    _disk(devices, plan.seed, _SEED, "raw")
     if plan.network:
         interface = etree.SubElement(devices, "interface", type="network")
         etree.SubElement(interface, "mac", address=mac_address(plan.name))
@@ -115,7 +118,7 @@ def record_text(record: Record, *, address: str) -> str:
     return etree.tostring(record_element(msgspec.structs.replace(record, address=address)), encoding="unicode")
 
 
-def snapshot_document(plan: DomainPlan, *, memory: str, disk: str) -> str:
+def snapshot_document(*, memory: str, disk: str) -> str:
     """Return the document of a snapshot: memory in a file, and the domain's disk goes on as another over the present."""
     root = etree.Element("domainsnapshot")
     etree.SubElement(root, "memory", snapshot="external", file=memory)
@@ -123,7 +126,7 @@ def snapshot_document(plan: DomainPlan, *, memory: str, disk: str) -> str:
     saved = etree.SubElement(disks, "disk", name="vda", snapshot="external")
     etree.SubElement(saved, "driver", type="qcow2")
     etree.SubElement(saved, "source", file=disk)
-    etree.SubElement(disks, "disk", name=_seed_target(plan), snapshot="no")
+    etree.SubElement(disks, "disk", name=_SEED, snapshot="no")
     return etree.tostring(root, encoding="unicode")
 
 
@@ -254,10 +257,6 @@ def format_ports(pairs: Iterable[tuple[int, int]]) -> str:
     return " ".join(f"{guest}:{host}" for guest, host in pairs)
 
 
-def _seed_target(plan: DomainPlan) -> str:
-    return "sda" if plan.seed_is_cdrom else "vdb"
-
-
 def _user_network(root: etree._Element, plan: DomainPlan) -> None:
     forwards = "".join(
         f",hostfwd=tcp:{host}:{port}-:{guest}" for guest, (host, port) in parse_ports(plan.record.ports).items()
@@ -273,11 +272,11 @@ def _user_network(root: etree._Element, plan: DomainPlan) -> None:
         etree.SubElement(command_line, f"{{{_QEMU}}}arg", value=value)
 
 
-def _disk(devices: etree._Element, path: str, target: str, kind: str, *, cdrom: bool = False) -> None:
-    disk = etree.SubElement(devices, "disk", type="file", device="cdrom" if cdrom else "disk")
+def _disk(devices: etree._Element, path: str, target: str, kind: str) -> None:
+    disk = etree.SubElement(devices, "disk", type="file", device="disk")
     etree.SubElement(disk, "driver", name="qemu", type=kind)
     etree.SubElement(disk, "source", file=path)
-    etree.SubElement(disk, "target", dev=target, bus="sata" if cdrom else "virtio")
+    etree.SubElement(disk, "target", dev=target, bus="virtio")
     if kind == "raw":
         etree.SubElement(disk, "readonly")
 

@@ -73,6 +73,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the service's processes where the agent can not ask systemd for them: their exit triggers the monitor."""
     after: tuple[str, ...] = ()
     """Names of resources of the same assembly that start before this one and stop after it."""
+    attached: bool = False
+    """Added to a guest that is there: its image is not made for it. Set by stacks, not by documents."""
 
 
 class FileAttributes(msgspec.Struct, frozen=True, kw_only=True):

@@ -255,7 +255,7 @@ class _Worker(asyncio.BufferedProtocol):
                 )  # fmt: skip
             ours.setblocking(False)
             transport, _ = await worker._loop.create_unix_connection(lambda: worker, sock=ours)
-        except BaseException:
+        except BaseException:  # cancelled, too: no process and no socket may stay behind
             ours.close()
             await worker.stop()
             raise
@@ -263,7 +263,7 @@ class _Worker(asyncio.BufferedProtocol):
         try:
             async with asyncio.timeout(owner._start_timeout):
                 worker.version = await worker._hello
-        except BaseException:
+        except BaseException:  # as above
             await worker.stop()
             raise
         worker.ready = True

@@ -243,11 +243,7 @@ class _DryRun:
             if task not in keep:
                 task.cancel()
         await asyncio.sleep(0)
-        for guest in self._world.guests.values():
-            for timer in guest.recurring.values():
-                timer.cancel()
-            guest.recurring.clear()
-            guest.connections.clear()
+        self._world.forget_engine()
         memory = self._notes.memory
         kept = msgspec.msgpack.decode(memory, type=Memory) if memory else self._state.memory
         self._engine = self._take_over(kept)

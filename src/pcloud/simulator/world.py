@@ -62,6 +62,12 @@ class SimulatedGuest:
             digest=self.digest, boot_id=str(self.boots),
         )  # fmt: skip
 
+    def watch_nothing(self) -> None:
+        """End the recurring monitors."""
+        for timer in self.recurring.values():
+            timer.cancel()
+        self.recurring.clear()
+
 
 class World:
     """All simulated guests, and the faults to be asked of them. `log` holds every action on them, in order."""
@@ -129,6 +135,12 @@ class World:
         guest = self.guests[guest_id]
         guest.frozen = guest.cut_off = False
 
+    def forget_engine(self) -> None:
+        """The engine process is dead: its connections and its monitors in guests are gone, everything else goes on."""
+        for guest in self.guests.values():
+            guest.watch_nothing()
+            guest.connections.clear()
+
     # --- mechanics
 
     def guest(self, spec: GuestSpec) -> SimulatedGuest:
@@ -153,9 +165,7 @@ class World:
         guest.running = guest.frozen = guest.cut_off = False
         guest.services.clear()
         guest.busy_until.clear()
-        for timer in guest.recurring.values():
-            timer.cancel()
-        guest.recurring.clear()
+        guest.watch_nothing()
         self._silence(guest, "its guest ended")
 
     def _silence(self, guest: SimulatedGuest, why: str) -> None:

@@ -93,10 +93,14 @@ def read_cloudformation(document: Document, given: Mapping[str, Any]) -> Templat
         reader.finish()
     mappings = reader.mapping(data.get("Mappings"), ("Mappings",))
     for name, mapping in mappings.items():
+        if not NAME.match(name):
+            reader.problem("BAD_NAME", f"'{name}' may hold letters and digits only", ("Mappings", name))
         for top, second in reader.mapping(mapping, ("Mappings", name)).items():
             reader.mapping(second, ("Mappings", name, top))
     conditions = reader.mapping(data.get("Conditions"), ("Conditions",))
     resources = _resources(reader, data)
+    for name in resources.keys() & parameters.keys():
+        reader.problem("NAME_TAKEN", f"'{name}' is the name of a parameter already", ("Resources", name))
     outputs = _outputs(reader, data)
     metadata = reader.mapping(data.get("Metadata"), ("Metadata",))
     template = Template(

@@ -65,7 +65,7 @@ class _Expander:
             return _substitute(value, names)
         if not isinstance(value, dict):
             return value
-        if len(value) == 1 and "Ref" in value and value["Ref"] in names:
+        if len(value) == 1 and isinstance(value.get("Ref"), str) and value["Ref"] in names:
             return names[value["Ref"]]
         result: dict[str, Any] = {}
         for key, child in value.items():

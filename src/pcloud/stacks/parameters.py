@@ -101,12 +101,15 @@ def violation(constraint: Constraint, schema: ParameterSchema, value: Any) -> st
             allowed = {str(item) for item in constraint.values}
             items = value if isinstance(value, list) else [value]
             ok = all(str(item) in allowed or item in constraint.values for item in items)
+            if not ok and isinstance(value, list):  # a list may be named whole, too
+                ok = ",".join(str(item) for item in value) in {re.sub(r"\s*,\s*", ",", text) for text in allowed}
             rule = f"it must be one of {', '.join(str(item) for item in constraint.values[:20])}"
         case "allowed_pattern":
-            text = str(value)
-            if len(text) > MAX_PATTERN_INPUT:
-                return f"the value of '{schema.name}' is too long ({len(text)}) to be matched with a pattern"
-            ok = re.fullmatch(constraint.pattern, text) is not None
+            texts = [str(item) for item in value] if isinstance(value, list) else [str(value)]
+            length = sum(map(len, texts))
+            if length > MAX_PATTERN_INPUT:
+                return f"the value of '{schema.name}' is too long ({length}) to be matched with a pattern"
+            ok = all(re.fullmatch(constraint.pattern, text) for text in texts)
             rule = f"it must match the pattern {constraint.pattern}"
         case _:
             return ""

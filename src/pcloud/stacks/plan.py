@@ -110,6 +110,9 @@ def assess(
         depends = depends_of(scope, definition, path)
         properties = scope.collect(definition.properties, (*path, template.properties_key))
         scope.collect(definition.metadata, (*path, "Metadata" if template.dialect is Dialect.CFN else "metadata"))
+        if properties is NO_VALUE:
+            properties = {}
+        _policies(scope, definition, path)
         if isinstance(properties, dict) and kind is not None:
             checked = check(kind, properties)
             report(scope, checked, (*path, template.properties_key))
@@ -128,6 +131,21 @@ def assess(
     _outputs(scope)
     scope.finish()
     return Assessment(template=template, scope=scope, nodes=_sorted(template, nodes), notes=notes)
+
+
+def _policies(scope: Scope, definition: ResourceDefinition, path: Path) -> None:
+    cfn = scope.template.dialect is Dialect.CFN
+    for name, written in (("CreationPolicy", definition.creation_policy), ("UpdatePolicy", definition.update_policy)):
+        where: Path = (*path, name if cfn else "update_policy")
+        value = scope.collect(written, where)
+        if not isinstance(value, dict | Unknown) and value is not None and value is not NO_VALUE:
+            scope.problems.append(scope.template.problem("WRONG_TYPE", "a policy is a map", where))
+        elif cfn and name == "CreationPolicy" and isinstance(value, dict) and "ResourceSignal" in value:
+            signal = value["ResourceSignal"]
+            count = signal.get("Count", 1) if isinstance(signal, dict) else None
+            if not isinstance(count, Unknown) and not str(count).isdecimal():
+                sentence = "ResourceSignal is a map whose Count is a whole number"
+                scope.problems.append(scope.template.problem("BAD_VALUE", sentence, (*where, "ResourceSignal")))
 
 
 def depends_of(scope: Scope, definition: ResourceDefinition, path: Path) -> set[str]:

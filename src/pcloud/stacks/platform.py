@@ -6,7 +6,7 @@ after a crash and then finishes what the first call began. Errors: PcloudError.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from pcloud.environment.infrastructure import ExecResult
@@ -30,6 +30,10 @@ class Platform(Protocol):
 
     def images(self) -> Sequence[str]:
         """Return the names of the images (JEOS) that guests can be made from."""
+        ...
+
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        """Read a manifest that stands in a template; InvalidDocument with every problem."""
         ...
 
     async def prepare(self) -> str:
@@ -95,6 +99,10 @@ class NoPlatform:
     capabilities: frozenset[str] = frozenset()
     infrastructure = ""
     catalogue: Any = None
+
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        """Refuse."""
+        raise _refusal()
 
     async def prepare(self) -> str:
         """Return no URL."""

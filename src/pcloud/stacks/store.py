@@ -55,6 +55,10 @@ class StackStore(Protocol):
         """Queue the removal of a record."""
         ...
 
+    def forget(self, stack: str) -> None:
+        """Queue the removal of a deleted stack with its events."""
+        ...
+
     def set(self, kind: str, key: str, value: Any) -> None:
         """Queue a small value of any kind; None removes it."""
         ...
@@ -141,6 +145,11 @@ class SqliteStore:
             self._queue.put(("DELETE FROM resource WHERE id = ?", (record.id,)))
         else:
             self._queue.put(("DELETE FROM thing WHERE kind = ? AND key = ?", (type(record).__name__, record.id)))
+
+    def forget(self, stack: str) -> None:
+        """Queue the removal of a deleted stack with its events."""
+        self._queue.put(("DELETE FROM event WHERE stack = ?", (stack,)))
+        self._queue.put(("DELETE FROM stack WHERE id = ?", (stack,)))
 
     def set(self, kind: str, key: str, value: Any) -> None:
         """Queue a small value."""

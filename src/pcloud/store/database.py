@@ -63,7 +63,7 @@ class Database:
         try:
             async with database.write() as connection:
                 await connection.run_sync(_migrate)
-        except BaseException:
+        except BaseException:  # cancelled, too: no connection may stay open
             await engine.dispose()
             raise
         return database

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Update, case, delete, insert, null, select, update
+from sqlalchemy import Row, Text, Update, bindparam, case, delete, insert, null, select, update
 
 from pcloud.model.deployable import Deployable
 from pcloud.store.database import Database
@@ -96,12 +96,16 @@ class Deployables:
     async def given(self, definitions: Mapping[str, Deployable]) -> None:
         """Store that engines are given these definitions, by name: from now on guests can exist. Where another one was
         stored in the meantime, these stay known as what runs."""
+        if not definitions:
+            return
+        text = bindparam("text", type_=Text())
+        applied = case((deployables.c.definition == text, null()), else_=text)
+        change = update(deployables).where(deployables.c.name == bindparam("of")).values(loaded=True, applied=applied)
         async with self._database.write() as connection:
-            for name, deployable in definitions.items():
-                text = msgspec.json.encode(deployable).decode()
-                applied = case((deployables.c.definition == text, null()), else_=text)
-                values = {"loaded": True, "applied": applied}
-                await connection.execute(update(deployables).where(deployables.c.name == name).values(**values))
+            await connection.execute(
+                change,
+                [{"of": name, "text": msgspec.json.encode(given).decode()} for name, given in definitions.items()],
+            )
 
     async def moved(self, name: str, slot: str) -> None:
         """Store which engine process carries a deployable out; nothing else of its row is touched."""

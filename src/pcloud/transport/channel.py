@@ -229,7 +229,7 @@ async def open_channel(
     except gnutls.TlsError as error:
         connection.close()
         raise TransportError("TLS", f"{address}:{port}: {error}") from error
-    except BaseException:
+    except BaseException:  # cancelled, too: the socket may not stay open
         connection.close()
         raise
     return Channel(loop, connection, session, buffer)

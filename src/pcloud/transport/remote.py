@@ -80,7 +80,7 @@ class RemoteTransport:
                 await connection.close()
             where = f"{endpoint.address}:{endpoint.port}"
             raise TransportError("TIMEOUT", f"{where} did not answer within {timeout:g} s") from error
-        except BaseException:
+        except BaseException:  # cancelled, too: the connection may not stay open
             if connection is not None:
                 await connection.close()
             raise

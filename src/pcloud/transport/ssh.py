@@ -46,7 +46,7 @@ class SshTransport:
                 end = await run(connection, command_line(script(PREFLIGHT)), timeout=timeout)
             if end.returncode != 0:
                 raise TransportError("PROGRAMS", f"{endpoint.guest_id} lacks the programs timeout, flock or env")
-        except BaseException as error:
+        except BaseException as error:  # cancelled, too: the connection may not stay open
             if connection is not None:
                 connection.abort()
             translated = _translate(endpoint, error, timeout)

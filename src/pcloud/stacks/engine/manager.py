@@ -64,6 +64,7 @@ class StackManager(Changes):
         for stack in self.stacks.values():
             if stack.live and stack.source is not None:
                 await self.prepare_guests(stack.source)
+        self.prune()
         for stack in list(self.stacks.values()):
             if stack.operation is not None and stack.busy:
                 self._begin(stack)
@@ -359,6 +360,8 @@ class StackManager(Changes):
         if status == "DELETE_COMPLETE":
             self.watcher.metrics.drop(stack.id)
         self._note_exports(stack)
+        if status == "DELETE_COMPLETE":
+            self.prune()
         if not kept and operation is not None and operation.change_set:
             self.executed(operation.change_set)
         if kept:

@@ -12,9 +12,11 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from pcloud.model.errors import PcloudError
 from pcloud.stacks.engine.policy import denied
-from pcloud.stacks.functions.evaluation import FunctionError, unknown_in
+from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, unknown_in
 from pcloud.stacks.plan import Assessment, Node, assess, check, decide
 from pcloud.stacks.records import ResourceRecord, Source, StackRecord, derived_id
 from pcloud.stacks.template import Dialect
@@ -228,6 +230,8 @@ class Run:
         path = (*node.path, template.properties_key)
         properties = scope.evaluate(node.definition.properties, path)
         metadata = scope.evaluate(node.definition.metadata, (*node.path, "metadata"))
+        properties = {} if properties is NO_VALUE else properties
+        node = _with_policies(scope, node)
         missing = unknown_in(properties)
         if missing is not None:
             raise StepFailed(f"{node.name} needs {missing.because}, which has no value")
@@ -499,6 +503,23 @@ class Run:
         manager.set_status(stack, record, "DELETE_COMPLETE", "")
         manager.drop(record)
         return True
+
+
+def _with_policies(scope: Scope, node: Node) -> Node:
+    """Return a node whose policies hold values instead of functions."""
+    definition = node.definition
+    if definition.creation_policy is None and definition.update_policy is None:
+        return node
+    policies = (
+        scope.evaluate(written, (*node.path, name))
+        for name, written in (
+            ("CreationPolicy", definition.creation_policy),
+            ("UpdatePolicy", definition.update_policy),
+        )
+    )
+    creation, update = (None if value is NO_VALUE else value for value in policies)
+    definition = msgspec.structs.replace(definition, creation_policy=creation, update_policy=update)
+    return msgspec.structs.replace(node, definition=definition)
 
 
 async def _walk(

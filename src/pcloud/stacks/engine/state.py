@@ -35,7 +35,10 @@ class State:
         region: str = "local",
         metadata_url: str = "http://127.0.0.1:8000",
         clock: Callable[[], float] = time.time,
+        keep_deleted: float = 90 * 86400.0,
     ) -> None:
+        self.keep_deleted = keep_deleted
+        """Seconds that deleted stacks are kept; 0 keeps all."""
         self.store = store
         self.platform = platform
         self.region = region
@@ -67,6 +70,17 @@ class State:
     def now(self) -> float:
         """Return wall-clock time."""
         return self._clock()
+
+    def prune(self) -> None:
+        """Forget the stacks that were deleted long ago, with their events."""
+        if self.keep_deleted <= 0:
+            return
+        oldest = self.now() - self.keep_deleted
+        for stack in [item for item in self.stacks.values() if not item.live and item.deleted < oldest]:
+            del self.stacks[stack.id]
+            for table in (self._records, self._current, self._sequences):
+                table.pop(stack.id, None)
+            self.store.forget(stack.id)
 
     def get(self, name_or_id: str) -> StackRecord:
         """Return a stack by name (live ones), id or ARN; NotFound."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -54,6 +55,10 @@ class EnginePlatform:
     def images(self) -> Sequence[str]:
         """Return the names of the JEOS that guests can be made from."""
         return sorted(definitions())
+
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        """Read a manifest; InvalidDocument with every problem."""
+        return self._engine.documents.read(msgspec.json.encode(document), "json", "")
 
     async def prepare(self) -> str:
         """Be reachable for guests before the first is made; return the URL."""

@@ -98,7 +98,7 @@ class NovaServer(ServerType):
         "scheduler_hints": mapping(inert="there is one host"),
         "tags": listing(on_change=_NOTHING),
         "diskConfig": text(inert=_NO_DISKS),
-        "admin_pass": text(secret=True, on_change=_NOTHING, inert="guests take keys, no passwords"),
+        "admin_pass": text(secret=True, on_change=OnChange.UPDATE),
         "personality": mapping(refused="write files by user data"),
         "block_device_mapping": listing(refused=_NO_DISKS),
         "block_device_mapping_v2": listing(refused=_NO_DISKS),
@@ -129,6 +129,33 @@ class NovaServer(ServerType):
         named = [each.get("port") for each in context.properties.get("networks") or [] if isinstance(each, Mapping)]
         found = [context.services.find(str(name)) for name in named if name]
         return [record for record in found if record is not None and "address" in record.data]
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """A password is one line."""
+        secret = properties.get("admin_pass")
+        if not known(secret) or str(secret).isprintable():
+            return []
+        return [PropertyProblem(code="BAD_PROPERTY", message="'admin_pass' must be printable", path=("admin_pass",))]
+
+    async def create(self, context: Context) -> None:
+        """Make the guest, and give its root a password where one is asked for (for its console: sshd takes keys only)."""
+        await super().create(context)
+        if context.properties.get("admin_pass"):
+            await self._password(context)
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Another password takes effect at once."""
+        await super().update(context, old, changed)
+        if "admin_pass" in changed and context.properties.get("admin_pass"):
+            await self._password(context)
+
+    async def _password(self, context: Context) -> None:
+        where = context.services.place_of(context.record)
+        assert where is not None
+        line = f"root:{context.properties['admin_pass']}\n".encode()
+        done = await context.services.platform.execute(*where, ["chpasswd"], stdin=line)
+        if done.returncode:
+            raise ResourceFailed("the guest does not take the password")
 
     def groups(self, context: Context) -> list[Any]:
         """Its own and its ports'."""

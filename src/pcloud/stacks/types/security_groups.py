@@ -112,7 +112,11 @@ class SecurityGroup(GroupOfRules):
         first, last = given.get("FromPort"), given.get("ToPort")
         inward = key == "SecurityGroupIngress"
         return make_rule(
-            "in" if inward else "out", given["IpProtocol"], first, last, given.get("CidrIp") or given.get("CidrIpv6")
+            "in" if inward else "out",
+            given.get("IpProtocol", "-1"),
+            first,
+            last,
+            given.get("CidrIp") or given.get("CidrIpv6"),
         )
 
 

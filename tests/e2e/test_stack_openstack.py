@@ -1,0 +1,101 @@
+"""`openstack stack …`, the real client, on templates of the corpus: values alone, and a guest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.stack_stage import CLIENTS, StackStage, template
+
+
+class OpenStackStage(StackStage):
+    """The stage with the client of the Heat endpoint."""
+
+    def openstack(self, *words: str, code: int = 0) -> Any:
+        """Run `openstack stack …` and return its JSON, or its text."""
+        settings = (self.home / "pcloud.toml").read_text()
+        heat = next(line.split('"')[1] for line in settings.splitlines() if line.startswith("heat = "))
+        environment = {
+            **self.environment,
+            "OS_AUTH_URL": f"http://{heat}/identity/v3",
+            "OS_USERNAME": "admin",
+            "OS_PASSWORD": (self.home / "token").read_text().strip(),
+            "OS_PROJECT_NAME": "admin",
+            "OS_USER_DOMAIN_NAME": "Default",
+            "OS_PROJECT_DOMAIN_NAME": "Default",
+            "OS_REGION_NAME": "local",
+            "no_proxy": "127.0.0.1",
+        }
+        done = subprocess.run(
+            [CLIENTS / "openstack", "stack", *words], env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, check=False, timeout=900, cwd=self.files,
+        )  # fmt: skip
+        assert done.returncode == code, f"openstack stack {' '.join(words)}\n{done.stdout}{done.stderr}\n{self.diary()}"
+        return json.loads(done.stdout) if "json" in words else done.stdout
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[OpenStackStage]:
+    made = OpenStackStage("os")
+    if not (CLIENTS / "openstack").exists():
+        pytest.skip("the real clients are not installed: tools/setup-tests does that")
+    made.begin()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300)
+def test_resource_group(stage: OpenStackStage) -> None:
+    path = template("hot/resource_group/resource_group.yaml")
+    stage.openstack("create", "--wait", "--poll", "1", "-t", str(path), "group")
+    values = stage.openstack("output", "show", "group", "all_values", "-f", "json")["output_value"]
+    assert len(values) == 2
+    assert stage.openstack("output", "show", "group", "resource1_value", "-f", "json")["output_value"] == values[0]
+    rows = stage.openstack("resource", "list", "-n", "2", "group", "-f", "json")
+    assert sorted(row["resource_name"] for row in rows) == ["0", "1", "random_group"]
+    larger = stage.files / "larger.yaml"
+    larger.write_text(path.read_text().replace("count: 2", "count: 3"))
+    stage.openstack("update", "--wait", "-t", str(larger), "group")
+    after = stage.openstack("output", "show", "group", "all_values", "-f", "json")["output_value"]
+    assert after[:2] == values, "an update changes only what the change says"
+    assert len(after) == 3
+    statuses = [row["resource_status"] for row in stage.openstack("event", "list", "group", "-f", "json")]
+    assert "CREATE_COMPLETE" in statuses
+    assert statuses[-1] == "UPDATE_COMPLETE"
+    stage.openstack("delete", "-y", "--wait", "group")
+    assert stage.openstack("list", "-f", "json") == []
+
+
+@pytest.mark.real
+@pytest.mark.timeout(900)
+def test_hello_world_is_a_guest(stage: OpenStackStage) -> None:
+    path = template("hot/hello_world.yaml")
+    words = (
+        "--parameter",
+        "key_name=anybody",
+        "--parameter",
+        "image=bookworm-cfntools",
+        "--parameter",
+        "admin_pass=Abcdef12",
+    )
+    stage.openstack("create", "--wait", "--poll", "1", "-t", str(path), *words, "hello")
+    (row,) = stage.openstack("resource", "list", "hello", "-f", "json")
+    assert (row["resource_name"], row["resource_status"]) == ("server", "CREATE_COMPLETE")
+    networks = stage.openstack("output", "show", "hello", "server_networks", "-f", "json")["output_value"]
+    (addresses,) = networks.values()
+    (deployable,) = stage.json("get")
+    (assembly,) = stage.status(deployable["name"])["assemblies"]
+    assert (assembly["state"], assembly["address"]) == ("running", addresses[0])
+    assert stage.guest(f"{deployable['name']}/{assembly['name']}", "cat", "/proc/1/comm") == "systemd"
+    stage.openstack("update", "--wait", "-t", str(path), *words, "--parameter", "db_port=51000", "hello")
+    assert stage.openstack("show", "hello", "-f", "json")["stack_status"] == "UPDATE_COMPLETE"
+    stage.openstack("delete", "-y", "--wait", "hello")
+    assert stage.json("get") == []
+    assert stage.left() == []

@@ -1,0 +1,245 @@
+"""Guests of stacks over a platform that keeps definitions in memory: one deployable, single changes, crashes, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ipaddress
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcloud.cpe.settings import StackSettings, StackSize
+from pcloud.infrastructure import lxc_firewall
+from pcloud.model.deployable import Deployable, FirewallRule, ResourceState
+from pcloud.model.errors import InvalidDocument
+from pcloud.model.status import AssemblyStatus, DeployableStatus
+from pcloud.stacks.engine.manager import StackManager
+from pcloud.stacks.guests import seed
+from pcloud.stacks.guests.catalogue import Catalogue, tables
+from pcloud.stacks.records import Source
+from pcloud.stacks.store import SqliteStore
+from pcloud.stacks.types.database import sql
+from tests.stacks.fake_platform import NotingPlatform
+
+
+class MemoryPlatform(NotingPlatform):
+    """Keeps definitions; whatever is stored runs at once, but for guests whose images fail."""
+
+    capabilities = frozenset({"guests", "addresses", "firewall"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored: dict[str, Deployable] = {}
+        self.applied: list[Deployable] = []
+        self.settled: list[tuple[str, str]] = []
+        self.failing = ""
+        self.hold: asyncio.Event | None = None
+        self.catalogue = Catalogue(StackSettings(), frozenset({"bookworm", "bookworm-cfntools"}))
+
+    async def definition(self, name: str) -> Deployable | None:
+        await asyncio.sleep(0)
+        return self.stored.get(name)
+
+    async def apply(self, deployable: Deployable) -> None:
+        await asyncio.sleep(0.001)
+        self.stored[deployable.name] = deployable
+        self.applied.append(deployable)
+
+    async def status(self, name: str) -> DeployableStatus | None:
+        if (self.hold is not None and not self.hold.is_set()) or name not in self.stored:
+            return None
+        state = ResourceState.FAILED if self.failing else ResourceState.RUNNING
+        guests = tuple(
+            AssemblyStatus(name=one.name, state=ResourceState.RUNNING, address="10.88.0.9", answers=True, since=9e9)
+            for one in self.stored[name].assemblies
+        )
+        return DeployableStatus(name=name, state=state, reason=self.failing, assemblies=() if self.failing else guests)
+
+    async def delete(self, name: str) -> None:
+        self.stored.pop(name, None)
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        self.settled.append((deployable, assembly))
+
+
+def instance(**properties: Any) -> dict[str, Any]:
+    return {"Type": "AWS::EC2::Instance", "Properties": {"ImageId": "F17-x86_64-cfntools", **properties}}
+
+
+def cfn(**resources: Mapping[str, Any]) -> Source:
+    return Source(template=json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}))
+
+
+async def opened(folder: Path, platform: MemoryPlatform) -> StackManager:
+    manager = StackManager(SqliteStore(folder / "stacks.db"), platform)
+    await manager.start()
+    return manager
+
+
+async def test_servers_are_assemblies_of_one_deployable(tmp_path: Path) -> None:
+    """Made at the same time, each by one change; changed and deleted without touching the others."""
+    platform = MemoryPlatform()
+    manager = await opened(tmp_path, platform)
+    stack = await manager.create("many", cfn(**{f"S{number}": instance() for number in range(20)}))
+    await manager.wait(stack)
+    assert (stack.status, stack.reason) == ("CREATE_COMPLETE", "")
+    (deployable,) = platform.stored.values()
+    assert len(deployable.assemblies) == 20
+    assert len(platform.applied) == 20
+    assert [len(each.assemblies) for each in platform.applied] == list(range(1, 21))
+
+    before = {one.name: one for one in deployable.assemblies}
+    source = cfn(**{f"S{number}": instance() for number in range(1, 20)}, new=instance(InstanceType="m1.large"))
+    await manager.update(stack, source)
+    await manager.wait(stack)
+    assert stack.status == "UPDATE_COMPLETE", stack.reason
+    after = {one.name: one for one in platform.stored[deployable.name].assemblies}
+    assert len(before.keys() & after.keys()) == 19
+    assert all(before[name] == after[name] for name in before.keys() & after.keys())
+    assert [after[name].memory for name in after.keys() - before.keys()] == [4096]
+
+    await manager.delete(stack)
+    await manager.wait(stack)
+    assert (stack.status, platform.stored) == ("DELETE_COMPLETE", {})
+    await manager.close()
+
+
+async def test_a_crash_does_not_make_two(tmp_path: Path) -> None:
+    """A daemon that ends while a guest is being made carries on with the same guest, keys and user data included."""
+    platform = MemoryPlatform()
+    platform.hold = asyncio.Event()
+    manager = await opened(tmp_path, platform)
+    await manager.create("one", cfn(S=instance(UserData=base64.b64encode(b"#!/bin/sh\n").decode())))
+    while not platform.applied:
+        await asyncio.sleep(0.01)
+    await manager.close()
+    platform.hold.set()
+    again = await opened(tmp_path, platform)
+    stack = again.get("one")
+    await again.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+    (deployable,) = platform.stored.values()
+    assert len(deployable.assemblies) == 1
+    assert all(each.assemblies == deployable.assemblies for each in platform.applied)
+    await again.close()
+
+
+async def test_a_guest_that_can_not_be_made_fails_the_stack(tmp_path: Path) -> None:
+    """The engine's reason is told, and everything is undone."""
+    platform = MemoryPlatform()
+    platform.failing = "its image could not be built: no such package"
+    manager = await opened(tmp_path, platform)
+    stack = await manager.create("bad", cfn(S=instance()))
+    await manager.wait(stack)
+    assert stack.status == "ROLLBACK_COMPLETE"
+    assert "no such package" in stack.reason
+    assert platform.stored == {}
+    await manager.close()
+
+
+@pytest.mark.parametrize(
+    ("properties", "says"),
+    [
+        ({"ImageId": "BeOS"}, "no image here is meant by 'BeOS'"),
+        ({"InstanceType": "z9.huge"}, "'z9.huge' is no size"),
+        ({"SubnetId": "subnet-1"}, "can not be honoured"),
+        ({"Volumes": [{"Device": "/dev/vdb"}]}, "can not be honoured"),
+    ],
+)
+async def test_refused_before_anything_starts(tmp_path: Path, properties: dict[str, Any], says: str) -> None:
+    """Nothing is stored."""
+    platform = MemoryPlatform()
+    manager = await opened(tmp_path, platform)
+    with pytest.raises(InvalidDocument, match=says):
+        await manager.create("no", cfn(S=instance(**properties)))
+    assert platform.applied == []
+    await manager.close()
+
+
+async def test_changed_rules_reach_the_guests_that_name_the_group(tmp_path: Path) -> None:
+    """The group is another one; the guest stays and gets its rules."""
+
+    def source(port: int) -> Source:
+        rule = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "CidrIp": "10.0.0.0/8"}
+        group = {"Type": "AWS::EC2::SecurityGroup"}
+        group["Properties"] = {"GroupDescription": "x", "SecurityGroupIngress": [rule]}  # type: ignore[assignment]
+        return cfn(G=group, S=instance(SecurityGroups=[{"Ref": "G"}]))
+
+    platform = MemoryPlatform()
+    manager = await opened(tmp_path, platform)
+    stack = await manager.create("walled", source(80))
+    await manager.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+    (before,) = next(iter(platform.stored.values())).assemblies
+    await manager.update(stack, source(443))
+    await manager.wait(stack)
+    assert stack.status == "UPDATE_COMPLETE", stack.reason
+    (after,) = next(iter(platform.stored.values())).assemblies
+    assert after.firewall == (FirewallRule(protocol="tcp", first=443, last=443, network="10.0.0.0/8"),)
+    assert (after.name, after.seed) == (before.name, before.seed)
+    assert len(platform.settled) == 1
+    await manager.close()
+
+
+def test_firewall_rules_are_written_as_data() -> None:
+    """Only checked words come into the script; this host reaches what it must."""
+    text = lxc_firewall.script(
+        [
+            FirewallRule(protocol="tcp", first=80, last=90, network="192.0.2.7/24"),
+            FirewallRule(protocol="udp", first=53, last=53),
+            FirewallRule(direction="out", protocol="tcp", first=25, last=25, network="0.0.0.0/0"),
+        ],
+        ipaddress.IPv4Address("10.88.0.1"),
+    )
+    assert "ip saddr 192.0.2.0/24 tcp dport 80-90 accept" in text
+    assert "udp dport 53 accept" in text
+    assert "meta nfproto ipv4 tcp dport 25 accept" in text
+    assert "ip saddr 10.88.0.1 tcp dport { 22, 3121 } accept" in text
+    assert text.count("counter drop") == 2
+
+
+def test_the_catalogue_means_what_it_says() -> None:
+    """Names, patterns, the operator's own; packages and services exist in it once."""
+    mine = StackSettings(images={"F17-special": "bookworm"}, sizes={"tiny": StackSize(memory=64)})
+    catalogue = Catalogue(mine, frozenset({"bookworm", "bookworm-cfntools"}))
+    assert catalogue.image("F17-x86_64-cfntools") == "bookworm-cfntools"
+    assert catalogue.image("F17-special") == "bookworm"
+    assert catalogue.image("bookworm") == "bookworm"
+    assert catalogue.image("Plan9") is None
+    assert catalogue.size("tiny") == StackSize(memory=64)
+    assert catalogue.size("huge") is None
+    assert all(name for meant in tables().packages.values() for name in meant.packages)
+
+
+def test_what_a_guest_gets() -> None:
+    """Mapped packages and their files for the image; services after the user data; user data decoded."""
+    config = {
+        "packages": {"yum": {"httpd": [], "wordpress": [], "unheard-of": []}, "apt": {"tree": []}},
+        "services": {"systemd": {"httpd": {"ensureRunning": "true"}, "mysqld": {"ensureRunning": "false"}}},
+    }
+    metadata = {seed.INIT: {"configSets": {"default": ["config"]}, "config": config}}
+    packages, files, commands, _ = seed.image_parts(metadata)
+    assert {"apache2", "wordpress", "tree"} <= set(packages)
+    assert "unheard-of" not in packages
+    assert "/usr/share/wordpress/wp-config.php" in dict(files)
+    assert len(commands) == len(set(commands))
+    assert [(one.name, one.after) for one in seed.resources(metadata)] == [
+        ("user-data", ()),
+        ("apache2", ("user-data",)),
+    ]
+    assert seed.decoded(base64.b64encode(b"#!/bin/sh\n").decode()) == "#!/bin/sh\n"
+    assert seed.decoded("#!/bin/sh\n") == "#!/bin/sh\n"
+    assert seed.resources({}) == ()
+    for hostile in ({seed.INIT: []}, {seed.INIT: {"config": {"packages": 3, "services": {"systemd": None}}}}):
+        seed.image_parts(hostile)
+        assert seed.resources(hostile) == ()
+
+
+def test_a_databases_password_is_text() -> None:
+    """No character of it ends the statement."""
+    text = sql({"MasterUsername": "keeper", "MasterUserPassword": "a'b\\", "DBName": "shop"})
+    assert "IDENTIFIED BY 'a''b\\\\';" in text
