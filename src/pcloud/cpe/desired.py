@@ -117,7 +117,9 @@ class Desired:
         overlay = self.overlays.get(row.name)
         if overlay is not None:
             reason = overlay.reason
-            if status is None or status.state is not ResourceState.RUNNING:
+            # What runs goes on running while an image of its new definition is built, or can not be; but of a deployable
+            # that had no guest so far, "running" says nothing.
+            if status is None or status.state is not ResourceState.RUNNING or not status.assemblies:
                 state, since = overlay.state, overlay.since
         if row.phase == "deleting":
             reason = overlay.reason if overlay is not None else "being deleted"
