@@ -13,10 +13,11 @@ setup: ## install Debian and Python packages, build what is compiled; the comman
 setup-libvirt: setup ## what guests as machines need besides: libvirt, QEMU and the binding that fits
 	@tools/setup-libvirt
 
-demo: setup ## the main job on this machine: WordPress on two guests, broken in five ways, healed (KEEP=1 leaves it running)
-	@$(PY) -m demo
+demo: setup ## the main job on this machine: WordPress on two guests, broken in five ways, healed (KEEP=1 leaves it running; INFRASTRUCTURE=libvirt: on machines)
+	@[ "$(INFRASTRUCTURE)" != libvirt ] || tools/setup-libvirt
+	@INFRASTRUCTURE="$(INFRASTRUCTURE)" $(PY) -m demo
 
-test: setup ## every test, on real guests and daemons (as root); installs what they need (`make setup-libvirt` first: on machines too)
+test: setup ## every test, on real guests and daemons (as root); installs what they need, QEMU and libvirt too
 	@tools/setup-tests
 	@$(PY) -m pytest $(ARGS)
 

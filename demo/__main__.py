@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 
 from demo.faults import Fault, Play
 from demo.report import console, heading, table, timeline
@@ -19,6 +20,10 @@ from pcloud.model.errors import PcloudError
 
 def perform(stage: Stage, faults: list[Fault]) -> None:
     """Play every step in order; StageError or PcloudError when one does not happen."""
+    if stage.infrastructure == "openstack":
+        from demo import servers
+
+        stage.servers_only = servers.look()
     heading("1 · The daemon, the image, the two guests, in order")
     stage.prepare()
     stage.pcloud("up", "--detach")
@@ -26,20 +31,38 @@ def perform(stage: Stage, faults: list[Fault]) -> None:
     stage.pcloud("apply", "-f", str(stage.manifest), "--wait", "--timeout", "20m")
     console.print(f"\nall of it runs after {time.time() - began:.1f} s")
     stage.pcloud("status", NAME)
+    if stage.servers_only:
+        perform_on_servers(stage, faults)
+        return
     play = Play(stage)
     heading("2 · A page that could only come from a working database")
     play.write_title()
     play._healthy()
     console.print(f"  [green]✓[/] http://{play.address('wordpress')}/ shows “{play.title}”")
     steps = (play.service_killed, play.guest_killed, play.escalation, play.engine_killed, play.daemon_killed)
-    for number, step in enumerate(steps, 3):
+    play_all(steps, faults, 3)
+    heading("Why: the engine's own words on the last recovery of the database")
+    stage.pcloud("explain", f"{NAME}/mysql/mysqld")
+
+
+def perform_on_servers(stage: Stage, faults: list[Fault]) -> None:
+    """Play what can be played where nothing runs inside the servers."""
+    from demo.servers import ServersPlay
+
+    play = ServersPlay(stage)
+    play_all((play.guest_killed, play.guest_broken, play.engine_killed, play.daemon_killed), faults, 2)
+    heading("Why: the engine's own words on the last recovery of a guest")
+    stage.pcloud("explain", f"{NAME}/wordpress")
+
+
+def play_all(steps: Iterable[Callable[[], Fault]], faults: list[Fault], first: int) -> None:
+    """Play faults one after the other, and show what came of them."""
+    for number, step in enumerate(steps, first):
         heading(f"{number} · {(step.__doc__ or '').splitlines()[0]}")
         fault = step()
         faults.append(fault)
         timeline(fault)
     table(faults)
-    heading("Why: the engine's own words on the last recovery of the database")
-    stage.pcloud("explain", f"{NAME}/mysql/mysqld")
 
 
 def main() -> int:

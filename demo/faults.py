@@ -68,7 +68,7 @@ class Play:
             if not address:
                 return False
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(f"http://{address}/", timeout=5) as answer:
+            with opener.open(f"http://{address}/", timeout=5 * self.stage.slow) as answer:
                 return self.title in answer.read().decode(errors="replace")
         except (OSError, urllib.error.URLError, PcloudError):
             return False
@@ -192,11 +192,13 @@ class Play:
             found.extend(event for event in page.events if wanted(event))
             return bool(found)
 
-        wait_for(what, look, 60)
+        wait_for(what, look, 60 * self.stage.slow)
         return datetime.fromisoformat(found[0].time.replace("Z", "+00:00")).timestamp()
 
     def _healthy(self) -> float:
-        return wait_for("WordPress with a page out of the database", lambda: self.page() and self.running(), 120)
+        return wait_for(
+            "WordPress with a page out of the database", lambda: self.page() and self.running(), 120 * self.stage.slow
+        )
 
     def _collect(self, fault: Fault, cursor: str) -> None:
         fault.events = list(self.client.events({"deployable": NAME}, after=cursor, limit=1000).events)

@@ -16,6 +16,11 @@ def kill(infrastructure: str, guest_id: str) -> None:
     if infrastructure == "libvirt":
         os.kill(machine(guest_id), signal.SIGKILL)
         return
+    if infrastructure == "openstack":
+        from demo.servers import delete
+
+        delete(guest_id)
+        return
     if infrastructure != "lxc":
         raise StageError(f"the demonstration does not know how to kill a guest of {infrastructure}")
     folder = HOME / "infrastructure" / "lxc" / "guests"

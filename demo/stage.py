@@ -44,6 +44,10 @@ class Stage:
         os.environ.update({key: self.environment[key] for key in ("PCLOUD_HOME", "PCLOUD_URL", "NO_PROXY")})
         os.environ.pop("PCLOUD_TOKEN", None)
         self._port = port
+        self.slow = 4 if infrastructure == "libvirt" else 1
+        """How much longer everything may take: machines boot, and without KVM every instruction in them is emulated."""
+        self.servers_only = False
+        """Whether guests are but entries in a cloud's books: a cloud for tests, whose servers have nothing inside."""
 
     def prepare(self) -> None:
         """Remove what an aborted run left, and write the daemon's settings."""
@@ -52,6 +56,11 @@ class Stage:
         HOME.mkdir(mode=0o700, parents=True)
         (HOME / "port").write_text(str(self._port))
         (HOME / "pcloud.toml").write_text(self._settings())
+        if self.servers_only:
+            from demo import servers
+
+            self.manifest.write_text(servers.MANIFEST)
+            return
         # The same manifest, one word changed.
         text = (HERE / "wordpress.yaml").read_text()
         self.manifest.write_text(text.replace("infrastructure: lxc\n", f"infrastructure: {self.infrastructure}\n", 1))
@@ -68,6 +77,10 @@ class Stage:
             where = libvirtd.uri(LIBVIRT)
             names = 'network = "pcloud-demo"\npool = "pcloud-demo"\nmemory = 768'
             return f'[infrastructures.libvirt]\nuri = "{where}"\n{names}\n'
+        if self.infrastructure == "openstack":
+            from demo import servers
+
+            return servers.settings()
         return f'[infrastructures.lxc]\nbridge = "{BRIDGE}"\n'
 
     def pcloud(self, *words: str, check: bool = True) -> int:
@@ -98,6 +111,8 @@ class Stage:
 
     def remove(self) -> None:
         """Remove the deployable, end the daemon and its engines, and remove the state folder."""
+        if not HOME.exists():
+            return
         if (HOME / "token").exists():
             self.pcloud("up", "--detach", check=False)
             if any(each.name == NAME for each in self.client().deployables()):

@@ -19,7 +19,7 @@ CACHE = Path("/var/cache/pcloud-test/agent")
 PACKAGES = "systemd-sysv,iproute2,python3-minimal,libpython3-stdlib,libgnutls30,dbus,procps"
 
 
-def base(name: str = "rootfs", packages: str = PACKAGES) -> Path:
+def base(name: str = "rootfs", packages: str = PACKAGES, suite: str = "bookworm") -> Path:
     """Return the root file system that guests are laid over, built at the first call (some 20 s); skip where that can
     not be."""
     for program in ("lxc-start", "mmdebstrap", "ip"):
@@ -36,11 +36,30 @@ def base(name: str = "rootfs", packages: str = PACKAGES) -> Path:
             shutil.rmtree(fresh, ignore_errors=True)
             command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", f"--include={packages}"]
             command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale")]
-            done = subprocess.run([*command, "bookworm", str(fresh)], capture_output=True, text=True, check=False)
+            done = subprocess.run([*command, suite, str(fresh)], capture_output=True, text=True, check=False)
             if done.returncode:
                 pytest.skip(f"needs a Debian mirror to build a guest: {done.stderr[-300:]}")
             fresh.rename(root)
     return root
+
+
+SCRIPT = r"""#!/bin/sh
+case "$1" in
+start) setsid sleep 7777 >/dev/null 2>&1 & echo $! > /run/daemon.pid ;;
+stop) kill $(cat /run/daemon.pid); rm /run/daemon.pid ;;
+status) [ -s /run/daemon.pid ] && kill -0 $(cat /run/daemon.pid) 2>/dev/null || exit 3 ;;
+esac
+"""
+
+
+def put_services(upper: Path) -> None:
+    """Put a systemd unit `thing` and an init script `daemon` into a guest's own layer."""
+    (upper / "etc/systemd/system/thing.service").write_text(
+        "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\n"
+    )
+    (upper / "etc/init.d").mkdir(exist_ok=True)
+    (upper / "etc/init.d/daemon").write_text(SCRIPT)
+    (upper / "etc/init.d/daemon").chmod(0o755)
 
 
 class Guest:
@@ -75,8 +94,8 @@ class Guest:
         (upper / "etc/default").mkdir(exist_ok=True)
         (upper / "etc/default/pcloud-remoted").write_text('PCLOUD_REMOTED_OPTIONS="--log-level info"\n')
 
-    def start(self) -> None:
-        """Make the guest and wait until its agent listens."""
+    def build(self) -> None:
+        """Make the guest's files and its container's configuration."""
         root = self.root()
         upper = self.folder / "upper"
         upper.mkdir()
@@ -97,6 +116,10 @@ class Guest:
             f"lxc.console.logfile = {self.folder}/console\nlxc.net.0.type = veth\nlxc.net.0.veth.pair = {self.name}\n"
             f"lxc.net.0.name = eth0\nlxc.net.0.flags = up\nlxc.net.0.ipv4.address = {self.address}/30\n"
         )
+
+    def start(self) -> None:
+        """Make the guest and wait until its agent listens."""
+        self.build()
         command = ["lxc-start", "-P", str(self.folder), "-n", self.name, "-d", "-o", str(self.folder / "log")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -141,11 +164,15 @@ class PacemakerGuest(Guest):
 
     unit = "pacemaker_remote"
 
+    def __init__(self, folder: Path, suite: str = "bookworm") -> None:
+        super().__init__(folder)
+        self.suite = suite
+
     def root(self) -> Path:
-        """Return a root with the Debian package pacemaker-remote."""
+        """Return a root with the Debian package pacemaker-remote: 2.1.5 of bookworm, 3.0.0 of trixie."""
         packages = "systemd-sysv,iproute2,dbus,procps,pacemaker-remote,resource-agents"
         self.kind = "pacemaker"
-        return base("rootfs-pacemaker", packages)
+        return base("rootfs-pacemaker" + ("" if self.suite == "bookworm" else f"-{self.suite}"), packages, self.suite)
 
     def install(self, upper: Path) -> None:
         """The package is there; it is started at boot."""

@@ -18,6 +18,10 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src"
 CACHE = Path("/var/cache/pcloud-test/pacemaker-remote")
+PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
+"""The interpreter that guests have."""
+AGENT = (PYTHON, "-I", "-S", "-OO", str(SOURCE / "pcloud/agent/boot.py"))
+"""The agent, started as its systemd unit does it."""
 
 SERVICE = r"""#!/bin/sh
 # A resource agent for tests. Parameters: dir (where it keeps its state), text.
@@ -100,29 +104,24 @@ class Daemon:
         (agents / "unrunnable").write_text("#!/bin/sh\n")
         (self.init / "dir").write_text(str(self.state))
         self.log = folder / "log"
+        self.log_level = "debug"
+        self.options: list[str] = []
+        """Further options of our agent."""
+        self.prefix: list[str] = []
+        """What runs our agent somewhere else, such as `nsenter …`."""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
         """Start the daemon and wait until it listens."""
         with self.log.open("ab") as log:
             if self.kind == "pcloud":
                 environment = {
                     **os.environ,
-                    "PYTHONPATH": str(SOURCE),
                     "OCF_ROOT": str(self.ocf_root),
                     "PCLOUD_LSB_ROOT": str(self.init),
                 }
-                command = [
-                    sys.executable,
-                    "-S",
-                    "-m",
-                    "pcloud.agent",
-                    "--address",
-                    "127.0.0.1",
-                    "--port",
-                    str(self.port),
-                ]
-                command += ["--authkey", str(self.key_file), "--log-level", "debug"]
+                command = [*self.prefix, *AGENT, "--address", "127.0.0.1", "--port", str(self.port)]
+                command += ["--authkey", str(self.key_file), "--log-level", self.log_level, *self.options]
             else:
                 environment = {
                     **os.environ,
@@ -134,7 +133,8 @@ class Daemon:
                 command = ["unshare", "-m", "-i", "--propagation", "private", "sh", "-c", _ISOLATE, "sh"]
                 command += [str(self.ocf_root / "resource.d"), str(self.init), str(real_daemon())]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        wait_for(self._listens, what=f"{self.kind} listening")
+        if wait:
+            wait_for(self._listens, what=f"{self.kind} listening")
 
     def _listens(self) -> bool:
         assert self.process is not None

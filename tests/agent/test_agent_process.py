@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from pcloud.agent.__main__ import UsageError, read_options
+from pcloud.environment.transport import TransportError
 from pcloud.transport.remote import RemoteTransport
 from pcloud.wire import messages as m
-from tests.remoted import SOURCE, free_port, wait_for
+from tests.certificates import authority, credentials
+from tests.remoted import SOURCE, Daemon, free_port, wait_for
 from tests.transport.client import connected, operation
 
 AGENT = [*sorted((SOURCE / "pcloud" / "agent").glob("*.py")), *sorted((SOURCE / "pcloud" / "wire").glob("*.py"))]
@@ -359,3 +361,23 @@ def _zombies(pid: int) -> list[int]:
         except OSError:
             continue
     return states
+
+
+async def test_certificates_instead_of_the_key(tmp_path):
+    ours, others = authority(tmp_path / "ours", "guest", "engine"), authority(tmp_path / "others", "engine")
+    daemon = Daemon("pcloud", tmp_path / "agent")
+    for option, name in (("--ca", "ca.crt"), ("--certificate", "guest.crt"), ("--key", "guest.key")):
+        daemon.options += [option, str(ours / name)]
+    daemon.start()
+    try:
+        async with connected(daemon, credentials=credentials(ours, "engine")) as (connection, _):
+            assert (await connection.execute(operation(daemon, "start"))).rc == 0
+        # Neither a certificate of another authority nor the key.
+        for settings in ({"credentials": credentials(others, "engine", ca=ours)}, {}):
+            with pytest.raises(TransportError):
+                async with connected(daemon, **settings):
+                    pass
+        async with connected(daemon, credentials=credentials(ours, "engine")) as (connection, _):
+            assert (await connection.execute(operation(daemon, "stop"))).rc == 0
+    finally:
+        daemon.stop()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "cpe"))
-from harness import DaemonProcess
+from tests.cpe.harness import DaemonProcess
 
 
 @pytest.fixture(scope="module")

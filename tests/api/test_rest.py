@@ -10,9 +10,10 @@ import time
 
 import httpx2
 import pytest
-from harness import DaemonProcess, manifest, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.cpe.harness import DaemonProcess, manifest, until
 
 
 def code(response: httpx2.Response) -> tuple[int, str]:

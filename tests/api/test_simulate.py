@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import DaemonProcess, manifest
+from tests.cpe.harness import DaemonProcess, manifest
 
 
 def test_simulate_over_rest(daemon: DaemonProcess) -> None:

@@ -9,9 +9,7 @@ from pathlib import Path
 from pcloud.cpe.home import Home
 from pcloud.cpe.main import Daemon, real_documents, serve, with_options
 from pcloud.cpe.settings import load
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fakes import FolderImages
+from tests.cpe.fakes import FolderImages
 
 
 def main() -> None:

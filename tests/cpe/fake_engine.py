@@ -40,6 +40,7 @@ class FakeEngine:
         self.writer: asyncio.StreamWriter | None = None
         self.refusals: dict[str, int] = {}
         self.stop = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
 
     def send(self, message: messages.Up) -> None:
         if self.writer is not None:
@@ -99,9 +100,9 @@ class FakeEngine:
             self.record(deployable=name, decision=decision)
         self.status(name)
 
-    def status(self, name: str) -> None:
+    def status(self, name: str, state: ResourceState | None = None) -> None:
         deployable, target = self.loaded[name]
-        state = ResourceState.RUNNING if target == "started" else ResourceState.STOPPED
+        state = state or (ResourceState.RUNNING if target == "started" else ResourceState.STOPPED)
         self.send(
             messages.Status(
                 status=DeployableStatus(
@@ -139,7 +140,9 @@ class FakeEngine:
         self.send(messages.Reply(request=message.request))
 
     def command(self, message: messages.Command) -> None:
-        if message.name not in self.loaded:
+        if message.action == "ping":
+            self.send(messages.Reply(request=message.request))
+        elif message.name not in self.loaded:
             self.send(messages.Reply(request=message.request, error="NOT_LOADED: it is not loaded here"))
         elif message.action == "execute":
             argv = message.arguments["argv"]
@@ -155,11 +158,30 @@ class FakeEngine:
         elif message.action == "snapshot":
             result = msgspec.to_builtins(initial(self.loaded[message.name][0], Memory()))
             self.send(messages.Reply(request=message.request, result=result))
+        elif message.action == "inject":
+            task = asyncio.create_task(self.injected(message.name, message.arguments))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            self.send(messages.Reply(request=message.request, result="a stand-in for it"))
         elif message.action == "recover":
             self.event(message.name, "deployable.state", "running", "recovered", recovered=0.2)
             self.send(messages.Reply(request=message.request))
         else:
             self.send(messages.Reply(request=message.request, error="UNKNOWN_ACTION: what is that"))
+
+    async def injected(self, name: str, arguments: dict[str, str]) -> None:
+        """A fault and its recovery; of a deployable `mute…` nobody notices it, of `lame…` it is not mended."""
+        assembly, resource = arguments["assembly"], arguments["resource"]
+        for state in ("failed", "starting", "running"):
+            if name.startswith("mute") or (name.startswith("lame") and state == "running"):
+                return
+            await asyncio.sleep(0.1)
+            event = Event(
+                time=time.time(), type="resource.state" if resource else "assembly.state", deployable=name,
+                assembly=assembly, resource=resource, state=state, reason="its process exited",
+            )  # fmt: skip
+            self.record(deployable=name, event=event)
+            self.status(name, ResourceState(state))
 
     async def session(self) -> None:
         reader, self.writer = await asyncio.open_unix_connection(self.socket)

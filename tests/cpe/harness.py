@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def until(check: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
@@ -42,7 +42,8 @@ class DaemonProcess:
     def start(self, wait: bool = True) -> None:
         log = self.home.with_name("cped.log").open("a")
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "fake_daemon.py"), str(self.home)],
+            [sys.executable, "-m", "tests.cpe.fake_daemon", str(self.home)],
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

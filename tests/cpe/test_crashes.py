@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from harness import DaemonProcess, manifest, until
+from tests.cpe.harness import DaemonProcess, manifest, until
 
 
 def test_engines_and_guests_outlive_the_daemon_and_are_adopted(daemon: DaemonProcess) -> None:
@@ -42,6 +42,40 @@ def test_a_dead_engine_is_replaced_and_gets_the_newest_state(daemon: DaemonProce
         daemon.running("shop")
     assert daemon.guest_files("shop") == guests
     assert [one["data"]["slot"] for one in daemon.events(type="engine.ended")] == [slot] * 3
+
+
+def test_a_stopped_engine_that_keeps_its_connection_is_noticed_and_replaced(daemon: DaemonProcess) -> None:
+    daemon.environment["PCLOUD__ENGINE__SILENCE_TIMEOUT"] = "2"
+    daemon.start()
+    daemon.apply(manifest("shop"))
+    daemon.running("shop")
+    guests = {name: text for name, text in daemon.guest_files("shop").items() if not name.startswith("loads")}
+    slot, pid = "0", daemon.engines()["0"]  # the first deployable is placed there
+    begun = time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: daemon.engines().get(slot) not in (pid, None), "another engine process")
+    assert time.monotonic() - begun < 10
+    daemon.running("shop")
+    (told,) = daemon.events(type="engine.silent")
+    assert told["data"]["slot"] == slot
+    assert "did not answer for 2 s" in told["data"]["reason"]
+    assert {k: v for k, v in daemon.guest_files("shop").items() if not k.startswith("loads")} == guests
+
+
+def test_a_daemon_that_was_stopped_itself_kills_no_engine(daemon: DaemonProcess) -> None:
+    daemon.environment["PCLOUD__ENGINE__SILENCE_TIMEOUT"] = "1.5"
+    daemon.start()
+    daemon.apply(manifest("shop"))
+    daemon.running("shop")
+    before = daemon.engines()
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGSTOP)
+    time.sleep(4)  # longer than it would be patient with others
+    daemon.process.send_signal(signal.SIGCONT)
+    daemon.running("shop")
+    time.sleep(2)  # another round of questions
+    assert daemon.engines() == before
+    assert daemon.events(type="engine.silent") == []
 
 
 def test_both_killed_at_once(daemon: DaemonProcess) -> None:
@@ -141,6 +175,22 @@ def test_an_engine_killed_during_a_deletion(daemon: DaemonProcess) -> None:
         os.kill(pid, signal.SIGKILL)
     until(lambda: daemon.call("GET", f"/v1/jobs/{job}")["state"] == "done", "the deletion was carried through")
     assert not daemon.guest_files("slowshop").keys() & {"slowshop.db", "slowshop.web"}
+
+
+def test_both_killed_during_a_deletion_and_the_next_engine_knows_what_the_former_knew(daemon: DaemonProcess) -> None:
+    daemon.start()
+    daemon.apply(manifest("slowshop"))
+    daemon.running("slowshop")
+    job = daemon.call("DELETE", "/v1/deployables/slowshop", 202)["job"]
+    engines = daemon.engines()
+    daemon.kill()
+    for pid in engines.values():
+        os.kill(pid, signal.SIGKILL)
+    daemon.start()
+    until(lambda: daemon.call("GET", f"/v1/jobs/{job}")["state"] == "done", "the deletion was carried through")
+    assert not daemon.guest_files("slowshop").keys() & {"slowshop.db", "slowshop.web"}
+    loads = (daemon.guests / "loads.slowshop").read_text().splitlines()
+    assert loads[-1].endswith("state=1"), loads
 
 
 def test_daemon_killed_during_an_image_build(daemon: DaemonProcess) -> None:

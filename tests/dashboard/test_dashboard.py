@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.shell.fakeapi import TOKEN, Fleet, Running
 
 from pcloud.api.dashboard import STATIC
+from tests.shell.fakeapi import TOKEN, Fleet, Running
 
 ROOT = Path(__file__).resolve().parents[2]
 FRONTEND = ROOT / "frontend"

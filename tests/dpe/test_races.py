@@ -190,7 +190,7 @@ def test_a_guest_that_comes_back_elsewhere_is_reached_there() -> None:
         s.world.cut_off("shop.web")
         s.world.heal("shop.web")
         await s.settle(1)
-        s.world._tell(s.world.guests["shop.web"], "moved")
+        s.world.tell(s.world.guests["shop.web"], "moved")
         await s.settle(20)
         assert s.state == "running"
         assert asked[-1] == "10.9.9.9"
@@ -308,3 +308,39 @@ def test_what_was_removed_while_no_engine_ran_is_stopped_by_the_next_one() -> No
     trial = attempt(before, story)
     assert trial.violations == []
     assert trial.world.actions("start", "boot")[5:] == []
+
+
+async def test_a_brake_that_is_changed_while_starts_wait() -> None:
+    from pcloud.dpe.brake import Brake
+
+    brake = Brake(2)
+    through: list[int] = []
+    leave = [asyncio.Event() for _ in range(8)]
+
+    async def start(number: int) -> None:
+        async with brake.slot(0):
+            through.append(number)
+            await leave[number].wait()
+
+    tasks = [asyncio.create_task(start(number)) for number in range(8)]
+
+    async def settled() -> list[int]:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return through
+
+    assert await settled() == [0, 1]
+    brake.resize(4)
+    assert await settled() == [0, 1, 2, 3]
+    brake.resize(1)
+    for number in range(3):  # four are through: the next one begins when all of them but none are
+        leave[number].set()
+        assert await settled() == [0, 1, 2, 3]
+    leave[3].set()
+    assert await settled() == [0, 1, 2, 3, 4]
+    brake.resize(3)
+    assert await settled() == [0, 1, 2, 3, 4, 5, 6]
+    for event in leave:
+        event.set()
+    await asyncio.gather(*tasks)
+    assert brake.waiting == 0

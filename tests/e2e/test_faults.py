@@ -161,3 +161,53 @@ def test_a_killed_guest_comes_back(shop: Stage) -> None:
     shop.told(cursor, "shop/web/httpd", "running")
     shop.running()
     assert shop.page() == "shop\n"
+
+
+@pytest.mark.parametrize("fault", ["service-killed", "guest-killed", "link-cut", "engine-killed"])
+def test_a_drill_of_every_fault_on_real_guests(shop: Stage, fault: str) -> None:
+    before = shop.processes()
+    words = ["--fault", fault, "--budget", "60s"] + ([] if fault == "engine-killed" else ["--assembly", "web"])
+    report = shop.json("drill", "shop", *words)
+    assert report["passed"], report
+    assert 0 <= report["detected_s"] <= report["recovered_s"] <= 60
+    assert report["noticed"]
+    after = shop.processes()
+    assert (after["apache2"] != before["apache2"]) == (fault in ("service-killed", "guest-killed"))
+    assert (after["web"] != before["web"]) == (fault == "guest-killed")
+    assert (after["db"], after["mariadb"]) == (before["db"], before["mariadb"]), "nothing else was touched"
+    shop.running()
+    assert shop.page() == "shop\n"
+    assert shop.json("drills", "shop")[0] == report
+    assert any(event["type"].endswith("drill.passed") for event in shop.events(name="shop"))
+    assert "DRILL" in shop.pcloud("explain", "shop", "--limit", "50")
+
+
+def test_a_drill_is_refused_where_it_is_not_safe(shop: Stage) -> None:
+    shop.pcloud("pause", "shop")
+    refused = shop.run("drill", "shop", "--fault", "guest-killed", "--force")
+    shop.pcloud("resume", "shop")
+    shop.running()
+    assert refused.returncode != 0
+    assert "recovery is paused" in refused.stderr
+    assert shop.run("drill", "shop", "--assembly", "cache").returncode != 0
+
+
+def test_settings_are_read_again_and_a_stopped_engine_is_noticed(shop: Stage) -> None:
+    """The real engine process: stopped, with its connection open. Guests and services must not notice."""
+    before, cursor = shop.processes(), shop.cursor()
+    settings = shop.home / "pcloud.toml"
+    kept = settings.read_text()
+    try:
+        settings.write_text(f"[engine]\nsilence_timeout = 2\n{kept}")
+        os.kill(shop.daemon_pid(), signal.SIGHUP)
+        until("settings", lambda: any("reloaded" in e["data"]["reason"] for e in shop.events(cursor)), 10)
+        pids = shop.engine_pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        until("others", lambda: len(shop.engine_pids()) == len(pids) and not shop.engine_pids() & pids, 30)
+        shop.running()
+        assert shop.processes() == before
+        assert [e for e in shop.events(cursor) if e["type"].endswith("engine.silent")]
+    finally:
+        settings.write_text(kept)
+        os.kill(shop.daemon_pid(), signal.SIGHUP)

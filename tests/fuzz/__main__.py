@@ -11,6 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
+from pcloud.agent.loop import set_log_level
 from tests.fuzz import targets
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -68,11 +69,19 @@ def mutate(chance: random.Random, data: bytes, others: list[bytes]) -> bytes:
 
 def fuzz(seconds: float, seed: int) -> int:
     """Run; return how many inputs were tried, or -1 after a finding."""
+    set_log_level(0)  # the agent tells of every hostile input
     chance = random.Random(seed)
     corpus = [path.read_bytes() for path in sorted(CORPUS.iterdir())]
     with tempfile.TemporaryDirectory() as folder:
         tried = 0
-        every = [targets.frames, targets.xml, targets.bus, targets.Agent(Path(folder)), targets.Session()]
+        every = [
+            targets.frames,
+            targets.xml,
+            targets.bus,
+            targets.Agent(Path(folder)),
+            targets.Ipc(),
+            targets.Session(),
+        ]
         # First everything as it is: what was found once must not come back.
         inputs = iter([*corpus])
         deadline = time.monotonic() + seconds

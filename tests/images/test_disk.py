@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pcloud.images.disk import build_cloud, build_machine, import_disk
-from pcloud.images.kernel import Kernel, load_order, make_initrd
+from pcloud.images.kernel import INIT, Kernel, load_order, make_initrd
 from pcloud.images.machine import MachineImages
+from pcloud.infrastructure.iso import iso_image
 from pcloud.model.errors import PcloudError, Unavailable
 from pcloud.model.image import Image
 
@@ -43,29 +44,42 @@ def disk(tmp_path):
 
 async def test_import_takes_what_is_right(disk, tmp_path):
     target = tmp_path / "target"
-    digest = await import_disk(disk, target, sha256=sha(disk).upper())
-    assert digest == sha(disk)
+    await import_disk(disk, target, digest=f"sha256:{sha(disk).upper()}")
     assert (target / "disk.qcow2").read_bytes()[:4] == b"QFI\xfb"
     assert [path.name for path in target.iterdir()] == ["disk.qcow2"]
 
 
 async def test_import_refuses_another_digest(disk, tmp_path):
     with pytest.raises(PcloudError) as caught:
-        await import_disk(disk, tmp_path / "target", sha256="0" * 64)
+        await import_disk(disk, tmp_path / "target", digest="sha256:" + "0" * 64)
     assert caught.value.code == "DIGEST_MISMATCH"
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "sha256:", "sha256:" + "0" * 63, "sha256:" + "g" * 64, "md5:" + "0" * 32, "0" * 64]
+)
+async def test_import_refuses_what_is_no_digest(disk, tmp_path, digest):
+    with pytest.raises(PcloudError) as caught:
+        await import_disk(disk, tmp_path / "target", digest=digest)
+    assert caught.value.code == "INVALID_DIGEST"
+
+
+async def test_import_takes_the_other_algorithm(disk, tmp_path):
+    await import_disk(disk, tmp_path / "target", digest=f"sha512:{hashlib.sha512(disk.read_bytes()).hexdigest()}")
+    assert (tmp_path / "target/disk.qcow2").exists()
 
 
 async def test_import_refuses_an_image_that_names_another_file(disk, tmp_path):
     evil = create(tmp_path / "evil.qcow2", "-b", str(disk), "-F", "qcow2")
     with pytest.raises(PcloudError) as caught:
-        await import_disk(evil, tmp_path / "target", sha256=sha(evil))
+        await import_disk(evil, tmp_path / "target", digest=f"sha256:{sha(evil)}")
     assert caught.value.code == "BACKING_FILE"
     data = tmp_path / "data.qcow2"
     options = f"data_file={tmp_path}/raw,data_file_raw=on"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(data), "1M"], check=True)
     with pytest.raises(PcloudError) as caught:
-        await import_disk(data, tmp_path / "target", sha256=sha(data))
+        await import_disk(data, tmp_path / "target", digest=f"sha256:{sha(data)}")
     assert caught.value.code == "BACKING_FILE"
 
 
@@ -74,7 +88,7 @@ async def test_import_refuses_what_is_no_disk(tmp_path):
     text = tmp_path / "page.html"
     text.write_text("<html>not found</html>" * 100)
     with pytest.raises(PcloudError) as caught:
-        await import_disk(text, tmp_path / "target", sha256=sha(text))
+        await import_disk(text, tmp_path / "target", digest=f"sha256:{sha(text)}")
     assert caught.value.code == "NOT_A_DISK"
 
 
@@ -198,3 +212,29 @@ async def test_dynamic_busybox_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("pcloud.images.kernel.shutil.which", lambda _: str(fake))
     with pytest.raises(Unavailable):
         await make_initrd(tmp_path, tmp_path / "initrd")
+
+
+def test_the_initrd_finds_disks_by_their_labels(tmp_path):
+    need("busybox", "mke2fs")
+    (tmp_path / "sda").write_bytes(b"")
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-L", "pcloud-root", str(tmp_path / "vda2"), "4M"], check=True)
+    (tmp_path / "sr0").write_bytes(iso_image("config-2", {"a": b"b"}))
+    start = INIT.index("find_device() {")
+    text = INIT[start : INIT.index("\n}\n", start) + 3]
+    text = text.replace("/sys/class/block", str(tmp_path)).replace("/dev/", f"{tmp_path}/")
+
+    def find(what: str) -> str:
+        command = ["busybox", "sh", "-c", f"{text}find_device {what}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert find("LABEL=pcloud-root") == str(tmp_path / "vda2")
+    assert find("LABEL=config-2") == str(tmp_path / "sr0")
+    assert find("LABEL=other") == ""
+
+
+async def test_busybox_without_what_the_initrd_runs_is_refused(tmp_path, monkeypatch):
+    need("busybox")
+    monkeypatch.setattr("pcloud.images.kernel._APPLETS", ("sh", "no-such-applet"))
+    with pytest.raises(Unavailable) as caught:
+        await make_initrd(tmp_path, tmp_path / "initrd")
+    assert "no-such-applet" in str(caught.value)

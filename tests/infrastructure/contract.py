@@ -82,6 +82,8 @@ class InfrastructureContract:
     """The tests. Every guest they make is deleted by the `infrastructure` fixture's owner or by the test itself."""
 
     death_noticed = 5.0
+    stop_timeout = 20.0
+    """Seconds an orderly stop may take; machines that are still booting hear nothing of it."""
 
     async def kill(self, infrastructure: Infrastructure, guest_id: str) -> None:
         """End a guest behind the driver's back."""
@@ -109,7 +111,7 @@ class InfrastructureContract:
         assert await infrastructure.inspect(spec.guest_id) == started
         assert spec.guest_id in [g.guest_id for g in await infrastructure.list_guests()]
         assert (await infrastructure.start(spec)).boot_id == started.boot_id, "a running guest was started again"
-        await infrastructure.stop(spec.guest_id, timeout=20)
+        await infrastructure.stop(spec.guest_id, timeout=self.stop_timeout)
         assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.STOPPED
         again = await infrastructure.start(spec)
         assert again.boot_id != started.boot_id
@@ -196,7 +198,7 @@ class InfrastructureContract:
             while await infrastructure.check(spec.guest_id, timeout=10) != Vitality.ALIVE:
                 await asyncio.sleep(0.1)
         await self.freeze(infrastructure, spec.guest_id)
-        assert await infrastructure.check(spec.guest_id, timeout=3) == Vitality.HUNG
+        assert await infrastructure.check(spec.guest_id, timeout=4) == Vitality.HUNG
         assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.RUNNING
         await infrastructure.destroy(spec.guest_id)
         assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.STOPPED

@@ -72,6 +72,21 @@ class Libvirtd:
                         return int(folder.name)
         raise LookupError(name)
 
+    def freeze(self, name: str) -> int:
+        """Stop a machine's QEMU with all its threads, and return its process id."""
+        pid = self.qemu(name)
+        os.kill(pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while any(state(task) != "T" for task in Path(f"/proc/{pid}/task").iterdir()):
+            assert time.monotonic() < deadline, f"{name} does not stop"
+            time.sleep(0.01)
+        return pid
+
+
+def state(task: Path) -> str:
+    """The state of a thread, as the kernel's letter for it."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
 
 @contextlib.contextmanager
 def run_libvirtd(folder: Path) -> Iterator[Libvirtd]:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from pcloud.environment.infrastructure import Image
-from pcloud.images.disk import MachineImage, build_machine
+from pcloud.images.assembly import AssemblyImageSpec
+from pcloud.images.disk import MachineImage, build_cloud, build_machine
 from pcloud.images.kernel import Kernel, fetch_kernel
+from pcloud.images.store import ImageStore
 
 CACHE = Path(os.environ.get("PCLOUD_TEST_CACHE", "/var/cache/pcloud-test")) / "machines"
 PACKAGES = "openssh-server,systemd-sysv,udev,iproute2,dbus,qemu-guest-agent,nginx-light"
@@ -42,6 +44,32 @@ def rootfs() -> Path:
 
 def kernel() -> Kernel:
     return asyncio.run(fetch_kernel(CACHE / "kernels"))
+
+
+def cloud_disk() -> Path:
+    """A disk as clouds' images are: it boots by its own loader and gets its identity from cloud-init. With nginx, and
+    nothing of ours. Built once per machine and kept; there is none on any package mirror."""
+    for program in ("mke2fs", "qemu-img", "busybox", "sfdisk", "grub-mkimage"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed (make setup-libvirt)")
+    if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
+        pytest.skip("needs root and mmdebstrap: images for machines")
+    wanted = AssemblyImageSpec(
+        jeos="bookworm",
+        packages=("cloud-init", "nginx-light", "qemu-guest-agent"),
+        commands=(("systemctl", "enable", "systemd-networkd"),),
+        transport="ssh",
+        disable_units=("nginx.service",),
+    )
+    layered = asyncio.run(ImageStore().build_assembly(wanted))
+    found = kernel()
+    target = CACHE / f"cloud-{layered.digest}-{found.image.parent.name}"
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (target / "cloud.qcow2").exists():
+            layers = [Path(layer) for layer in layered.layers]
+            asyncio.run(build_cloud(layers, target, kernel=found, size=2048))
+    return target / "cloud.qcow2"
 
 
 def machine_image() -> Image:

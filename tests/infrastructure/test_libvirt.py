@@ -8,16 +8,19 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncssh
+import msgspec
 import pytest
 
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (make setup-libvirt)")
 
 from pcloud.environment.infrastructure import (
     GuestEvent,
+    GuestInfo,
     GuestSpec,
     GuestState,
     Identity,
@@ -27,7 +30,9 @@ from pcloud.environment.infrastructure import (
     Vitality,
 )
 from pcloud.environment.transport import Endpoint, Operation
+from pcloud.infrastructure.checks import checks_of
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
+from pcloud.infrastructure.libvirt_domains import differences
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.transport.ssh import SshTransport
 from tests.infrastructure.contract import InfrastructureContract
@@ -132,6 +137,8 @@ class TestContract(InfrastructureContract):
     """What every infrastructure must do."""
 
     death_noticed = 10.0
+    stop_timeout = 1.0
+    many = 3
 
     @pytest.fixture
     async def infrastructure(self, libvirtd):
@@ -152,7 +159,7 @@ class TestContract(InfrastructureContract):
         os.kill(self.libvirtd.qemu(f"pct-{guest_id}"), signal.SIGKILL)
 
     async def freeze(self, infrastructure, guest_id):
-        os.kill(self.libvirtd.qemu(f"pct-{guest_id}"), signal.SIGSTOP)
+        self.libvirtd.freeze(f"pct-{guest_id}")
 
     def reopen(self, infrastructure):
         return LibvirtInfrastructure(settings(self.libvirtd))
@@ -192,56 +199,114 @@ async def test_life_of_a_machine(libvirtd, guest, image):
     assert (told[0].rc, told[0].signal) == (7, "exit")
     told.clear()
 
-    # killed from outside: a crash, told as such
+    # shut down in order: told as such, and its disk stays
+    await connection.run(["touch", "/root/mark"])
+    await transport.close()
     events.clear()
-    os.kill(libvirtd.qemu("pct-shop.web"), signal.SIGKILL)
-    await until(lambda: any(event.state is GuestState.STOPPED for event in events), 10)
-    assert [event.reason for event in events if event.state is GuestState.STOPPED] == ["crashed"]
+    await infrastructure.stop("shop.web", timeout=60)
     assert (await infrastructure.inspect("shop.web")).state is GuestState.STOPPED
+    await until(lambda: bool(events), 5)
+    assert events[0].reason == "shutdown", await infrastructure.console("shop.web")
     again = await infrastructure.start(spec(image))
     assert again.boot_id != info.boot_id
     assert again.address == info.address, "a guest keeps its address"
-    await transport.close()
+    await alive(infrastructure)
+    assert (await infrastructure.execute("shop.web", ["ls", "/root/mark"])).returncode == 0, "its disk stays"
 
     # hung: seen by a signal that needs no network, isolated, gone
-    await alive(infrastructure)
-    pid = libvirtd.qemu("pct-shop.web")
-    os.kill(pid, signal.SIGSTOP)
+    pid = libvirtd.freeze("pct-shop.web")
     assert await infrastructure.check("shop.web", timeout=4) is Vitality.HUNG
     await infrastructure.destroy("shop.web")
     assert not Path(f"/proc/{pid}").exists(), "confirmed isolation: the process is gone when destroy returns"
     assert await infrastructure.check("shop.web", timeout=4) is Vitality.GONE
     await infrastructure.destroy("shop.web")
 
-
-async def test_orderly_stop_and_another_digest(libvirtd, guest, image):
-    infrastructure, events = guest
-    info = await infrastructure.start(spec(image))
-    await alive(infrastructure)
-    await infrastructure.execute("shop.web", ["touch", "/root/mark"])
-    await infrastructure.execute("shop.web", ["sync"])
-    events.clear()
-    await infrastructure.stop("shop.web", timeout=60)
-    assert (await infrastructure.inspect("shop.web")).state is GuestState.STOPPED
-    await until(lambda: bool(events), 5)
-    assert events[0].reason == "shutdown", await infrastructure.console("shop.web")
-    same = await infrastructure.start(spec(image))
-    await alive(infrastructure)
-    assert (await infrastructure.execute("shop.web", ["ls", "/root/mark"])).returncode == 0, "its disk stays"
+    # of something else: made anew
     other = await infrastructure.start(spec(image, digest="d2"))
-    assert (other.digest, other.boot_id == same.boot_id) == ("d2", False)
-    await alive(infrastructure)
-    assert (await infrastructure.execute("shop.web", ["ls", "/root/mark"])).returncode != 0, "made anew"
-    assert info.digest == "d1"
+    assert (other.digest, other.boot_id == again.boot_id) == ("d2", False)
+    assert written(libvirtd, "pct-shop.web.qcow2") < 4 << 20, "its disk is a new one"
+
+    # killed from outside: a crash, told as such
+    events.clear()
+    os.kill(libvirtd.qemu("pct-shop.web"), signal.SIGKILL)
+    await until(lambda: any(event.state is GuestState.STOPPED for event in events), 10)
+    assert [event.reason for event in events if event.state is GuestState.STOPPED] == ["crashed"]
+    assert (await infrastructure.inspect("shop.web")).state is GuestState.STOPPED
+
+    # deleted: nothing is left
     await infrastructure.delete("shop.web")
     await infrastructure.delete("shop.web")
     assert (await infrastructure.inspect("shop.web")).state is GuestState.ABSENT
+    assert_nothing_left(libvirtd)
+
+
+def written(libvirtd: Libvirtd, volume: str) -> int:
+    """Bytes that a disk takes."""
+    return (libvirtd.folder / "state/volumes" / volume).stat().st_blocks * 512
+
+
+def assert_nothing_left(libvirtd: Libvirtd) -> None:
     volumes = sorted(path.name for path in (libvirtd.folder / "state/volumes").iterdir())
     assert [name for name in volumes if name.startswith("pct-")] == []
     virsh = ["virsh", "-q", "-c", libvirtd.uri]
     for listing in (["list", "--all"], ["net-list", "--all"], ["pool-list", "--all"]):
         assert b"pct" not in subprocess.run([*virsh, *listing], capture_output=True, check=True).stdout
     assert not Path("/sys/class/net/virbrpct").exists()
+
+
+async def test_saved_state(libvirtd, guest, image):
+    """Booted once; every later start is a restore of that guest's own state, with a disk as new."""
+    infrastructure, events = guest
+    wanted = spec(image, saved_state=True)
+    began = asyncio.get_running_loop().time()
+    first = await infrastructure.start(wanted)
+    booted = asyncio.get_running_loop().time() - began
+    assert [event.state for event in events] == [GuestState.RUNNING], "saving is no end of the guest"
+    assert [path.name for path in (libvirtd.folder / "state/volumes").glob("pct-shop.web.*.saved")]
+
+    async def facts() -> list[bytes]:
+        return (await run(["cat", "/etc/hostname", "/proc/sys/kernel/random/boot_id", "/etc/machine-id"])).split()
+
+    async def run(argv: list[str]) -> bytes:
+        result = await infrastructure.execute("shop.web", argv)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    inside = await facts()
+    await run(["touch", "/root/mark"])
+    await run(["sync"])
+    os.kill(libvirtd.qemu("pct-shop.web"), signal.SIGKILL)
+    await until(lambda: any(event.state is GuestState.STOPPED for event in events), 10)
+    began = asyncio.get_running_loop().time()
+    again = await infrastructure.start(wanted)
+    restored = asyncio.get_running_loop().time() - began
+    print(f"booted and saved in {booted:.1f} s, restored in {restored:.1f} s")
+    assert restored < booted / 2
+    assert again.boot_id != first.boot_id
+    assert again.address == first.address
+    assert await facts() == inside, "the same guest, in the same boot"
+    assert (await infrastructure.execute("shop.web", ["ls", "/root/mark"])).returncode != 0, "it keeps nothing"
+    assert abs(float(await run(["date", "+%s.%N"])) - time.time()) < 2, "its clock was set"
+    connection = await SshTransport().connect(
+        endpoint(again.address), on_result=print, on_lost=print, timeout=30
+    )  # its own host key and address
+    random = (await connection.run(["head", "-c", "16", "/dev/urandom"])).stdout
+    await connection.close()
+
+    # restored once more: the kernel was told, so its random numbers are others
+    await infrastructure.destroy("shop.web")
+    await infrastructure.start(wanted)
+    connection = await SshTransport().connect(endpoint(again.address), on_result=print, on_lost=print, timeout=30)
+    assert (await connection.run(["head", "-c", "16", "/dev/urandom"])).stdout != random
+    await connection.close()
+
+    # a state that can not be restored, or is of something else, is not: the guest boots
+    await infrastructure.destroy("shop.web")
+    (libvirtd.folder / "state/volumes/pct-shop.web.state").write_bytes(b"not a state")
+    await infrastructure.start(msgspec.structs.replace(wanted, start_timeout=0.1))
+    assert not list((libvirtd.folder / "state/volumes").glob("pct-shop.web.*.saved"))
+    await infrastructure.delete("shop.web")
+    assert_nothing_left(libvirtd)
 
 
 async def test_libvirtd_away_and_back(libvirtd, guest, image):
@@ -293,6 +358,23 @@ async def test_hung_libvirtd(libvirtd, guest, image):
     assert (await quick.inspect("shop.web")).state is GuestState.RUNNING
     assert events == []
     await quick.close()
+
+
+async def test_doctor_asks_the_daemon_of_the_settings(libvirtd, tmp_path):
+    def daemon(**settings: object) -> list[tuple[str, str]]:
+        return [(c.state, c.hint) for c in checks_of("libvirt", settings) if c.check == "libvirt: daemon"]
+
+    assert daemon(uri=libvirtd.uri) == [("ok", "")]
+    ((state, hint),) = daemon(uri=f"qemu:///system?socket={tmp_path}/none")
+    assert state == "missing"
+    assert "libvirtd" in hint
+    libvirtd.send(signal.SIGSTOP)
+    try:
+        assert daemon(uri=libvirtd.uri)[0][0] == "missing"
+    finally:
+        libvirtd.send(signal.SIGCONT)
+    wrong = [c for c in checks_of("libvirt", {"memroy": 1}) if c.check == "libvirt: settings"]
+    assert "memroy" in wrong[0].detail
 
 
 async def test_no_libvirtd_at_all(tmp_path):
@@ -384,3 +466,13 @@ async def test_user_mode_network(libvirtd, image):
             assert info.reach(80)[0] == "127.0.0.1"
         finally:
             await infrastructure.delete("shop.web")
+
+
+def test_a_look_tells_only_what_events_did_not():
+    running, stopped, absent = GuestState.RUNNING, GuestState.STOPPED, GuestState.ABSENT
+    seen = [GuestInfo(guest_id="a", state=running), GuestInfo(guest_id="b", state=stopped)]
+    before = {"a": running, "b": running, "c": running}
+    told = differences(before, {**before}, seen)
+    assert {(e.guest_id, e.state) for e in told} == {("b", stopped), ("c", absent)}
+    assert differences(before, {**before, "b": stopped, "c": absent}, seen) == [], "told while we looked"
+    assert {(e.guest_id, e.state) for e in differences({}, {}, seen)} == {("a", running), ("b", stopped)}

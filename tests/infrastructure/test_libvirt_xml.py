@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,3 +84,28 @@ def test_capabilities_are_the_drivers_own():
         assert first.state == "ok"
         assert all(check.hint for check in rest if check.state == "missing")
     assert checks_of("deltacloud")[0].state == "missing"
+
+
+def test_a_saved_domain_gets_another_disk_and_record():
+    record = xml.Record(guest_id="shop.web", deployable="shop", hostname="web", digest="d", boot="1")
+    plan = xml.DomainPlan(
+        name="p-shop.web", record=record, accelerator="tcg", memory=256, cpus=1, disk="/p/web.base.qcow2",
+        seed="/p/web.seed", network="net", console="/p/web.console",
+    )  # fmt: skip
+    saved = etree.fromstring(xml.domain_document(plan))
+    vda = next(d for d in saved.findall("devices/disk") if d.find("target").get("dev") == "vda")
+    etree.SubElement(vda, "backingStore", type="file").append(etree.Element("source", file="/p/image.qcow2"))
+    text = etree.tostring(saved, encoding="unicode")
+    changed = etree.fromstring(
+        xml.restored_document(text, disk="/p/web.qcow2", record=msgspec.structs.replace(record, boot="2"))
+    )
+    disks = {d.find("target").get("dev"): d for d in changed.findall("devices/disk")}
+    assert [s.get("file") for s in disks["vda"].iter("source")] == ["/p/web.qcow2"]
+    assert disks["vda"].find("driver").get("type") == "qcow2"
+    assert [s.get("file") for s in disks["vdb"].iter("source")] == ["/p/web.seed"]
+    (mark,) = changed.findall(f"metadata/{{{xml.NAMESPACE}}}guest")
+    assert mark.get("boot") == "2"
+    assert changed.findtext("name") == "p-shop.web"
+    snapshot = etree.fromstring(xml.snapshot_document(plan, memory="/p/m", disk="/p/d"))
+    named = {d.get("name"): d.get("snapshot") for d in snapshot.findall("disks/disk")}
+    assert named == {"vda": "external", "vdb": "no"}, "every disk is named: libvirt would else choose"

@@ -26,14 +26,25 @@ infrastructure: @INFRASTRUCTURE@
 assemblies:
   db:
     image: bookworm
-    transport: @TRANSPORT@
+    transport: ssh
     resources:
       front: {template: nginx, monitor: 10s}
     escalation: {failures: 5, period: 600s}
   web:
     image: bookworm
     after: [db]
-    transport: @TRANSPORT@
+    transport: remote
+    resources:
+      front:
+        template: nginx
+        monitor: 10s
+        parameters: {db_host: {reference: db.ipaddress}}
+        escalation: {failures: 3, period: 120s}
+    escalation: {failures: 5, period: 600s}
+  app:
+    image: bookworm
+    after: [db]
+    transport: ssh
     resources:
       front:
         template: nginx
@@ -42,6 +53,7 @@ assemblies:
         escalation: {failures: 3, period: 120s}
     escalation: {failures: 5, period: 600s}
 """
+"""One deployable for both transports: `web` is watched by our agent, `app` by its sshd. Every fault is made in both."""
 NAME = "pctshop"
 
 
@@ -52,9 +64,12 @@ class World:
     slow = 1.0
     """How much longer everything may take."""
 
+    def __init__(self, bridge: str = "pcm0") -> None:
+        self.bridge = bridge
+
     def settings(self, home: Path) -> str:
         """The daemon's settings."""
-        return '[infrastructures.lxc]\nbridge = "pcm0"\n'
+        return f'[infrastructures.lxc]\nbridge = "{self.bridge}"\n'
 
     def kill(self, home: Path, guest_id: str) -> None:
         """End a guest as a crash would."""
@@ -84,6 +99,8 @@ class Stage:
         }
         self.port = port
         self.client: Client
+        self.others: list[str] = []
+        """Deployables that a test made beside, to be deleted at the end."""
 
     def pcloud(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         log = self.home.parent / "command.log"
@@ -96,14 +113,14 @@ class Stage:
         assert not check or done.returncode == 0, done.stdout[-3000:]
         return done
 
-    def apply(self, transport: str, timeout: str) -> None:
+    def apply_text(self, text: str, timeout: str) -> None:
+        """Apply a manifest, `@INFRASTRUCTURE@` in it being the one word that changes, and wait until all of it runs."""
         manifest = self.home.parent / "manifest.yaml"
-        text = MANIFEST.replace("@INFRASTRUCTURE@", self.world.infrastructure).replace("@TRANSPORT@", transport)
-        manifest.write_text(text)
+        manifest.write_text(text.replace("@INFRASTRUCTURE@", self.world.infrastructure))
         self.pcloud("apply", "-f", str(manifest), "--wait", "--timeout", timeout)
 
-    def guest(self, assembly: str, *argv: str) -> str:
-        done = self.client.execute(NAME, assembly, argv)
+    def guest(self, assembly: str, *argv: str, deployable: str = NAME) -> str:
+        done = self.client.execute(deployable, assembly, argv)
         assert done.returncode == 0, (argv, done.stderr)
         return done.stdout.decode().strip()
 
@@ -111,7 +128,14 @@ class Stage:
         return self.client.cursor()
 
     def event(
-        self, cursor: str, kind: str, assembly: str, resource: str = "", state: str = "", seconds: float = 60
+        self,
+        cursor: str,
+        kind: str,
+        assembly: str,
+        resource: str = "",
+        state: str = "",
+        seconds: float = 60,
+        deployable: str = NAME,
     ) -> CloudEvent:
         """Wait for an event after a cursor."""
 
@@ -125,7 +149,7 @@ class Stage:
 
         deadline = time.monotonic() + seconds * self.world.slow
         while True:
-            page = self.client.events({"deployable": NAME}, after=cursor, limit=1000)
+            page = self.client.events({"deployable": deployable}, after=cursor, limit=1000)
             for event in page.events:
                 if wanted(event):
                     return event
@@ -134,6 +158,15 @@ class Stage:
             ]
             assert time.monotonic() < deadline, (kind, assembly, resource, state, seen)
             time.sleep(0.1)
+
+    def kill_engines(self) -> None:
+        """`kill -9` of every engine process."""
+        for lock in (self.home / "run").glob("dped-*.lock"):
+            os.kill(int(lock.read_text()), signal.SIGKILL)
+
+    def kill_daemon(self) -> None:
+        """`kill -9` of the daemon."""
+        os.kill(int((self.home / "run/cped.lock").read_text().split()[0]), signal.SIGKILL)
 
     def running(self, seconds: float = 120) -> None:
         self.until(lambda: self.client.status(NAME).state.value == "running", seconds)
@@ -166,4 +199,6 @@ def stage(folder: Path, world: World) -> Iterator[Stage]:
     finally:
         it.pcloud("up", "--detach", check=False)
         it.pcloud("delete", NAME, "--wait", "--yes", check=False)
+        for other in it.others:
+            it.pcloud("delete", other, "--wait", "--yes", check=False)
         it.pcloud("down", check=False)

@@ -166,6 +166,7 @@ def _assemblies(draw: st.DrawFn) -> tuple[Assembly, ...]:
                 agent=draw(st.sampled_from(["pcloud", "pacemaker"])),
                 transport=draw(st.sampled_from(["remote", "ssh"])),
                 memory=draw(st.sampled_from([0, 16, 1536])),
+                saved_state=draw(st.booleans()),
                 cpus=draw(st.sampled_from([0.0, 0.5, 2.0])),
                 start_timeout=draw(_seconds),
                 stop_timeout=draw(_seconds),

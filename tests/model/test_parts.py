@@ -157,3 +157,16 @@ def test_a_written_manifest_is_read_by_other_yaml_readers() -> None:
             },
         },
     }
+
+
+@pytest.mark.parametrize("how", ["monitor: none\nassemblies: {web: {image: bookworm, RESOURCES}}",
+                                 "assemblies: {web: {image: bookworm, transport: none, RESOURCES}}"])  # fmt: skip
+def test_nothing_can_run_where_nobody_comes(how):
+    text = f"deployable: shop\n{how}\n"
+    deployable = read_manifest(text.replace(", RESOURCES", ""))
+    assert deployable.assemblies[0].transport == "none"
+    with pytest.raises(InvalidDocument) as caught:
+        read_manifest(text.replace("RESOURCES", "resources: {httpd: {template: httpd}}"))
+    assert [(problem.code, problem.path) for problem in caught.value.problems] == [
+        ("CONFLICTING_KEYS", "assemblies.web.transport")
+    ]

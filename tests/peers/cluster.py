@@ -11,114 +11,16 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.remoted import SERVICE, SOURCE
-
-HOLD = """
-ip link set lo up
-for d in /var/lib/pacemaker /var/log/pacemaker /etc/pacemaker /etc/corosync /var/lib/corosync /var/log/corosync \\
-  /dev/shm /run; do mkdir -p $d; mount -t tmpfs tmpfs $d; done
-chmod 1777 /dev/shm; mkdir -p /run/crm /run/resource-agents /run/lock /var/log/pacemaker/bundles
-for s in cib pengine blackbox cores; do mkdir -p /var/lib/pacemaker/$s; done
-chown -R hacluster:haclient /var/lib/pacemaker /run/crm /var/log/pacemaker; chmod 770 /var/log/pacemaker
-cp "$1/authkey" /etc/pacemaker/authkey; chown root:haclient /etc/pacemaker/authkey; chmod 640 /etc/pacemaker/authkey
-cp "$1/corosync.conf" /etc/corosync/
-mkdir -p /run/layers/u1 /run/layers/w1 /run/layers/u2 /run/layers/w2
-lay() { mount -t overlay overlay -o lowerdir=$1,upperdir=/run/layers/u$2,workdir=/run/layers/w$2 $1; }
-lay /usr/lib/ocf/resource.d 1; lay /usr/sbin 2
-cp -r "$1/agents/." /usr/lib/ocf/resource.d/; cp "$1/fence_test" /usr/sbin/
-touch "$1/$2.ready"; exec sleep infinity
-"""
-
-COROSYNC = """totem {{
-  version: 2
-  cluster_name: pcloud-test
-  transport: knet
-  crypto_cipher: none
-  crypto_hash: none
-}}
-nodelist {{
-  node {{
-    ring0_addr: {address}
-    name: node1
-    nodeid: 1
-  }}
-}}
-quorum {{
-  provider: corosync_votequorum
-}}
-logging {{
-  to_logfile: yes
-  logfile: /var/log/corosync/corosync.log
-  to_syslog: no
-}}
-"""
-
-FENCE = r"""#!/bin/sh
-# Asks the test, through files, to fence a node; answers when the test says that it is done.
-dir=@DIR@
-while read -r line; do case "$line" in action=*) action=${line#action=} ;; nodename=*) node=${line#nodename=} ;;
-  port=*|plug=*) [ -n "$node" ] || node=${line#*=} ;; esac; done
-case "${1#--action=}" in metadata|meta-data) action=metadata ;; esac
-[ "$1" = -o ] && action=$2
-case "$action" in
-metadata) cat <<'X'
-<?xml version="1.0"?>
-<resource-agent name="fence_test" shortdesc="for tests"><longdesc>for tests</longdesc><parameters>
-<parameter name="action" unique="0" required="1"><content type="string" default="reboot"/></parameter>
-<parameter name="port" unique="0" required="0"><content type="string"/></parameter></parameters>
-<actions><action name="on" automatic="0"/><action name="off"/><action name="reboot"/><action name="status"/>
-<action name="list"/><action name="monitor"/><action name="metadata"/></actions></resource-agent>
-X
-exit 0 ;;
-monitor|status|list|on) exit 0 ;;
-off|reboot)
-  echo "$action $node" >> $dir/fence.asked
-  for _ in $(seq 300); do
-    [ "$(wc -l < $dir/fence.asked)" = "$(cat $dir/fence.done 2>/dev/null | wc -l)" ] && exit 0; sleep 0.1; done
-  exit 1 ;;
-esac
-exit 1
-"""
-
-GUEST = r"""#!/bin/sh
-# A "guest" for tests: our agent on another port, started and stopped as a resource. Parameters: command, state.
-running() { [ -s "$OCF_RESKEY_state" ] && grep -q '^State:.[^Z]' "/proc/$(cat "$OCF_RESKEY_state")/status" 2>/dev/null; }
-case "$1" in
-start) running && exit 0
-  setsid sh -c "$OCF_RESKEY_command" >>/run/guest.log 2>&1 </dev/null & echo $! > "$OCF_RESKEY_state"; sleep 0.5; running ;;
-stop) running && kill -9 "$(cat "$OCF_RESKEY_state")"; rm -f "$OCF_RESKEY_state"; exit 0 ;;
-monitor) running && exit 0; exit 7 ;;
-meta-data) cat <<'X'
-<?xml version="1.0"?>
-<resource-agent name="guest" version="1.0"><version>1.1</version><longdesc lang="en">for tests</longdesc>
-<shortdesc lang="en">for tests</shortdesc><parameters>
-<parameter name="command"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/>
-</parameter><parameter name="state"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc>
-<content type="string"/></parameter>
-</parameters><actions><action name="start" timeout="20s"/><action name="stop" timeout="20s"/>
-<action name="monitor" timeout="20s" interval="10s"/><action name="meta-data" timeout="5s"/></actions></resource-agent>
-X
-;;
-esac
-"""
-
-META = """cat <<'X'
-<?xml version="1.0"?>
-<resource-agent name="service" version="1.0"><version>1.1</version><longdesc lang="en">for tests</longdesc>
-<shortdesc lang="en">for tests</shortdesc><parameters>
-<parameter name="dir"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/></parameter>
-</parameters><actions><action name="start" timeout="20s"/><action name="stop" timeout="20s"/>
-<action name="monitor" timeout="20s" interval="10s"/><action name="meta-data" timeout="5s"/></actions></resource-agent>
-X
-exit 0"""
+from tests.peers.agents import ATTRIBUTES, CONTAINER, COROSYNC, FENCE, GUEST, HOLD, META
+from tests.remoted import AGENT, SERVICE
 
 
 class Cluster:
@@ -137,7 +39,7 @@ class Cluster:
         self.agent: subprocess.Popen[bytes] | None = None
         self.state = folder / "state"
         self.state.mkdir(mode=0o777)
-        self.fence = lambda: None
+        self.fence: Callable[[], None] = lambda: None
         self._closing = False
 
     def start(self) -> None:
@@ -157,6 +59,8 @@ class Cluster:
         for path, text in (
             (agents / "service", service),
             (agents / "guest", GUEST),
+            (agents / "container", CONTAINER.replace("@META@", META)),
+            (agents / "attributes", ATTRIBUTES.replace("@META@", META)),
             (self.folder / "fence_test", FENCE.replace("@DIR@", str(self.folder))),
         ):
             path.write_text(text)
@@ -236,8 +140,7 @@ class Cluster:
 
     def start_agent(self) -> None:
         """Start our agent on the remote host."""
-        argv = [sys.executable, "-S", "-m", "pcloud.agent", "--log-level", "debug"]
-        self.agent = self.spawn("remote", *argv, PYTHONPATH=str(SOURCE))
+        self.agent = self.spawn("remote", *AGENT, "--log-level", "debug")
 
     def signal_agent(self, number: int) -> None:
         """Send a signal to the agent itself (which is a child of `nsenter`)."""
@@ -324,22 +227,47 @@ class Cluster:
         path = self.state / resource / "calls"
         return path.read_text().split() if path.exists() else []
 
-    def service(self, name: str, node: str, interval: str = "60s") -> None:
-        """Configure a `test:service` pinned to a node."""
-        (self.state / name).mkdir()
+    def service(
+        self,
+        name: str,
+        node: str,
+        interval: str = "60s",
+        agent: str = "service",
+        *,
+        pinned: bool = True,
+        folder: Path | None = None,
+    ) -> None:
+        """Configure a `test:service` (or another agent: one of the tests, or `CLASS:TYPE`) that may run on one node only,
+        or prefers it. `folder`: where it keeps its state, made by the caller; else below `state`."""
+        if folder is None:
+            folder = self.state / name
+            folder.mkdir(mode=0o777)
+        which = f'class="ocf" provider="test" type="{agent}"'
+        if ":" in agent:
+            which = 'class="{}" type="{}"'.format(*agent.split(":"))
         self.create(
             "resources",
-            f'<primitive id="{name}" class="ocf" provider="test" type="service"><instance_attributes id="{name}-i">'
-            f'<nvpair id="{name}-i-dir" name="dir" value="{self.state / name}"/></instance_attributes><operations>'
+            f'<primitive id="{name}" {which}><instance_attributes id="{name}-i">'
+            f'<nvpair id="{name}-i-dir" name="dir" value="{folder}"/></instance_attributes><operations>'
             f'<op id="{name}-m" name="monitor" interval="{interval}" timeout="20s"/></operations></primitive>',
         )
+        operation, score = ("ne", "-INFINITY") if pinned else ("eq", "100")
         self.create(
             "constraints",
-            f'<rsc_location id="l-{name}" rsc="{name}"><rule id="l-{name}-r" score="-INFINITY"><expression id="l-{name}-e" '
-            f'attribute="#uname" operation="ne" value="{node}"/></rule></rsc_location>',
+            f'<rsc_location id="l-{name}" rsc="{name}"><rule id="l-{name}-r" score="{score}"><expression id="l-{name}-e" '
+            f'attribute="#uname" operation="{operation}" value="{node}"/></rule></rsc_location>',
         )
 
-    def pid(self, name: str, who: str = "remote") -> str:
+    def remove(self, name: str) -> None:
+        """Stop a `service` and take it out of the configuration."""
+        self.meta(name, "target-role", "Stopped")
+        self.wait_where(name, "")
+        self.until(self.idle, 30, "the cluster idle")
+        self.run("cluster", "cibadmin", "-D", "-X", f'<rsc_location id="l-{name}"/>')
+        self.run("cluster", "cibadmin", "-D", "-X", f'<primitive id="{name}"/>')
+        shutil.rmtree(self.state / name)
+
+    def pid(self, name: str) -> str:
         """Process id, in the namespace, of a `test:service`."""
         return (self.state / name / "pid").read_text().strip()
 

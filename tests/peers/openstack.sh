@@ -2,10 +2,12 @@
 # A real OpenStack on this machine for the tests, loopback only, without systemd: Keystone, Placement, Glance, Neutron (with one
 # mechanism driver of the tests that binds every port) and Nova with its FakeDriver: servers become ACTIVE, nothing runs inside.
 #
-#   openstack.sh install        packages (rabbitmq-server, mariadb-server by apt; OpenStack by pip into PEER_DIR/venv): ~600 MB
-#   openstack.sh start          from empty to ready in about a minute; credentials in PEER_DIR/openrc
+#   openstack.sh install        packages (by apt rabbitmq-server and mariadb-server; OpenStack from openstack.lock into PEER_DIR/venv)
+#   openstack.sh installed      exit status 0 when there is nothing to install
+#   openstack.sh start          from empty to ready in about a minute, ending first what another run left; credentials in PEER_DIR/openrc
 #   openstack.sh stop           ends all of it
 #   openstack.sh api-stop       ends nova-api alone;  openstack.sh api-start  starts it again
+#   openstack.sh lock           writes openstack.lock anew from what is installed
 #
 # PEER_DIR is where everything is kept (default /var/cache/pcloud-test/openstack).
 set -euo pipefail
@@ -13,7 +15,7 @@ peer=${PEER_DIR:-/var/cache/pcloud-test/openstack}
 mkdir -p "$peer"
 peer=$(cd "$peer" && pwd)
 ip=127.0.0.1
-keystone_port=15000 nova_port=18774 placement_port=18778 glance_port=19292 neutron_port=19696 mariadb_port=3309 rabbit_port=5674
+keystone_port=15000 nova_port=18774 placement_port=18778 glance_port=19292 neutron_port=19696 mariadb_port=3309 rabbit_port=5674 epmd_port=14369
 keystone_url=http://$ip:$keystone_port/v3
 rabbit_url=rabbit://guest:guest@$ip:$rabbit_port/
 venv=$peer/venv etc=$peer/etc databases=$peer/db logs=$peer/log run=$peer/run
@@ -26,30 +28,73 @@ done
 
 say() { echo "$(date +%T) $*"; }
 
-install_all() {
-  export DEBIAN_FRONTEND=noninteractive
-  local wanted=(rabbitmq-server mariadb-server python3-venv python3-dev gcc curl) absent=()
+wanted=(rabbitmq-server mariadb-server python3-venv python3-dev gcc curl)
+lock=$(dirname "$(readlink -f "$0")")/openstack.lock
+
+absent() { # the Debian packages that are not installed
+  local name
   for name in "${wanted[@]}"; do
-    dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || absent+=("$name")
+    dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || echo "$name"
   done
-  ((${#absent[@]} == 0)) || apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${absent[@]}"
-  [ -e "$venv/.complete" ] && return
+}
+
+installed() { [ -z "$(absent)" ] && [ "$(cat "$venv/.complete" 2>/dev/null)" = "$(sha256sum < "$lock")" ]; }
+
+install_all() {
+  local -a packages
+  mapfile -t packages < <(absent)
+  if ((${#packages[@]})); then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -qq update
+    # Debian starts what it installs; the peer has daemons of its own, and this machine need not have others.
+    local policy=/usr/sbin/policy-rc.d own=
+    [ -e $policy ] || { own=1; printf '#!/bin/sh\nexit 101\n' > $policy; chmod 755 $policy; }
+    apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${packages[@]}" > /dev/null || { [ -z "$own" ] || rm -f $policy; return 1; }
+    [ -z "$own" ] || rm -f $policy
+  fi
+  installed && return
+  rm -rf "$venv"
   # Debian's own Python: uwsgi links with its libpython, another interpreter's modules would not fit
   /usr/bin/python3 -m venv "$venv"
-  "$venv/bin/pip" install -q keystone openstack-placement nova glance neutron python-openstackclient uwsgi 'SQLAlchemy<2.1' pymysql
-  touch "$venv/.complete"
+  local uv
+  uv=$(dirname "$lock")/../../.tools/bin/uv
+  if [ -x "$uv" ]; then
+    "$uv" pip install -q --python "$venv/bin/python" --compile-bytecode -r "$lock"
+  else
+    "$venv/bin/pip" install -q -r "$lock"
+  fi
+  sha256sum < "$lock" > "$venv/.complete"
+}
+
+write_lock() {
+  {
+    head -n 1 "$lock"
+    "$venv/bin/pip" freeze | grep -v '^pcloud-peer'
+  } > "$lock.new"
+  mv "$lock.new" "$lock"
+}
+
+ours() { # PID: whether the process is one of this peer's, not another one that got the number of one that ended long ago
+  grep -qaF "$peer/" "/proc/$1/cmdline" "/proc/$1/environ" 2> /dev/null
 }
 
 stop_all() {
   local file pid
+  local -a ending=()
   for file in "$run"/*.pid "$peer/rabbit/pid" "$peer/mysql/pid"; do
     [ -s "$file" ] || continue
     pid=$(tr -dc 0-9 < "$file")
-    kill "$pid" 2>/dev/null || true
-    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 "$pid" 2>/dev/null || true
+    if ours "$pid"; then
+      kill "$pid" 2>/dev/null || true
+      ending+=("$pid")
+    fi
     rm -f "$file"
   done
+  for pid in "${ending[@]}"; do
+    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    kill -9 "$pid" 2>/dev/null || true
+  done
+  ERL_EPMD_PORT=$epmd_port epmd -kill > /dev/null 2>&1 || true
 }
 
 start_rabbit() {
@@ -58,7 +103,8 @@ start_rabbit() {
   chown -R rabbitmq "$peer/rabbit"
   runuser -u rabbitmq -- env HOME="$peer/rabbit" RABBITMQ_NODENAME=novapeer@localhost RABBITMQ_NODE_IP_ADDRESS=$ip \
     RABBITMQ_NODE_PORT=$rabbit_port RABBITMQ_DIST_PORT=25674 RABBITMQ_MNESIA_BASE="$peer/rabbit/mnesia" \
-    RABBITMQ_LOG_BASE="$peer/rabbit/log" RABBITMQ_PID_FILE="$peer/rabbit/pid" ERL_EPMD_ADDRESS=$ip rabbitmq-server -detached
+    RABBITMQ_LOG_BASE="$peer/rabbit/log" RABBITMQ_PID_FILE="$peer/rabbit/pid" ERL_EPMD_ADDRESS=$ip ERL_EPMD_PORT=$epmd_port \
+    rabbitmq-server -detached
 }
 
 start_mariadb() {
@@ -254,6 +300,7 @@ environment() {
 
 start_all() {
   environment
+  stop_all
   rm -rf "$databases" "$etc" "$logs" "$peer/images"
   mkdir -p "$databases" "$logs" "$peer/images" "$peer/state" "$run"
   write_configuration
@@ -263,6 +310,11 @@ start_all() {
   say keystone
   local keystone_conf="--config-file $etc/keystone/keystone.conf" nova_conf="--config-file $etc/nova/nova.conf"
   mkdir -p "$etc/keystone/fernet" "$etc/keystone/cred"
+  # the slowest first, beside the others: an empty database takes each of them seconds
+  neutron-db-manage --config-file "$etc/neutron/neutron.conf" upgrade heads > "$logs/neutron-db.log" 2>&1 &
+  local neutron_db=$!
+  glance-manage --config-file "$etc/glance/glance-api.conf" db_sync > "$logs/glance-db.log" 2>&1 &
+  local glance_db=$!
   keystone-manage $keystone_conf db_sync
   keystone-manage $keystone_conf fernet_setup --keystone-user root --keystone-group root
   keystone-manage $keystone_conf credential_setup --keystone-user root --keystone-group root
@@ -270,12 +322,12 @@ start_all() {
     --bootstrap-public-url "$keystone_url" --bootstrap-internal-url "$keystone_url" --bootstrap-region-id RegionOne
   serve keystone keystone.wsgi.api $keystone_port
   say databases
-  glance-manage --config-file "$etc/glance/glance-api.conf" db_sync > /dev/null 2>&1
   nova-manage $nova_conf api_db sync
   nova-manage $nova_conf cell_v2 map_cell0 --database_connection "$(database nova_cell0)"
   nova-manage $nova_conf db sync
   nova-manage $nova_conf cell_v2 create_cell --name cell1 --database_connection "$(database nova)" --transport-url "$rabbit_url" > /dev/null
-  neutron-db-manage --config-file "$etc/neutron/neutron.conf" upgrade heads > "$logs/neutron-db.log" 2>&1
+  wait $neutron_db
+  wait $glance_db
   wait_port $keystone_port
   cat > "$peer/openrc" <<X
 export OS_AUTH_URL=$keystone_url OS_USERNAME=admin OS_PASSWORD=secret OS_PROJECT_NAME=admin OS_USER_DOMAIN_NAME=Default OS_PROJECT_DOMAIN_NAME=Default OS_REGION_NAME=RegionOne OS_IDENTITY_API_VERSION=3
@@ -315,20 +367,31 @@ X
   done
   serve nova-api nova.wsgi.osapi_compute $nova_port
   wait_port $nova_port
-  for _ in $(seq 60); do
-    nova-manage $nova_conf cell_v2 discover_hosts > /dev/null 2>&1 || true
-    openstack hypervisor list -f value 2>/dev/null | grep -q fake1 && break
-    sleep 1
-  done
-  openstack network create --share pcloud -f value -c id
-  openstack subnet create --network pcloud --subnet-range 10.200.0.0/24 --no-dhcp pcloud -f value -c id
-  openstack flavor create --ram 256 --disk 1 --vcpus 1 tiny -f value -c id
-  openstack flavor create --ram 1024 --disk 8 --vcpus 2 small -f value -c id
+  python - "$nova_conf" <<X
+import subprocess, sys, time
+
+import openstack
+
+cloud = openstack.connect()
+for _ in range(120):
+    if any(found.name == "fake1" for found in cloud.compute.hypervisors()):
+        break
+    subprocess.run(f"nova-manage {sys.argv[1]} cell_v2 discover_hosts", shell=True, capture_output=True)
+    time.sleep(0.5)
+else:
+    sys.exit("nova-compute did not come")
+network = cloud.network.create_network(name="pcloud", shared=True)
+cloud.network.create_subnet(name="pcloud", network_id=network.id, ip_version=4, cidr="10.200.0.0/24", enable_dhcp=False)
+cloud.compute.create_flavor(name="tiny", ram=256, disk=1, vcpus=1)
+cloud.compute.create_flavor(name="small", ram=1024, disk=8, vcpus=2)
+X
   say ready
 }
 
 case "${1:-}" in
 install) install_all ;;
+installed) installed ;;
+lock) write_lock ;;
 start) start_all ;;
 stop) stop_all ;;
 api-stop)
@@ -341,7 +404,7 @@ api-start)
   wait_port $nova_port
   ;;
 *)
-  sed -n 2,11p "$0"
+  sed -n 2,13p "$0"
   exit 2
   ;;
 esac

@@ -50,6 +50,7 @@ class Fleet:
     events: list[dict[str, Any]] = field(default_factory=list)
     tokens: dict[str, str] = field(default_factory=lambda: {"admin": "admin"})
     decisions: list[dict[str, Any]] = field(default_factory=list)
+    drills: list[dict[str, Any]] = field(default_factory=list)
     outcome: str = "running"
     """What a started deployable becomes."""
     delay: float = 0.1
@@ -147,6 +148,8 @@ class Api:
             ("GET", "/v1/deployables/{name}/manifest", self.manifest),
             ("GET", "/v1/deployables/{name}/explain", self.explain),
             ("POST", "/v1/deployables/{name}/simulate", self.simulate),
+            ("POST", "/v1/deployables/{name}/drills", self.drill),
+            ("GET", "/v1/deployables/{name}/drills", self.drills),
             ("GET", "/v1/deployables/{name}/replay", self.replay),
             ("GET", "/v1/deployables/{name}/assemblies", self.members),
             ("POST", "/v1/deployables/{name}/assemblies", self.add_member),
@@ -353,6 +356,23 @@ class Api:
         ]
         report = {"timeline": timeline, "seconds": 0.6, "state": "running", "reason": "", "restarted": ["web"]}
         return JSONResponse({**report, "files": asked["files"]})
+
+    async def drill(self, request: Request) -> Response:
+        asked = await request.json()
+        passed = asked["fault"] != "guest-killed"
+        report = {
+            "fault": asked["fault"], "subject": asked["assembly"], "deployable": "shop", "time": 1.0,
+            "done": "it was killed",
+            "passed": passed, "budget_s": asked["budget"], "detected_s": 0.05, "recovered_s": 0.5 if passed else None,
+            "noticed": "its process exited", "restarted": ["web/httpd"], "state": "running",
+            "reason": "all runs again after 0.5 s" if passed else "noticed, but not all ran again",
+            "previous": {"count": 3, "detected_s": 0.04, "recovered_s": 0.2}, "slower": True,
+        }  # fmt: skip
+        self.fleet.drills.insert(0, report)
+        return JSONResponse(report)
+
+    async def drills(self, request: Request) -> Response:
+        return JSONResponse(self.fleet.drills)
 
     async def replay(self, request: Request) -> Response:
         return JSONResponse(self.fleet.decisions)

@@ -119,6 +119,7 @@ async def test_scaling_group_follows_its_policy(served: tuple[StackManager, str]
     assert stack.status == "CREATE_COMPLETE", stack.reason
     for size in (2, 3, 3):
         await manager.signal(manager.current(stack)["up"], {"status": "SUCCESS"})
+        await manager.settled()
         child = manager.child(manager.current(stack)["asg"].physical)
         assert child is not None
         assert len(manager.current(child)) == size

@@ -6,11 +6,14 @@ import sqlite3
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 import pcloud.store.database as database_module
 from pcloud.events.event import Event, Severity
@@ -18,23 +21,19 @@ from pcloud.events.filters import EventFilter
 from pcloud.model.deployable import Deployable
 from pcloud.store.database import HEAD, sqlite_url
 from pcloud.store.errors import StoreError, StoreRefused
-from pcloud.store.rows import DeployableRow, Entry, Job
+from pcloud.store.rows import Definition, DeployableRow, Entry, Job
 from pcloud.store.schema import metadata
 from pcloud.store.store import Store
-
-
-async def opened(tmp_path: Path, **more: int) -> Store:
-    return await Store.open(sqlite_url(tmp_path / "pcloud.db"), **more)
+from tests.store.conftest import Open
 
 
 def event(number: int, **more: object) -> Event:
     return Event(time=time.time(), type="test", deployable="shop", reason=str(number), **more)  # type: ignore[arg-type]
 
 
-async def test_migrations_make_exactly_the_schema(tmp_path: Path) -> None:
-    store = await opened(tmp_path)
-    await store.close()
-    engine = create_engine(f"sqlite:///{tmp_path / 'pcloud.db'}")
+async def test_migrations_make_exactly_the_schema(opened: Open, url: str) -> None:
+    await (await opened()).close()
+    engine = create_engine(url.replace("+aiosqlite", ""))
     with engine.connect() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), metadata)
     engine.dispose()
@@ -43,14 +42,36 @@ async def test_migrations_make_exactly_the_schema(tmp_path: Path) -> None:
     assert scripts.get_current_head() == HEAD
 
 
+async def test_a_store_of_the_first_schema_is_brought_up_to_date_with_what_is_in_it(opened: Open, url: str) -> None:
+    engine = create_engine(url.replace("+aiosqlite", ""))
+    config = Config()
+    config.set_main_option("script_location", str(Path(database_module.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO deployables VALUES ('shop', :definition, '[]', 'lxc', 1, 0, 'started', :no, 'active', "
+                "'0', :yes, 1, 1.0, 1.0)"
+            ),
+            {"definition": msgspec.json.encode(Deployable(name="shop")).decode(), "yes": True, "no": False},
+        )
+    engine.dispose()
+    store = await opened()
+    (row,) = await store.deployables.rows()
+    assert (row.name, row.loaded) == ("shop", True)
+    assert (await found(store)).applied is None
+
+
 async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
-    store = await opened(tmp_path)
+    store = await Store.open(sqlite_url(tmp_path / "pcloud.db"))
     await store.close()
     with sqlite3.connect(tmp_path / "pcloud.db") as raw:
         raw.execute("UPDATE alembic_version SET version_num = '9999'")
     raw.close()
     with pytest.raises(StoreError) as caught:
-        await opened(tmp_path)
+        await Store.open(sqlite_url(tmp_path / "pcloud.db"))
     assert caught.value.code == "STORE_NEWER"
     raw = sqlite3.connect(tmp_path / "pcloud.db")
     assert raw.execute("SELECT version_num FROM alembic_version").fetchone() == ("9999",)
@@ -60,19 +81,19 @@ async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
 async def test_something_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "pcloud.db").write_bytes(b"this is not a database" * 100)
     with pytest.raises(StoreError) as caught:
-        await opened(tmp_path)
+        await Store.open(sqlite_url(tmp_path / "pcloud.db"))
     assert caught.value.code == "STORE_FAILED"
 
 
-async def test_records_are_committed_once(tmp_path: Path) -> None:
-    store = await opened(tmp_path)
+async def test_records_are_committed_once(opened: Open) -> None:
+    store = await opened()
     batch = [Entry(process="p", sequence=number, deployable="shop", event=event(number)) for number in range(1, 6)]
     first = await store.log.commit(batch)
     assert [one.sequence for one in first] == [1, 2, 3, 4, 5]
     again = await store.log.commit([*batch[2:], Entry(process="p", sequence=6, event=event(6))])
     assert [one.reason for one in again] == ["6"]
     await store.close()
-    store = await opened(tmp_path)
+    store = await opened()
     assert await store.log.seen("p") == 6
     assert await store.log.commit(batch) == []
     other = await store.log.commit([Entry(process="q", sequence=1, event=event(1))])
@@ -80,8 +101,8 @@ async def test_records_are_committed_once(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_batch_is_committed_whole_or_not_at_all(tmp_path: Path) -> None:
-    store = await opened(tmp_path)
+async def test_a_batch_is_committed_whole_or_not_at_all(opened: Open) -> None:
+    store = await opened()
     bad = Event(time=1.0, type="test", reason="lone surrogate \udc80")
     with pytest.raises(StoreRefused):
         await store.log.commit(
@@ -94,8 +115,8 @@ async def test_a_batch_is_committed_whole_or_not_at_all(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_sequences_are_never_used_again(tmp_path: Path) -> None:
-    store = await opened(tmp_path)
+async def test_sequences_are_never_used_again(opened: Open) -> None:
+    store = await opened()
     await store.log.commit([Entry(event=event(number)) for number in range(10)])
     assert await store.log.retain(count=1, age=0) == 9
     assert await store.log.retain(count=0, age=-1.0) == 1
@@ -104,8 +125,8 @@ async def test_sequences_are_never_used_again(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_filters_and_cursor(tmp_path: Path) -> None:
-    store = await opened(tmp_path)
+async def test_filters_and_cursor(opened: Open) -> None:
+    store = await opened()
     made = [
         Event(time=1.0, type="resource.state", deployable="shop", assembly="web", resource="httpd", state="failed"),
         Event(time=2.0, type="image.progress", severity=Severity.WARNING),
@@ -135,8 +156,8 @@ async def test_filters_and_cursor(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_decisions_are_pruned(tmp_path: Path) -> None:
-    store = await opened(tmp_path, keep_decisions=10)
+async def test_decisions_are_pruned(opened: Open) -> None:
+    store = await opened(keep_decisions=10)
     for number in range(300):
         await store.log.commit([Entry(deployable="shop", decision={"number": number})])
     found = await store.log.explain("shop", limit=1000)
@@ -145,8 +166,8 @@ async def test_decisions_are_pruned(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_deployables_and_states(tmp_path: Path) -> None:
-    store = await opened(tmp_path)
+async def test_deployables_and_states(opened: Open) -> None:
+    store = await opened()
     row = DeployableRow(name="shop", infrastructure="lxc", assemblies=0, slot="0", created=1.0, updated=1.0)
     await store.deployables.put(row, Deployable(name="shop"), ("assy1",), new=True)
     assert await store.deployables.rows() == [row]
@@ -164,8 +185,8 @@ async def test_deployables_and_states(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_jobs(tmp_path: Path) -> None:
-    store = await opened(tmp_path)
+async def test_jobs(opened: Open) -> None:
+    store = await opened()
     job = Job(id="a", kind="jeos.build", subject="bookworm", arguments={"name": "bookworm"}, created=1.0, updated=1.0)
     await store.jobs.put(job)
     assert await store.jobs.list(state="running") == [job]
@@ -174,12 +195,50 @@ async def test_jobs(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_thousands_of_records_a_second(tmp_path: Path) -> None:
-    store = await opened(tmp_path)
+async def test_thousands_of_records_a_second(opened: Open) -> None:
+    store = await opened()
     begun = time.perf_counter()
     for start in range(0, 5000, 500):
         batch = range(start, start + 500)
         await store.log.commit([Entry(process="p", sequence=number + 1, event=event(number)) for number in batch])
-    assert time.perf_counter() - begun < 2.5
+    assert time.perf_counter() - begun < 5
     assert await store.log.head() == 5000
     await store.close()
+
+
+async def test_where_it_is_carried_out_is_not_taken_back_by_an_older_row(opened: Open) -> None:
+    store = await opened()
+    old = DeployableRow(name="shop", infrastructure="lxc", assemblies=1, slot="0")
+    await store.deployables.put(old, Deployable(name="shop"), (), new=True)
+    await store.deployables.given({"shop": Deployable(name="shop")})
+    await store.deployables.moved("shop", "1")
+    await store.deployables.put_row(msgspec.structs.replace(old, target="started"))
+    (row,) = await store.deployables.rows()
+    assert (row.target, row.loaded, row.slot) == ("started", True, "1")
+    await store.deployables.put(msgspec.structs.replace(old, paused=True), Deployable(name="shop"), (), new=False)
+    (row,) = await store.deployables.rows()
+    assert (row.paused, row.loaded, row.slot) == (True, True, "1")
+    await store.close()
+
+
+async def test_what_runs_is_known_until_the_newest_definition_is_given(opened: Open) -> None:
+    store = await opened()
+    row = DeployableRow(name="shop", infrastructure="lxc", assemblies=1)
+    first, second, third = (Deployable(name="shop", priority=number) for number in range(3))
+    await store.deployables.put(row, first, (), new=True)
+    await store.deployables.given({"shop": first})
+    assert (await found(store)).applied is None
+    await store.deployables.put(row, second, (), new=False, applied=first)
+    assert (await found(store)).applied == first
+    await store.deployables.put(row, third, (), new=False, applied=first)
+    await store.deployables.given({"shop": second})  # overtaken while it was on its way
+    assert ((await found(store)).deployable, (await found(store)).applied) == (third, second)
+    await store.deployables.given({"shop": third})
+    assert (await found(store)).applied is None
+    await store.close()
+
+
+async def found(store: Store) -> Definition:
+    got = await store.deployables.definition("shop")
+    assert got is not None
+    return got

@@ -1,38 +1,27 @@
-"""A guest with full systemd and Debian's own pacemaker-remoted: OCF, systemd and LSB resources through our transport."""
+"""Guests with full systemd and Debian's own pacemaker-remoted, 2.1.5 and 3.0.0: OCF, systemd and LSB resources through our
+transport; with 3.0.0 also over TLS with X.509 certificates."""
 
 import asyncio
 import time
 
 import pytest
 
-from pcloud.environment.transport import Operation
-from tests.guests import PacemakerGuest
+from pcloud.environment.transport import Operation, TransportError
+from tests.certificates import authority, credentials
+from tests.guests import PacemakerGuest, put_services
 from tests.transport.client import connected
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
-SCRIPT = r"""#!/bin/sh
-case "$1" in
-start) setsid sleep 7777 >/dev/null 2>&1 & echo $! > /run/daemon.pid ;;
-stop) kill $(cat /run/daemon.pid); rm /run/daemon.pid ;;
-status) [ -s /run/daemon.pid ] && kill -0 $(cat /run/daemon.pid) 2>/dev/null || exit 3 ;;
-esac
-"""
-
 
 class WithServices(PacemakerGuest):
     def prepare(self, upper):
-        (upper / "etc/systemd/system/thing.service").write_text(
-            "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\n"
-        )
-        (upper / "etc/init.d").mkdir()
-        (upper / "etc/init.d/daemon").write_text(SCRIPT)
-        (upper / "etc/init.d/daemon").chmod(0o755)
+        put_services(upper)
 
 
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory):
-    made = WithServices(tmp_path_factory.mktemp("guest"))
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def guest(request, tmp_path_factory):
+    made = WithServices(tmp_path_factory.mktemp("guest"), request.param)
     try:
         made.start()
         yield made
@@ -83,3 +72,46 @@ async def test_the_daemon_killed_and_services_go_on(guest):
     async with connected(guest) as (connection, _):
         assert (await connection.execute(Operation(action="monitor", **thing))).rc == 0
         assert (await connection.execute(Operation(action="stop", **thing))).rc == 0
+
+
+def test_the_protocol_version_agreed(guest):
+    """Debian 12 has 2.1.5, Debian 13 has 3.0.0: both are real peers."""
+    version = guest.run("pacemaker-remoted", "--version")
+    assert ("Pacemaker 3.0.0" if guest.suite == "trixie" else "Pacemaker 2.1.5") in version
+
+
+class WithCertificates(WithServices):
+    def prepare(self, upper):
+        super().prepare(upper)
+        target = upper / "etc/pacemaker/tls"
+        target.mkdir()
+        for name in ("ca.crt", "guest.crt", "guest.key"):
+            (target / name).write_bytes((self.folder / "ca" / name).read_bytes())
+        settings = upper / "etc/default/pacemaker"
+        settings.parent.mkdir(exist_ok=True)
+        where = "/etc/pacemaker/tls"
+        settings.write_text(
+            f"PCMK_ca_file={where}/ca.crt\nPCMK_cert_file={where}/guest.crt\nPCMK_key_file={where}/guest.key\n"
+        )
+
+
+async def test_certificates_instead_of_a_key(tmp_path):
+    """Pacemaker 3.0.0 takes X.509; a certificate of another authority is refused, as is the key."""
+    guest = WithCertificates(tmp_path, "trixie")
+    ours = authority(tmp_path / "ca", "guest", "engine")
+    try:
+        await asyncio.to_thread(guest.start)
+        thing = {"resource": "r-systemd", "resource_class": "systemd", "type": "thing"}
+        async with connected(guest, credentials=credentials(ours, "engine")) as (connection, _):
+            assert (await connection.execute(Operation(action="start", **thing))).rc == 0
+            assert (await connection.execute(Operation(action="monitor", **thing))).rc == 0
+            assert (await connection.execute(Operation(action="stop", **thing))).rc == 0
+        strangers = authority(tmp_path / "strangers", "engine")
+        with pytest.raises(TransportError):
+            async with connected(guest, credentials=credentials(strangers, "engine", ca=ours)):
+                pass
+        with pytest.raises(TransportError):
+            async with connected(guest):
+                pass
+    finally:
+        await asyncio.to_thread(guest.stop)

@@ -12,6 +12,7 @@ import asyncssh
 import pytest
 
 from pcloud.environment.transport import Operation, OperationResult, OperationStatus, TransportError
+from pcloud.transport.checks import checks
 from pcloud.transport.ssh import SshTransport
 from pcloud.transport.ssh_connection import SshConnection, SshSettings
 from tests.transport.contract import TransportContract
@@ -504,3 +505,11 @@ class TestContract(TransportContract):
         it = SshPeer(sshd)
         yield it
         await it.transport.close()
+
+
+def test_doctor_says_what_ssh_can_do(monkeypatch):
+    states = {check.check: check.state for check in checks()}
+    assert states["ssh"] == "ok"
+    monkeypatch.setattr("pcloud.transport.checks.resource.getrlimit", lambda _: (256, 1024))
+    (few,) = [check for check in checks() if check.check == "connections"]
+    assert (few.state, bool(few.hint)) == ("warning", True)

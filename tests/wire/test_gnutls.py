@@ -1,11 +1,11 @@
 """TLS sessions of both sides over a socket pair: keys of any size, certificates, wrong keys, ends."""
 
 import socket
-import subprocess
 
 import pytest
 
 from pcloud.wire import gnutls
+from tests.certificates import authority, credentials
 
 
 def sessions(client: gnutls.Credentials, server: gnutls.Credentials):
@@ -100,48 +100,20 @@ def test_a_full_socket_takes_the_rest_later():
         assert bytes(got) == data
 
 
-def certificate(folder, name: str, ca: tuple | None = None) -> tuple[str, str]:
-    key, cert = folder / f"{name}.key", folder / f"{name}.crt"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    command += ["-subj", f"/CN={name}", "-keyout", key, "-out", cert]
-    if ca:
-        command += ["-CA", ca[1], "-CAkey", ca[0], "-addext", "basicConstraints=critical,CA:false"]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("needs the openssl command to make certificates")
-    if done.returncode and ca:
-        pytest.skip("needs OpenSSL 3 to make certificates")
-    return key, cert
-
-
 def test_certificates_of_both_sides(tmp_path):
-    ca = certificate(tmp_path, "ca")
-    good = certificate(tmp_path, "good", ca)
-    bad = certificate(tmp_path, "self-signed")
+    ours, others = authority(tmp_path / "ours", "good"), authority(tmp_path / "others", "bad")
 
-    def credentials(pair, *, server: bool) -> gnutls.Credentials:
-        return gnutls.Credentials.x509(server=server, ca=str(ca[1]), certificate=str(pair[1]), key=str(pair[0]))
+    def credentials_of(who: str, *, server: bool) -> gnutls.Credentials:
+        return credentials(ours if who == "good" else others, who, ca=ours, server=server)
 
-    (a, one), (b, other) = sessions(credentials(good, server=False), credentials(good, server=True))
+    (a, one), (b, other) = sessions(credentials_of("good", server=False), credentials_of("good", server=True))
     with a, b:
         shake(one, other)
         buffer = gnutls.buffer()
         one.send(b"x")
         assert receive(other, buffer) == b"x"
-    for client, server in ((bad, good), (good, bad)):
-        (a, one), (b, other) = sessions(credentials(client, server=False), credentials(server, server=True))
+    for client, server in (("bad", "good"), ("good", "bad")):
+        (a, one), (b, other) = sessions(credentials_of(client, server=False), credentials_of(server, server=True))
         with a, b, pytest.raises(gnutls.TlsError):
             shake(one, other)
             other.receive_into(gnutls.buffer())  # in TLS 1.3 the client is done before it was believed

@@ -1,4 +1,4 @@
-"""Starts the agent without `runpy` and `site`, from wherever its tree was copied to: `python3 -I -S …/agent/boot.py`."""
+"""Starts the agent without `runpy` and `site`, from wherever its tree was copied to: `python3 -I -S -OO …/boot.py`."""
 
 from __future__ import annotations
 

@@ -20,16 +20,19 @@ TYPE_CHECKING = False  # these modules would cost memory in every guest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pcloud.agent.relay import Relay
+
 
 class Daemon:
     """The agent: server and executor, and the rules between them."""
 
-    __slots__ = ("_alerts", "_call_id", "_loop", "_shutting_down", "_started", "executor", "server")
+    __slots__ = ("_alerts", "_call_id", "_loop", "_relay", "_shutting_down", "_started", "executor", "server")
 
     def __init__(self, loop: Loop, credentials: Credentials) -> None:
         self._loop = loop
         self._call_id = 0
         self._alerts = 0
+        self._relay: Relay | None = None
         self._shutting_down = False
         self._started = time.monotonic()
         self.executor = Executor(loop, self._on_result)
@@ -39,8 +42,8 @@ class Daemon:
 
     def shutdown(self) -> None:
         """End in order: when a cluster is connected, ask it to stop its resources here, and wait until it has gone."""
-        providers = [client for client in self.server.clients.values() if client.provider]
-        if not providers:
+        provider = self._provider()
+        if provider is None:
             self.exit()
             return
         if self._shutting_down:
@@ -49,16 +52,22 @@ class Daemon:
         self._shutting_down = True
         log(5, "asking the cluster to stop its resources here")
         self.server.stop_listening()
-        # The newest relay, as upstream does: an older one may be a connection that is dead and not yet known to be.
         request = m.Element(m.PROXY, {"lrmd_ipc_op": "shutdown_req", "lrmd_ipc_session": "0"})
-        providers[-1].send(request, 0, "notify")
+        provider.send(request, 0, "notify")
 
     def exit(self) -> None:
         """End now. What runs in this guest goes on."""
         self.server.stop_listening()
+        if self._relay is not None:
+            self._relay.close()
         for client in list(self.server.clients.values()):
             client.drop("is let go", 6)
         self._loop.stop()
+
+    def _provider(self) -> Client | None:
+        """The newest relay, as upstream does: an older one may be a connection that is dead and not yet known to be."""
+        providers = [client for client in self.server.clients.values() if client.provider]
+        return providers[-1] if providers else None
 
     # --- clients
 
@@ -71,6 +80,8 @@ class Daemon:
 
     def _on_gone(self, client: Client) -> None:
         self.executor.client_gone(not self.server.clients)
+        if self._relay is not None and client.provider:
+            self._relay.gone(client)
         if self._shutting_down and not any(other.provider for other in self.server.clients.values()):
             self.exit()
 
@@ -113,6 +124,10 @@ class Daemon:
             rc = -errno.EPROTO
         elif request.get("lrmd_is_ipc_provider").lower() in ("true", "1", "yes", "on", "y"):
             client.provider = True
+            if self._relay is None:
+                from pcloud.agent.relay import Relay  # here: guests that no cluster manages do not pay for it
+
+                self._relay = Relay(self._loop, self._provider)
         reply = _reply(rc, call_id).set("lrmd_op", m.OP_REGISTER).set("lrmd_clientid", client.id)
         reply.set("lrmd_protocol_version", _agreed(version))
         if _agreed(version) == m.VERSION:
@@ -216,6 +231,8 @@ class Daemon:
             if self._shutting_down:
                 log(5, "the cluster will not stop anything here: ending at once")
                 self._loop.soon(self.exit)
+        elif self._relay is not None:
+            self._relay.forwarded(client, request)
         else:
             # No session is open here: tell the relay to close its side.
             gone = m.Element(m.PROXY, {"lrmd_ipc_op": "destroy", "lrmd_ipc_session": request.get("lrmd_ipc_session")})

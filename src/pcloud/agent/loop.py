@@ -71,6 +71,11 @@ class Loop:
         if self._fds.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def rest(self, listener: system.socket, callback: Callable[[int], None], seconds: float = 1.0) -> None:
+        """Do not watch a listening socket for a while: no descriptor is left for its connections, and it stays ready."""
+        self.forget(listener.fileno())
+        self.later(seconds, lambda: self.watch(listener.fileno(), READ, callback) if listener.fileno() >= 0 else None)
+
     # --- time
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Timer:

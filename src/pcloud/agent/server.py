@@ -284,6 +284,7 @@ class Server:
             connection, where = system.accept(self._listener)
         except OSError as error:
             log(4, f"a connection could not be accepted: {error.strerror}")
+            self.loop.rest(self._listener, self._on_connection)
             return
         if self._strangers >= MAX_STRANGERS:
             connection.close()

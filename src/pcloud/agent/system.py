@@ -16,6 +16,10 @@ SOL_SOCKET, SO_REUSEADDR, SO_KEEPALIVE = _socket.SOL_SOCKET, _socket.SO_REUSEADD
 IPPROTO_TCP, TCP_NODELAY, TCP_USER_TIMEOUT = _socket.IPPROTO_TCP, _socket.TCP_NODELAY, _socket.TCP_USER_TIMEOUT
 IPPROTO_IPV6, IPV6_V6ONLY = _socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY
 
+SO_PEERCRED, SO_PASSCRED, SO_SNDBUFFORCE = _socket.SO_PEERCRED, _socket.SO_PASSCRED, 32
+SCM_CREDENTIALS, MSG_TRUNC = _socket.SCM_CREDENTIALS, _socket.MSG_TRUNC
+CREDENTIALS_SPACE = _socket.CMSG_SPACE(12)
+
 SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGCHLD = 1, 2, 9, 13, 15, int(_signal.SIGCHLD)
 SIG_IGN = int(_signal.SIG_IGN)
 
@@ -26,6 +30,11 @@ def accept(listener: socket) -> tuple[socket, str]:
     """Accept a connection and return it with its peer's address as text."""
     fd, where = listener._accept()  # type: ignore[attr-defined]
     return socket(fileno=fd), f"{where[0]}:{where[1]}"
+
+
+def accept_local(listener: socket) -> socket:
+    """Accept a connection of a process of this guest."""
+    return socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]
 
 
 def set_wakeup_fd(fd: int) -> None:

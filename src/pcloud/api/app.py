@@ -8,9 +8,10 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from pcloud.api import dashboard, deployables, errors, events, library, simulate, stacks, system
+from pcloud.api import dashboard, deployables, drills, errors, events, library, simulate, stacks, system
 from pcloud.api.metrics import Metrics
 from pcloud.api.middleware import BodyLimit, HostGuard
+from pcloud.cpe.drills import Drills
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.foresight import Foresight
 from pcloud.cpe.tokens import TokenBook
@@ -36,15 +37,16 @@ def make_app(
     )
     app.state.engine = engine
     app.state.foresight = Foresight(engine)
+    app.state.drills = Drills(engine)
     app.state.tokens = tokens
     app.state.metrics = metrics
     app.state.shutdown = shutdown
-    for room in (system, simulate, deployables, library, events):
+    for room in (system, simulate, drills, deployables, library, events):
         app.include_router(room.router)
     if manager is not None:
         app.state.stacks = manager
         app.include_router(stacks.router)
     dashboard.install(app)
     errors.install(app)
-    guarded: ASGIApp = BodyLimit(app, limit=engine.settings.api.body_limit)
+    guarded: ASGIApp = BodyLimit(app, limit=engine.settings.api.body_limit, streamed=library.is_import)
     return HostGuard(guarded, allowed=engine.settings.api.allowed_hosts)

@@ -1,4 +1,5 @@
-"""The CloudFormation endpoint (`/` and `/v1/`, Query protocol) and the URLs that guests signal to: a Starlette app.
+"""The endpoint of CloudFormation, CloudWatch and Auto Scaling (`/` and `/v1/`, Query protocol) and the URLs that guests
+signal to: a Starlette app. An operation's name says which of the services is meant.
 
 Concurrency: handlers run on the event loop of the stack manager and only await it.
 """
@@ -17,13 +18,21 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from pcloud.api.cloudformation_operations import OPERATIONS, Caller
+from pcloud.api.autoscaling_operations import OPERATIONS as SCALING_OPERATIONS
+from pcloud.api.cloudformation_operations import OPERATIONS, Caller, Operation
+from pcloud.api.cloudwatch_operations import OPERATIONS as METRIC_OPERATIONS
 from pcloud.api.query import QueryError, error_text, operation, parse, response_json, response_xml
 from pcloud.api.sigv4 import check_signature
 from pcloud.model.errors import Conflict, NotFound, PcloudError
 from pcloud.stacks.engine.manager import StackManager
 
 _log = logging.getLogger(__name__)
+_SERVICES: dict[str, dict[str, Operation]] = {
+    "cloudformation": OPERATIONS,
+    "cloudwatch": METRIC_OPERATIONS,
+    "autoscaling": SCALING_OPERATIONS,
+}
+"""Operations by service; no name is in two of them."""
 MAX_BODY = 16 * 1024 * 1024
 MAX_SIGNAL = 256 * 1024
 
@@ -48,8 +57,10 @@ def cloudformation_app(manager: StackManager, authenticate: Callable[[str], str 
             name = form.get("Action", "")
             if not name:
                 raise QueryError("MissingAction", "The request has no Action")
-            model = operation(name)
-            handler = OPERATIONS.get(name)
+            of, handler = next(
+                ((of, known[name]) for of, known in _SERVICES.items() if name in known), ("cloudformation", None)
+            )
+            model = operation(name, of)
             if handler is None:
                 raise QueryError("InvalidAction", f"The operation {name} is not offered here")
             caller.allow(name)

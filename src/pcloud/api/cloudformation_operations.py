@@ -32,6 +32,10 @@ Output = Mapping[str, Any]
 Input = Mapping[str, Any]
 
 
+STACK_KEY_OPERATIONS = ("DescribeStackResource", "DescribeStackResources", "SignalResource", "PutMetricData")
+"""What the tools in a guest may do with a key of their stack."""
+
+
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks."""
 
@@ -43,7 +47,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     def allow(self, name: str) -> None:
         """QueryError when this caller may not do that at all."""
         reads = name.startswith(("Describe", "List", "Get", "Validate", "Estimate"))
-        if self.stack and name not in ("DescribeStackResource", "DescribeStackResources", "SignalResource"):
+        if self.stack and name not in STACK_KEY_OPERATIONS:
             raise QueryError("AccessDenied", f"User {self.user} is not authorized to perform {name}", 403)
         if self.role == "viewer" and not reads:
             raise QueryError("AccessDenied", f"A viewer is not authorized to perform {name}", 403)

@@ -116,7 +116,7 @@ def resource_view(manager: StackManager, stack: StackRecord, record: ResourceRec
         "LastUpdatedTimestamp": record.updated,
         "ResourceStatus": record.status,
         "ResourceStatusReason": record.reason or None,
-        "Metadata": json.dumps(record.metadata),
+        "Metadata": json.dumps(record.shown_metadata),
         "DriftInformation": drift,
     }
 

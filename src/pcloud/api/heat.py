@@ -464,7 +464,7 @@ async def resource(manager: StackManager, request: Request, body: dict[str, Any]
 
 async def metadata(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
     """GET a resource's metadata."""
-    return JSONResponse({"metadata": _record(manager, request)[1].metadata})
+    return JSONResponse({"metadata": _record(manager, request)[1].shown_metadata})
 
 
 async def signal_resource(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:

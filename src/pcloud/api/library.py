@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
 
 from pcloud.api import schemas
 from pcloud.api.access import OPERATOR, VIEWER
 from pcloud.api.deployables import cpe
 from pcloud.api.errors import Json, documented
+from pcloud.cpe.ports import ImportRequest
 from pcloud.model.deployable import Assembly, Escalation, Resource
+from pcloud.model.errors import InvalidDocument
 
 router = APIRouter(prefix="/v1", tags=["library"])
 Name = Annotated[str, Path(max_length=127)]
@@ -33,6 +37,42 @@ async def list_jeos(request: Request) -> Response:
 async def build_jeos(request: Request, body: schemas.JeosBody) -> Response:
     """Build a JEOS image."""
     return Json({"job": (await cpe(request).library.build_jeos(body.name, body.arch)).id}, status_code=202)
+
+
+@router.put(
+    "/jeos/{name}/{arch}",
+    status_code=201,
+    dependencies=[OPERATOR],
+    response_model=schemas.JeosModel,
+    responses=documented(404, 409, 413),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def import_image(
+    request: Request,
+    name: Name,
+    arch: Name,
+    digest: Annotated[str, Query(max_length=200, description="`sha256:…` or `sha512:…` of the file")],
+    like: Annotated[str, Query(max_length=127, description="The distribution in it, for resource templates")] = "",
+) -> Response:
+    """Take over a disk image (qcow2 or raw) made by others, when its digest is right. The body is the file."""
+    announced = request.headers.get("content-length", "")
+    size = int(announced) if announced.isdigit() and len(announced) < 18 else 0
+    wanted = ImportRequest(name=name, arch=arch, digest=digest, like=like, size=size)
+    try:
+        made = await cpe(request).library.import_image(wanted, request.stream())
+    except ClientDisconnect:
+        raise InvalidDocument.of("INCOMPLETE", "the file was not sent to its end") from None
+    return Json(made, status_code=201)
+
+
+def is_import(scope: Scope) -> bool:
+    """Tell whether a request is the import of an image, whose body may be as large as the disk has room."""
+    return bool(scope["method"] == "PUT" and scope["path"].startswith("/v1/jeos/"))
 
 
 @router.delete("/jeos/{name}/{arch}", status_code=204, dependencies=[OPERATOR], responses=documented(404, 409))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,13 +55,15 @@ class HostGuard:
 class BodyLimit:
     """Refuses bodies above a size, whether announced or not."""
 
-    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int, streamed: Callable[[Scope], bool] = lambda _: False) -> None:
+        """`streamed` tells which requests are read piece by piece by a handler that bounds them itself."""
         self._app = app
         self._limit = limit
+        self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or refuse with 413."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or self._streamed(scope):
             await self._app(scope, receive, send)
             return
         for name, value in scope["headers"]:

@@ -13,7 +13,7 @@ import botocore.loaders
 import botocore.model
 import botocore.validate
 
-VERSION = "2010-05-15"
+VERSIONS = {"cloudformation": "2010-05-15", "cloudwatch": "2010-08-01", "autoscaling": "2011-01-01"}
 MAX_FIELDS = 20_000
 
 
@@ -27,17 +27,17 @@ class QueryError(Exception):
 
 
 @functools.cache
-def service() -> botocore.model.ServiceModel:
-    """Return the model of CloudFormation."""
-    data = botocore.loaders.Loader().load_service_model("cloudformation", "service-2", VERSION)
-    return botocore.model.ServiceModel(data, "cloudformation")
+def service(name: str = "cloudformation") -> botocore.model.ServiceModel:
+    """Return the model of a service."""
+    data = botocore.loaders.Loader().load_service_model(name, "service-2", VERSIONS[name])
+    return botocore.model.ServiceModel(data, name)
 
 
-def operation(name: str) -> botocore.model.OperationModel:
-    """Return an operation of the model; QueryError when it has no such one."""
-    if name not in service().operation_names:
-        raise QueryError("InvalidAction", f"Could not find operation {name} for version {VERSION}")
-    return service().operation_model(name)
+def operation(name: str, of: str = "cloudformation") -> botocore.model.OperationModel:
+    """Return an operation of a service's model; QueryError when it has no such one."""
+    if name not in service(of).operation_names:
+        raise QueryError("InvalidAction", f"Could not find operation {name} for version {VERSIONS[of]}")
+    return service(of).operation_model(name)
 
 
 def parse(model: botocore.model.OperationModel, form: Mapping[str, str]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def timestamp(seconds: float) -> str:
 
 def response_xml(model: botocore.model.OperationModel, output: Mapping[str, Any], request: str) -> str:
     """Return the XML answer of an operation."""
-    parts = [f'<{model.name}Response xmlns="{service().metadata["xmlNamespace"]}">']
+    parts = [f'<{model.name}Response xmlns="{model.service_model.metadata["xmlNamespace"]}">']
     shape = model.output_shape
     if shape is not None:
         wrapper = shape.serialization.get("resultWrapper", f"{model.name}Result")

@@ -50,6 +50,7 @@ class Summary(BaseModel):
     infrastructure: str
     target: str
     paused: bool
+    change: str
     assemblies: int
     running: int
     since: float
@@ -87,6 +88,7 @@ class Status(BaseModel):
     infrastructure: str
     target: str
     paused: bool
+    change: str
     since: float
     assemblies: list[Assembly]
 

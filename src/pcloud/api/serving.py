@@ -17,7 +17,7 @@ from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import split_address
 from pcloud.cpe.tokens import TokenBook
 from pcloud.model.errors import PcloudError
-from pcloud.stacks.platform import NoPlatform
+from pcloud.stacks.guests.platform import EnginePlatform
 
 
 async def start(
@@ -33,7 +33,8 @@ async def start(
         made = await asyncio.to_thread(self_signed, engine.home.path / "tls", host)
         certificate, key = str(made[0]), str(made[1])
     metrics = Metrics(engine)
-    manager = await open_stacks(engine.home.path, NoPlatform())
+    stacks = engine.settings.stacks
+    manager = await open_stacks(engine.home.path, EnginePlatform(engine, stacks), tokens, stacks)
     app = make_app(engine, tokens, metrics, shutdown, manager)
     server = HttpServer(app, host, port, certificate=certificate, key=key)
     try:
@@ -42,7 +43,7 @@ async def start(
         await manager.close()
         raise
     servers: list[HttpServer | Closing] = [server]
-    for other in stack_servers(manager, tokens):
+    for other in stack_servers(manager, tokens, stacks):
         try:
             await other.start()
         except (

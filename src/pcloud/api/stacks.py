@@ -5,6 +5,7 @@ Concurrency: handlers run on the event loop of the stack manager (`app.state.sta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +17,11 @@ from pcloud.api.cloudformation_views import event_view, plan_view, resource_view
 from pcloud.api.heat import heat_app
 from pcloud.api.heat_views import source_from
 from pcloud.api.server import HttpServer
+from pcloud.cpe.settings import StackSettings, split_address
 from pcloud.cpe.tokens import Role, TokenBook
 from pcloud.model.errors import NotFound, PcloudError
 from pcloud.stacks.engine.manager import StackManager
+from pcloud.stacks.guests.platform import EnginePlatform
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import new_id
 from pcloud.stacks.store import SqliteStore
@@ -148,23 +151,33 @@ async def delete_key(request: Request, key: str) -> dict[str, str]:
     return {"access_key_id": key}
 
 
-async def open_stacks(home: Path, platform: Platform, *, metadata_url: str = "http://127.0.0.1:8000") -> StackManager:
+async def open_stacks(home: Path, platform: Platform, tokens: TokenBook, settings: StackSettings) -> StackManager:
     """Open `stacks.db` in the daemon's home and carry on with what was under way."""
-    manager = StackManager(SqliteStore(home / "stacks.db"), platform, metadata_url=metadata_url)
+    manager = StackManager(SqliteStore(home / "stacks.db"), platform, metadata_url=f"http://{settings.cloudformation}")
+    if isinstance(platform, EnginePlatform):
+        platform.endpoint.serve = lambda host, port: HttpServer(
+            cloudformation_app(manager, _authentication(tokens)), host, port
+        )
     await manager.start()
     return manager
 
 
-def stack_servers(manager: StackManager, tokens: TokenBook, *, host: str = "127.0.0.1") -> list[HttpServer]:
-    """Return the servers of the CloudFormation port (8000) and of the Heat port (8004), not started yet."""
-
+def _authentication(tokens: TokenBook) -> Callable[[str], str | None]:
     def authenticate(token: str) -> str | None:
         role = tokens.role(token)
         return role.name.lower() if role is not None else None
 
+    return authenticate
+
+
+def stack_servers(manager: StackManager, tokens: TokenBook, settings: StackSettings) -> list[HttpServer]:
+    """Return the servers of the CloudFormation port (8000), CloudWatch's (8003) and Heat's (8004), not started yet."""
+    authenticate = _authentication(tokens)
+    query = cloudformation_app(manager, authenticate)
     return [
-        HttpServer(cloudformation_app(manager, authenticate), host, 8000),
-        HttpServer(heat_app(manager, authenticate), host, 8004),
+        HttpServer(query, *split_address(settings.cloudformation)),
+        HttpServer(query, *split_address(settings.cloudwatch)),
+        HttpServer(heat_app(manager, authenticate), *split_address(settings.heat)),
     ]
 
 
@@ -179,3 +192,6 @@ class Closing:
     async def close(self) -> None:
         """Stop; what is under way is carried on at the next start."""
         await self._manager.close()
+        platform = self._manager.platform
+        if isinstance(platform, EnginePlatform):
+            await platform.endpoint.close(leave=True)

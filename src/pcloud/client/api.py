@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Event as Flag
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import msgspec
@@ -22,6 +22,8 @@ from pcloud.client.settings import Settings, load
 from pcloud.model.errors import NotFound, PcloudError
 from pcloud.model.status import DeployableStatus
 
+IMPORT_TIMEOUT = 900.0
+"""Seconds that the check and conversion of an imported image may take."""
 CONTENT_TYPES = {"yaml": "application/yaml", "xml": "application/xml", "json": "application/json"}
 
 
@@ -137,6 +139,28 @@ class Client:
             timeout=180,
         )
 
+    def drill(
+        self,
+        name: str,
+        fault: str,
+        *,
+        assembly: str = "",
+        resource: str = "",
+        budget: float = 60.0,
+        force: bool = False,
+    ) -> dict[str, Any]:
+        """Do one real fault and return the report once all runs again or `budget` seconds are over."""
+        body = {"fault": fault, "assembly": assembly, "resource": resource, "budget": budget, "force": force}
+        return self.connection.call(
+            "POST", _path("deployables", name, "drills"), dict[str, Any], body=body, timeout=budget + 120
+        )
+
+    def drills(self, name: str, *, limit: int = 20) -> list[dict[str, Any]]:
+        """Return the reports of the newest drills, newest first."""
+        return self.connection.call(
+            "GET", _path("deployables", name, "drills"), list[dict[str, Any]], query={"limit": limit}
+        )
+
     def replay(self, name: str, *, limit: int = 100) -> list[dict[str, Any]]:
         """Decide the newest journalled decisions again; return a verdict for each, newest first."""
         path = _path("deployables", name, "replay")
@@ -215,6 +239,11 @@ class Client:
     def create_jeos(self, name: str, arch: str) -> str:
         """Build an image; return the job's id."""
         return self.connection.call("POST", "/v1/jeos", records.JobRef, body={"name": name, "arch": arch}).job
+
+    def import_image(self, name: str, arch: str, *, digest: str, like: str, file: BinaryIO, size: int) -> records.Jeos:
+        """Send a disk image made by others (`size` bytes); it is taken over when its digest is right."""
+        path, query = _path("jeos", name, arch), {"digest": digest, "like": like}
+        return self.connection.upload(path, records.Jeos, query=query, file=file, size=size, timeout=IMPORT_TIMEOUT)
 
     def delete_jeos(self, name: str, arch: str) -> None:
         """Remove an image that no assembly uses."""

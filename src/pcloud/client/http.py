@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar, overload
+from typing import BinaryIO, TypeVar, overload
 
 import httpx2
 import msgspec
@@ -17,11 +17,13 @@ import msgspec
 from pcloud.client.errors import BadReply, BadSettings, Refused, Unreachable
 from pcloud.client.records import Errors
 from pcloud.client.settings import Settings
+from pcloud.client.trust import Trust
 from pcloud.model.errors import PcloudError, Problem
 
 MAX_REPLY = 64 * 1024 * 1024
 """Bytes; an answer beyond is refused before it fills the memory."""
 CONNECT_TIMEOUT = 5.0
+_PART = 1024 * 1024
 REPLY_TIMEOUT = 30.0
 """Seconds of silence within one answer."""
 
@@ -34,6 +36,7 @@ class Connection:
 
     def __init__(self, settings: Settings, *, timeout: float = REPLY_TIMEOUT) -> None:
         self.settings = settings
+        self._trust = Trust(settings.ca) if settings.url.startswith("https:") else None
         headers = {"Accept": "application/json", "User-Agent": "pcloud"}
         if settings.token:
             headers["Authorization"] = f"Bearer {settings.token}"
@@ -44,7 +47,7 @@ class Connection:
             # A proxy from the environment could not reach this machine's loopback address.
             trust_env=not settings.loopback,
             # Reading the system's certificates takes longer than a whole request on loopback.
-            verify=settings.url.startswith("https:"),
+            verify=self._trust.context if self._trust is not None else False,
             follow_redirects=False,
         )
 
@@ -104,6 +107,22 @@ class Connection:
         request = self._http.build_request(
             method, path, params=_params(query), content=content, headers=headers, timeout=limits
         )
+        raw = self._sent(request)
+        return raw if reply is None else self._decoded(raw, reply, f"{method} {path}")
+
+    def upload(self, path: str, reply: type[T], *, query: Query | None, file: BinaryIO, size: int, timeout: float) -> T:
+        """Send a file of `size` bytes by PUT without holding it in memory; errors as `call`. `timeout` is the silence, in
+        seconds, after which a part that is not taken or an answer that does not come ends it."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        limits = httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT)
+        parts = iter(lambda: file.read(_PART), b"")
+        request = self._http.build_request(
+            "PUT", path, params=_params(query), content=parts, headers=headers, timeout=limits
+        )
+        return self._decoded(self._sent(request), reply, f"PUT {path}")
+
+    def _sent(self, request: httpx2.Request) -> bytes:
+        """Send a request and return its answer; Refused when the daemon says no."""
         with self._translated():
             response = self._http.send(request, stream=True)
             try:
@@ -112,12 +131,13 @@ class Connection:
                 response.close()
         if response.status_code >= 300:
             raise self._refusal(response, raw)
-        if reply is None:
-            return raw
+        return raw
+
+    def _decoded(self, raw: bytes, reply: type[T], what: str) -> T:
         try:
             return msgspec.json.decode(raw, type=reply)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self._strange(f"its answer to {method} {path} can not be read: {error}") from None
+            raise self._strange(f"its answer to {what} can not be read: {error}") from None
 
     @contextmanager
     def stream(
@@ -142,11 +162,19 @@ class Connection:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Turn the HTTP library's errors into ours."""
+        if self._trust is not None:
+            self._trust.renew()
         url = self.settings.url
         start_it = "start it with `pcloud up --detach`, or say where it is with --url or $PCLOUD_URL"
         try:
             yield
         except httpx2.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise Unreachable.of(
+                    "NOT_TRUSTED",
+                    f"what answers at {url} shows a certificate that is not trusted ({_plain(error)})",
+                    hint="a daemon makes its own in $PCLOUD_HOME/tls/certificate.pem: give $PCLOUD_CA a copy of it",
+                ) from None
             raise Unreachable.of(
                 "UNREACHABLE", f"no daemon answers at {url} ({_plain(error)})", hint=start_it
             ) from None

@@ -28,6 +28,8 @@ class DeployableSummary(msgspec.Struct, frozen=True, kw_only=True):
     infrastructure: str = ""
     target: str = ""
     paused: bool = False
+    change: str = ""
+    """What was applied last and is not brought about, while what ran before goes on: `building` its images, or `failed`."""
     assemblies: int = 0
     running: int = 0
     """How many of the assemblies run."""

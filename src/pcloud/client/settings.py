@@ -1,4 +1,4 @@
-"""Where the daemon is and what opens it: $PCLOUD_HOME, $PCLOUD_URL, $PCLOUD_TOKEN and their command-line forms.
+"""Where the daemon is and what opens it: $PCLOUD_HOME, $PCLOUD_URL, $PCLOUD_TOKEN, $PCLOUD_CA and their command-line forms.
 
 Reads the environment and one small file; keeps nothing.
 """
@@ -27,6 +27,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Empty when none was found; then only what the API shows to everybody works."""
     home: str = DEFAULT_HOME
     """The state folder of a daemon on this machine."""
+    ca: str = ""
+    """PEM file of a certificate that is trusted beside those of the system; the daemon's own of this machine by default."""
     token_source: str = ""
     """Where the token came from, for error messages: a path or `$PCLOUD_TOKEN`. Never the token itself."""
 
@@ -60,7 +62,8 @@ def load(*, url: str | None = None, token_file: str | None = None) -> Settings:
             hint=f"give --url or $PCLOUD_URL as http://HOST:PORT, such as {DEFAULT_URL}",
         )
     token, source = _token(home, token_file)
-    return Settings(url=address, token=token, home=home, token_source=source)
+    ca = os.environ.get("PCLOUD_CA") or str(Path(home) / "tls" / "certificate.pem")
+    return Settings(url=address, token=token, home=home, ca=ca, token_source=source)
 
 
 def _token(home: str, token_file: str | None) -> tuple[str, str]:

@@ -15,6 +15,8 @@ from pcloud.model.errors import Conflict, NotFound, Problem
 from pcloud.model.status import AssemblyStatus, DeployableStatus
 from pcloud.store.rows import DeployableRow
 
+_CHANGE = {"building": "a change is under way: ", "failed": "the last change was not made: "}
+
 
 class Overlay(msgspec.Struct, frozen=True, gc=False):
     """What the daemon itself knows about a deployable's state: an image being built, a build that failed."""
@@ -23,6 +25,8 @@ class Overlay(msgspec.Struct, frozen=True, gc=False):
     reason: str
     since: float
     revision: int = 0
+    change: str = ""
+    """`building` or `failed`, where it is about the images of what was applied last."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -34,6 +38,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     infrastructure: str
     target: str
     paused: bool
+    change: str
     assemblies: int
     running: int
     since: float
@@ -46,6 +51,12 @@ class Desired:
         self.rows: dict[str, DeployableRow] = {}
         self.statuses: dict[str, DeployableStatus] = {}
         self.overlays: dict[str, Overlay] = {}
+
+    def renew(self, row: DeployableRow) -> None:
+        """Take over a changed row; where it is carried out is taken from the present one, which may be newer."""
+        present = self.rows.get(row.name)
+        if present is not None:
+            self.rows[row.name] = msgspec.structs.replace(row, loaded=present.loaded, slot=present.slot)
 
     def row(self, name: str) -> DeployableRow:
         """Return a row; NotFound."""
@@ -93,11 +104,11 @@ class Desired:
         self.statuses.pop(name, None)
         self.overlays.pop(name, None)
 
-    def overlay(self, name: str, state: ResourceState, reason: str) -> None:
+    def overlay(self, name: str, state: ResourceState, reason: str, *, change: str = "") -> None:
         """Say something of our own about a deployable until `clear`."""
         row = self.rows.get(name)
         if row is not None:
-            self.overlays[name] = Overlay(state, reason, time.time(), row.revision)
+            self.overlays[name] = Overlay(state, reason, time.time(), row.revision, change)
 
     def clear(self, name: str) -> None:
         """Take back what `overlay` said."""
@@ -116,14 +127,23 @@ class Desired:
             state, reason, since = ResourceState.UNKNOWN, "waiting for its engine process", row.updated
         overlay = self.overlays.get(row.name)
         if overlay is not None:
-            reason = overlay.reason
-            # What runs goes on running while an image of its new definition is built, or can not be; but of a deployable
-            # that had no guest so far, "running" says nothing.
-            if status is None or status.state is not ResourceState.RUNNING or not status.assemblies:
-                state, since = overlay.state, overlay.since
+            if self.change(row):
+                reason = "; ".join(part for part in (reason, _CHANGE[overlay.change] + overlay.reason) if part)
+            else:
+                reason = overlay.reason
+                # Of a deployable that had no guest so far, "running" says nothing.
+                if status is None or status.state is not ResourceState.RUNNING or not status.assemblies:
+                    state, since = overlay.state, overlay.since
         if row.phase == "deleting":
             reason = overlay.reason if overlay is not None else "being deleted"
         return state, reason, since
+
+    def change(self, row: DeployableRow) -> str:
+        """Return what became of the last change while what ran before goes on: `building`, `failed`, or nothing to tell."""
+        status, overlay = self.statuses.get(row.name), self.overlays.get(row.name)
+        if overlay is None or status is None or not status.assemblies or status.state is ResourceState.STOPPED:
+            return ""
+        return overlay.change
 
     def summary(self, row: DeployableRow) -> Summary:
         """Return one line of the list."""
@@ -137,6 +157,7 @@ class Desired:
             infrastructure=row.infrastructure,
             target=row.target,
             paused=row.paused,
+            change=self.change(row),
             assemblies=row.assemblies,
             running=running,
             since=since,
@@ -153,6 +174,7 @@ class Desired:
             infrastructure=row.infrastructure,
             target=row.target,
             paused=row.paused,
+            change=self.change(row),
             since=since,
             assemblies=status.assemblies if status is not None else assemblies,
         )

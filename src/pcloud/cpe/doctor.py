@@ -12,6 +12,7 @@ import msgspec
 
 from pcloud.cpe.ports import Check
 from pcloud.infrastructure.checks import checks_of
+from pcloud.transport import checks as transport_checks
 
 _PROGRAMS = (
     ("lxc-start", "containers (infrastructure lxc)", "apt-get install lxc"),
@@ -29,8 +30,10 @@ def doctor(home: Path, infrastructures: Mapping[str, Any]) -> list[Check]:
     """Return every check's outcome."""
     found = [_root(), *(_program(*one) for one in _PROGRAMS), *(_library(*one) for one in _LIBRARIES)]
     found += [_room(home), _cgroups(), _memory()]
+    found += [msgspec.convert(check, Check, from_attributes=True) for check in transport_checks.checks()]
     for name in sorted({"lxc", *infrastructures}):
-        found += [msgspec.convert(check, Check, from_attributes=True) for check in checks_of(name)]
+        said = checks_of(name, infrastructures.get(name, {}))
+        found += [msgspec.convert(check, Check, from_attributes=True) for check in said]
     return found
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from pcloud.cpe.ports import TemplateInfo
+from pcloud.environment.infrastructure import Capability
+from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.model.change import changes
 from pcloud.model.deployable import Assembly, Deployable, Resource
-from pcloud.model.errors import PcloudError, Problem
+from pcloud.model.errors import InvalidDocument, PcloudError, Problem
 from pcloud.model.manifest import checked, read_json, read_manifest, write_json, write_manifest
 from pcloud.model.templates import Catalogue, Template, load_catalogue
 from pcloud.model.xml import read_xml, write_xml
@@ -22,12 +24,20 @@ class ModelDocuments:
     def __init__(self, folder: Path | None = None) -> None:
         self._catalogue: Catalogue = load_catalogue(folder)
 
+    def know_images(self, images: Mapping[str, str]) -> None:
+        """Take note of the images made by others: name → the distribution in it, or nothing."""
+        self._catalogue = self._catalogue.with_images(images)
+
+    def is_distribution(self, name: str) -> bool:
+        """Tell whether a name or alias is a distribution's, imported images left aside."""
+        return name in self._catalogue.distributions and name not in self._catalogue.imported
+
     def read(self, body: bytes, form: str, file: str) -> Deployable:
         """Read `yaml`, `xml` or `json`; InvalidDocument with every problem."""
         if form == "xml":
-            return read_xml(body, file=file, catalogue=self._catalogue)
+            return _capable(read_xml(body, file=file, catalogue=self._catalogue), file)
         read = read_json if form == "json" else read_manifest
-        return read(body, file=file, catalogue=self._catalogue)
+        return _capable(read(body, file=file, catalogue=self._catalogue), file)
 
     def write(self, deployable: Deployable, form: str, *, redacted: bool) -> str:
         """Write `yaml`, `xml` or `json`; `redacted` hides secrets."""
@@ -38,7 +48,7 @@ class ModelDocuments:
 
     def check(self, deployable: Deployable) -> Deployable:
         """Return a deployable made by hand once it passed what documents must pass."""
-        return checked(deployable, catalogue=self._catalogue)
+        return _capable(checked(deployable, catalogue=self._catalogue), "")
 
     def changes(self, old: Deployable, new: Deployable) -> Sequence[str]:
         """Return the paths of what differs."""
@@ -67,6 +77,27 @@ class ModelDocuments:
             TemplateInfo(name=name, description=found[name].description, aliases=found[name].aliases)
             for name in sorted(found)
         ]
+
+
+def _capable(deployable: Deployable, file: str) -> Deployable:
+    """Return the deployable; InvalidDocument when it asks for what its infrastructure can not do."""
+    if Capability.SAVED_STATE in CAPABILITIES.get(deployable.infrastructure, ()):
+        return deployable
+    able = ", ".join(sorted(name for name, found in CAPABILITIES.items() if Capability.SAVED_STATE in found))
+    problems = [
+        Problem(
+            code="CAPABILITY_MISSING",
+            message=f"guests of {deployable.infrastructure} can not be started from a saved state",
+            file=file,
+            path=f"assemblies.{assembly.name}.saved_state",
+            hint=f"leave it out, or use one of: {able}",
+        )
+        for assembly in deployable.assemblies
+        if assembly.saved_state
+    ]
+    if problems:
+        raise InvalidDocument(*problems)
+    return deployable
 
 
 class _named:  # noqa: N801 - reads as a clause

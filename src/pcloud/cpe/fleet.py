@@ -10,15 +10,17 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import msgspec
 
-from pcloud.cpe import spool
+from pcloud.cpe import processes, spool
+from pcloud.cpe.heartbeat import until_silent
 from pcloud.cpe.home import Home
 from pcloud.cpe.ingest import Ingest
 from pcloud.cpe.link import EngineLink
-from pcloud.cpe.processes import holder
+from pcloud.cpe.settings import EngineSettings
 from pcloud.cpe.slot import Slot
 from pcloud.dpe import messages
 from pcloud.model.status import DeployableStatus
@@ -37,21 +39,23 @@ class Fleet:
         home: Home,
         *,
         command: Sequence[str],
-        hello_timeout: float,
+        settings: Callable[[], EngineSettings],
         log: Log,
         ingest: Ingest,
         on_link: Callable[[Slot, EngineLink], None],
         on_status: Callable[[Slot, DeployableStatus], None],
         on_end: Callable[[Slot], None],
+        on_silence: Callable[[Slot], None],
     ) -> None:
         self._home = home
         self._command = command
-        self._hello_timeout = hello_timeout
+        self._settings = settings
         self._store = log
         self._ingest = ingest
         self._on_link = on_link
         self._on_status = on_status
         self._on_end = on_end
+        self._on_silence = on_silence
         self.slots: dict[str, Slot] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._connections: set[asyncio.Task[None]] = set()
@@ -64,7 +68,7 @@ class Fleet:
         self._home.socket.chmod(0o600)
         left = {slot for _, slot, _ in self._home.spools()}
         for name in left - set(slots):
-            if holder(self._home, name) is None:
+            if processes.holder(self._home, name) is None:
                 await self._take_spools(name)
             else:
                 self.ensure(name)  # of an earlier configuration; its deployables move away
@@ -79,7 +83,7 @@ class Fleet:
                 name,
                 home=self._home,
                 command=self._command,
-                hello_timeout=self._hello_timeout,
+                hello_timeout=lambda: self._settings().hello_timeout,
                 before_start=self._take_spools,
                 on_end=self._on_end,
             )
@@ -96,7 +100,9 @@ class Fleet:
         task = self._tasks.pop(name)
         if slot.link is not None:
             slot.link.send(messages.Shutdown())
-        elif not slot.pid:
+        elif slot.pid:
+            processes.kill(slot.pid, name)  # it does not hear us, and would look for us for ever
+        else:
             task.cancel()
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
@@ -106,11 +112,15 @@ class Fleet:
         if self._server is not None:
             self._server.close()
         if engines:
-            for name in list(self.slots):
-                self.retire(name)
+            retired = list(self.slots.values())
+            for slot in retired:
+                self.retire(slot.name)
             waiting = [task for task in self._connections if (task.get_name() or "").startswith("slot-")]
             if waiting:
                 await asyncio.wait(waiting, timeout=10)
+            for slot in retired:
+                if slot.pid:
+                    processes.kill(slot.pid, slot.name)
         for task in (*self._tasks.values(), *self._connections):
             task.cancel()
         for slot in self.slots.values():
@@ -119,9 +129,7 @@ class Fleet:
         await asyncio.gather(*self._tasks.values(), *self._connections, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer), name="engine-connection")
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        self._spawn(self._serve(reader, writer), "engine-connection")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link: EngineLink | None = None
@@ -160,7 +168,7 @@ class Fleet:
             if old is not None:
                 old.close()
             return True
-        if holder(self._home, slot.name) == link.hello.pid:
+        if processes.holder(self._home, slot.name) == link.hello.pid:
             old.close()
             return True
         _log.error("two engine processes for slot %s: ending the newer (pid %d)", slot.name, link.hello.pid)
@@ -175,13 +183,27 @@ class Fleet:
             slot.pid = link.hello.pid
         self._on_link(slot, link)
         # Spools of earlier processes of this slot: this one lives, those do not.
-        task = asyncio.create_task(self._take_spools(slot.name, but=link.process), name=f"spools-{slot.name}")
+        self._spawn(self._take_spools(slot.name, but=link.process), f"spools-{slot.name}")
+        self._spawn(self._watch(slot, link), f"heartbeat-{slot.name}")
+
+    async def _watch(self, slot: Slot, link: EngineLink) -> None:
+        """Kill a process that is connected and does not work: its slot starts another, which takes over. Guests go on."""
+        if await until_silent(link, lambda: self._settings().silence_timeout) and slot.link is link:
+            _log.error("engine process %s (pid %d) is silent: ending it", slot.name, link.hello.pid)
+            self._on_silence(slot)
+            processes.kill(link.hello.pid, slot.name)
+            link.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 
     async def _read(self, slot: Slot, link: EngineLink) -> None:
         while True:
-            match await messages.receive_up(link.reader):
+            message = await messages.receive_up(link.reader)
+            link.heard += 1
+            match message:
                 case messages.Record() as record:
                     await self._ingest.put(_entry(link.process, record), link)
                 case messages.Status(status=status):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -105,8 +106,8 @@ class Home:
                     hint="stop it with `pcloud down`, or choose another --home",
                 )
             ) from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk, and no daemon wrote here before: the lock holds all the same
+            os.pwrite(handle, f"{os.getpid():<20}\n".encode(), 0)  # over what is there: that needs no room
         self._lock = handle
 
     def unlock(self) -> None:

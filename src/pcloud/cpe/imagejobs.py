@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pcloud.cpe.jobs import Progress, Work
 from pcloud.environment.infrastructure import Image
 from pcloud.events.event import Severity
-from pcloud.model.deployable import Assembly, ResourceState
+from pcloud.model.deployable import Assembly, Deployable, ResourceState
 from pcloud.model.errors import PcloudError
 from pcloud.store.rows import Job
 
@@ -41,6 +41,8 @@ class Preparations:
         self._owner = owner
         self._jobs: dict[str, str] = {}
         self._builds: dict[str, _Build] = {}
+        self._building: dict[str, str] = {}
+        """Which image each deployable's job is at."""
 
     async def begin(self, name: str) -> None:
         """Begin a job for a deployable unless it has one, or its images failed and nothing was changed since."""
@@ -71,12 +73,19 @@ class Preparations:
             with contextlib.suppress(PcloudError):  # it ended by itself meanwhile
                 await self._owner.jobs.cancel(identifier)
 
+    async def overtaken(self, name: str, deployable: Deployable) -> None:
+        """Cancel a deployable's job when what it builds at present is not needed by the definition that came meanwhile."""
+        building = self._building.get(name)
+        if building is not None and building not in {self._owner.images.key(one) for one in deployable.assemblies}:
+            await self.stop(name)
+
     def _work(self, name: str) -> Work:
         async def work(progress: Progress) -> None:
             try:
                 await self._make(name, progress)
             finally:
                 self._jobs.pop(name, None)
+                self._building.pop(name, None)
 
         return work
 
@@ -92,8 +101,9 @@ class Preparations:
                 def report(fraction: float, message: str, number: int = number, image: str = assembly.image) -> None:
                     progress((number + min(max(fraction, 0.0), 1.0)) / len(needed), message)
                     text = f"building image {image} ({fraction:.0%})".replace("%", " %")
-                    owner.desired.overlay(name, ResourceState.STARTING, text)
+                    owner.desired.overlay(name, ResourceState.STARTING, text, change="building")
 
+                self._building[name] = key
                 report(0.0, f"building the image of {assembly.name}")
                 await self._shared(key, assembly, report)
         except PcloudError as error:
@@ -120,7 +130,7 @@ class Preparations:
         return row.revision if row is not None else None
 
     def _failed(self, name: str, reason: str, *, event: bool = True) -> None:
-        self._owner.desired.overlay(name, ResourceState.FAILED, reason)
+        self._owner.desired.overlay(name, ResourceState.FAILED, reason, change="failed")
         if event:
             self._owner.emit("deployable.state", reason, deployable=name, severity=Severity.CRITICAL)
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from pcloud.cpe.keys import Keys
-from pcloud.cpe.ports import Jeos, Report
+from pcloud.cpe.ports import ImportRequest, Jeos, Report
 from pcloud.environment.infrastructure import Image
 from pcloud.images.assembly import AssemblyImageSpec, ImageFile
 from pcloud.images.definitions import definitions
 from pcloud.images.identity import make_identity
+from pcloud.images.imported import ImportedImage, ImportedImages
 from pcloud.images.store import ImageStore, Manifest
 from pcloud.model.deployable import Assembly
 from pcloud.model.errors import NotFound
 from pcloud.model.templates import Catalogue
 
+SAVED_STATE_PACKAGES = ("qemu-guest-agent",)
+"""Tells when a guest has booted, and sets its clock when its state was restored."""
 _UNIT_SUFFIXES = (".service", ".socket", ".timer", ".target", ".mount", ".path")
 
 
@@ -26,7 +29,7 @@ def image_spec(assembly: Assembly, catalogue: Catalogue) -> AssemblyImageSpec:
     agent; managed units do not start at boot, or two masters would fight over them."""
     units = []
     for resource in assembly.resources:
-        if resource.resource_class in ("systemd", "service", "lsb"):
+        if resource.resource_class in ("systemd", "service", "lsb") and not resource.attached:
             name = resource.type
             units.append(name if name.endswith(_UNIT_SUFFIXES) else f"{name}.service")
     files = []
@@ -38,10 +41,10 @@ def image_spec(assembly: Assembly, catalogue: Catalogue) -> AssemblyImageSpec:
     return AssemblyImageSpec(
         jeos=distribution.name if distribution is not None else assembly.image,
         arch=assembly.arch,
-        packages=catalogue.packages_for(assembly),
+        packages=(*catalogue.packages_for(assembly), *(SAVED_STATE_PACKAGES if assembly.saved_state else ())),
         files=tuple(files),
         commands=assembly.commands,
-        agent="" if assembly.transport == "ssh" else assembly.agent,
+        agent=assembly.agent if assembly.transport == "remote" else "",
         disable_units=tuple(dict.fromkeys(units)),
         transport=assembly.transport,
     )
@@ -55,9 +58,13 @@ class StoreImages:
         self._catalogue = catalogue
         self._known: dict[AssemblyImageSpec, Image] = {}
         self._sizes: dict[str, int] = {}
+        self._imported = ImportedImages(store.root)
+        self._likes = {one.name: one.like for one in self._imported.list()}
 
     def key(self, assembly: Assembly) -> str:
         """Return what identifies the image an assembly needs; equal for equal images."""
+        if assembly.image in self._likes:
+            return f"imported/{assembly.image}/{assembly.arch}"
         try:
             return image_spec(assembly, self._catalogue).digest
         except NotFound:
@@ -65,6 +72,8 @@ class StoreImages:
 
     def ready(self, assembly: Assembly) -> Image | None:
         """Return the assembly's image when it is there."""
+        if assembly.image in self._likes:
+            return self._imported.find(assembly.image, assembly.arch)
         spec = image_spec(assembly, self._catalogue)
         image = self._known.get(spec)
         if image is None or not Path(image.path, "manifest.json").is_file():
@@ -79,6 +88,14 @@ class StoreImages:
 
     async def build(self, assembly: Assembly, report: Report) -> Image:
         """Make the assembly's image, and the JEOS below it, where it is not there; PcloudError when that fails."""
+        if assembly.image in self._likes:
+            found = self._imported.find(assembly.image, assembly.arch)
+            if found is None:
+                raise NotFound.of(
+                    "UNKNOWN_IMAGE", f"the imported image {assembly.image} is not for {assembly.arch}",
+                    hint="`pcloud image list` shows for which it is",
+                )  # fmt: skip
+            return found
         return await self._store.build_assembly(image_spec(assembly, self._catalogue), report)
 
     async def jeos(self) -> Sequence[Jeos]:
@@ -98,7 +115,18 @@ class StoreImages:
                         created=0.0 if manifest is None else manifest.created,
                     )
                 )
-        return found
+        return found + [_listed(one) for one in self._imported.list()]
+
+    def imported(self) -> Mapping[str, str]:
+        """Return the images made by others: name → the distribution in it, or nothing."""
+        return self._likes
+
+    async def import_image(self, wanted: ImportRequest, content: AsyncIterator[bytes]) -> Jeos:
+        """Take over a disk image; PcloudError of `ImportedImages.receive`."""
+        manifest = ImportedImage(name=wanted.name, arch=wanted.arch, digest=wanted.digest, like=wanted.like)
+        made = await self._imported.receive(manifest, content, size=wanted.size)
+        self._likes = {one.name: one.like for one in self._imported.list()}
+        return _listed(made)
 
     async def _size(self, manifest: Manifest) -> int:
         folder = self._store.root / "jeos" / f"{manifest.name}-{manifest.arch}-{manifest.digest}"
@@ -112,6 +140,10 @@ class StoreImages:
 
     async def delete_jeos(self, name: str, arch: str) -> None:
         """Remove a JEOS; NotFound. Images of assemblies that nobody has any longer do not keep it."""
+        if name in self._likes:
+            await self._imported.delete(name, arch)
+            self._likes = {one.name: one.like for one in self._imported.list()}
+            return
         # The caller made sure that no assembly uses it: what is still built on it is of assemblies that are gone.
         mine = {
             f"{one.name}-{one.arch}-{one.digest}"
@@ -126,6 +158,13 @@ class StoreImages:
         """Make the keys of a new guest."""
         made = make_identity(hostname)
         return Keys(identity=made.identity, private_key=made.private_key, host_key=made.host_key)
+
+
+def _listed(image: ImportedImage) -> Jeos:
+    what = f"imported, {image.like}" if image.like else "imported"
+    return Jeos(
+        name=image.name, arch=image.arch, distribution=what, state="ready", size=image.size, created=image.created
+    )
 
 
 def _usage(folder: Path) -> int:

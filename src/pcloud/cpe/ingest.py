@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections import deque
 from typing import Protocol
 
@@ -50,6 +51,10 @@ class Ingest:
         self._idle = asyncio.Event()
         self._idle.set()
         self._left_out: set[Source] = set()
+        """Whose records were left out since the store fails."""
+        self._gaps: weakref.WeakSet[Source] = weakref.WeakSet()
+        """Connections with a gap. What is still read from one after it was told to send anew must not be taken: it lies
+        beyond the gap, and would be acknowledged."""
         self.failing = ""
         """Why the store can not be written at present; empty when it can."""
         self.committed = 0
@@ -62,15 +67,20 @@ class Ingest:
             return
         self._add(Entry(event=event), None)
 
+    def record(self, entry: Entry) -> None:
+        """Take a record of the daemon's own that is no event."""
+        self._add(entry, None)
+
     async def put(self, entry: Entry, source: Source) -> None:
         """Take a record of an engine process; waits while the queue is full, leaves it out while the store fails."""
         while len(self._queue) >= self._limit:
             if self.failing:
                 self._left_out.add(source)
+                self._gaps.add(source)
                 return
             self._room.clear()
             await self._room.wait()
-        if source in self._left_out:
+        if source in self._gaps:
             return  # after a gap nothing may be acknowledged beyond it
         self._add(entry, source)
 

@@ -7,13 +7,15 @@ holds it. Concurrency: changes hold one lock; every deployable is stored whole, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from pcloud.cpe.jobs import Progress, Work
-from pcloud.cpe.ports import Jeos, TemplateInfo
+from pcloud.cpe.ports import ImportRequest, Jeos, TemplateInfo
+from pcloud.model import names
+from pcloud.model.assemble import default_transport
 from pcloud.model.deployable import Assembly, Deployable, Escalation, Resource
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError, Problem
 from pcloud.store.rows import Job
@@ -107,6 +109,27 @@ class LibraryService:
                 )
             )
         await self._owner.images.delete_jeos(name, arch)
+        self._owner.documents.know_images(self._owner.images.imported())
+
+    async def import_image(self, wanted: ImportRequest, content: AsyncIterator[bytes]) -> Jeos:
+        """Take over a disk image made by others, under a name that no JEOS has; PcloudError when it can not be."""
+        owner = self._owner
+        if not names.matches(names.IMAGE_NAME, wanted.name):
+            raise InvalidDocument.of("INVALID_NAME", f"`{wanted.name[:80]}` is not an image's name", path="name")
+        known = {one.name for one in await owner.images.jeos()} - owner.images.imported().keys()
+        if wanted.name in known or owner.documents.is_distribution(wanted.name):
+            raise Conflict.of("IMAGE_EXISTS", f"`{wanted.name}` is a JEOS", hint="give the image another name")
+        if wanted.like and not owner.documents.is_distribution(wanted.like):
+            raise NotFound.of(
+                "UNKNOWN_DISTRIBUTION", f"there is no distribution `{wanted.like[:80]}`",
+                hint=f"name one like: {', '.join(sorted(known))}",
+            )  # fmt: skip
+        if not any(wanted.arch == one.arch for one in await owner.images.jeos()):
+            raise InvalidDocument.of("UNKNOWN_ARCH", f"`{wanted.arch[:80]}` is no architecture known here", path="arch")
+        made = await owner.images.import_image(wanted, content)
+        owner.documents.know_images(owner.images.imported())
+        owner.emit("image.imported", f"the image {made.name} for {made.arch} was imported: {wanted.digest}")
+        return made
 
     def templates(self) -> Sequence[TemplateInfo]:
         """Return the resource templates."""
@@ -244,9 +267,13 @@ class LibraryService:
         if name in self._owner.desired.rows:
             raise Conflict(Problem(code="DEPLOYABLE_EXISTS", message=f"there is a deployable {name} already"))
         self._owner.documents.assembly(name, "bookworm", "x86_64")  # the rule for names is the same
-        if monitor not in ("am", "pm"):
+        if monitor not in ("am", "pm", "none"):
             raise InvalidDocument(
-                Problem(code="INVALID_VALUE", message="monitor must be `am` (active) or `pm` (passive)", path="monitor")
+                Problem(
+                    code="INVALID_VALUE",
+                    message="monitor must be `am` (active), `pm` (passive) or `none`",
+                    path="monitor",
+                )
             )
         deployable = Deployable(name=name, infrastructure=infrastructure, username=username, monitor=monitor)
         await self._owner.put(deployable, start=False)
@@ -262,7 +289,9 @@ class LibraryService:
                         code="ASSEMBLY_EXISTS", message=f"deployable {deployable} has an assembly {assembly} already"
                     )
                 )
-            assemblies = (*found.deployable.assemblies, await self.get(assembly))
+            transport = default_transport(found.deployable.monitor)
+            member = msgspec.structs.replace(await self.get(assembly), transport=transport)
+            assemblies = (*found.deployable.assemblies, member)
             await self._put(found.deployable, assemblies, (*found.library, assembly))
 
     async def remove_assembly(self, deployable: str, assembly: str) -> None:
@@ -288,5 +317,6 @@ class LibraryService:
 
 
 def assembly_in(old: Assembly, new: Assembly) -> Assembly:
-    """Return `new` where it takes the place of `old` (same name), with the order that the deployable gave it."""
-    return msgspec.structs.replace(new, after=old.after) if old.name == new.name else old
+    """Return `new` where it takes the place of `old` (same name), with the order and transport that the deployable gave
+    it."""
+    return msgspec.structs.replace(new, after=old.after, transport=old.transport) if old.name == new.name else old

@@ -35,6 +35,8 @@ class EngineLink:
         self.loaded: set[str] = set(hello.loaded)
         """Deployables that this engine process holds, as far as we know."""
         self.counters: dict[str, float] = {}
+        self.heard = 0
+        """How many messages came in: a sign of life."""
         self.reader = reader
         self._writer = writer
         self._replies: dict[int, asyncio.Future[Any]] = {}

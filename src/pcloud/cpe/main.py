@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -137,7 +138,7 @@ class Daemon:
         """Take over what the settings file says now; a bad one changes nothing."""
         if self._engine is None:
             return
-        notify("RELOADING=1")
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self._engine.reconfigure(self._read_settings())
         except PcloudError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -35,8 +35,29 @@ class TemplateInfo(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
 
 
+class ImportRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """An image made by others, as its importer names it."""
+
+    name: str
+    arch: str
+    digest: str
+    """`sha256:` or `sha512:` and the digest in hexadecimal, of the file as it is sent."""
+    like: str = ""
+    """The distribution in it, for resource templates; empty where nobody said."""
+    size: int = 0
+    """Bytes that will be sent; 0 where that is not known."""
+
+
 class Documents(Protocol):
     """Reading, checking and writing deployables. All methods compute only; big documents belong into a thread."""
+
+    def know_images(self, images: Mapping[str, str]) -> None:
+        """Take note of the images made by others: name → the distribution in it, or nothing."""
+        ...
+
+    def is_distribution(self, name: str) -> bool:
+        """Tell whether a name or alias is a distribution's, imported images left aside."""
+        ...
 
     def read(self, body: bytes, form: str, file: str) -> Deployable:
         """Read `yaml`, `xml` or `json`; InvalidDocument with every problem."""
@@ -92,6 +113,14 @@ class Images(Protocol):
 
     async def delete_jeos(self, name: str, arch: str) -> None:
         """Remove a JEOS; NotFound."""
+        ...
+
+    def imported(self) -> Mapping[str, str]:
+        """Return the images made by others: name → the distribution in it, or nothing."""
+        ...
+
+    async def import_image(self, wanted: ImportRequest, content: AsyncIterator[bytes]) -> Jeos:
+        """Take over a disk image whose digest is right; PcloudError when it is not, or is no such image."""
         ...
 
     def keys(self, hostname: str) -> Keys:

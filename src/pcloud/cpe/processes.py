@@ -31,20 +31,31 @@ def holder(home: Home, slot: str) -> int | None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return int(text) if text.isdigit() else 0
+            return int(text) if text.isdigit() else _search(home, slot)
     finally:
         os.close(handle)
     # Unlocked: dead, unless it is of a build that writes the id without holding the lock.
     return int(text) if text.isdigit() and is_engine(int(text), slot) else None
 
 
+def _search(home: Home, slot: str) -> int:
+    """Return the process of a slot by its command line, where a full disk kept it from writing its id; 0 for none."""
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - names only
+        if entry.isdigit() and is_engine(int(entry), slot) and os.fsencode(home.path) in _command_line(int(entry)):
+            return int(entry)
+    return 0
+
+
 def is_engine(pid: int, slot: str) -> bool:
     """Tell whether this process is an engine process of this slot, going by its command line."""
+    return (b"--slot", slot.encode()) in itertools.pairwise(_command_line(pid))
+
+
+def _command_line(pid: int) -> list[bytes]:
     try:
-        argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
-        return False
-    return (b"--slot", slot.encode()) in itertools.pairwise(argv)
+        return []
 
 
 def spawn(home: Home, slot: str, command: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -119,6 +119,7 @@ class Reconciler:
         names = [row.name for row in rows if self._wanted(row, link.slot)]
         definitions = await self._store.definitions(names, state=True)
         ready: list[tuple[DeployableRow, Definition, dict[str, Image]]] = []
+        former: set[str] = set()
         for name, definition in definitions.items():
             row = self._desired.rows.get(name)
             if row is None or not self._wanted(row, link.slot) or self._moves(row, definition.deployable):
@@ -126,24 +127,35 @@ class Reconciler:
             images = self._images_of(row, definition.deployable)
             if images is None:
                 await self._prepare(name)
-            else:
+                if definition.applied is None:
+                    continue
+                # What ran before goes on, watched and recovered, until the images of the change are there.
+                definition = msgspec.structs.replace(definition, deployable=definition.applied)
+                images = self._images_of(row, definition.deployable)
+                former.add(name)
+            if images is not None:
                 ready.append((row, definition, images))
         loads = await asyncio.to_thread(self._loads, link, ready)
-        fresh = [msgspec.structs.replace(row, loaded=True) for row, _, _ in ready if not row.loaded]
+        fresh = {
+            row.name: found.deployable
+            for row, found, _ in ready
+            if row.name not in former and (found.applied is not None or not row.loaded)
+        }
         if fresh:
             # Stored before it is sent: from here on guests may exist.
-            await self._store.put_rows(fresh)
-        for row in fresh:
-            current = self._desired.rows.get(row.name)
+            await self._store.given(fresh)
+        for name in fresh:
+            current = self._desired.rows.get(name)
             if current is not None:
-                self._desired.rows[row.name] = msgspec.structs.replace(current, loaded=True)
+                self._desired.rows[name] = msgspec.structs.replace(current, loaded=True)
         for load in loads:
             row = self._desired.rows.get(load.deployable.name)
             if row is None or row.phase != "active":
                 continue  # its end was asked for meanwhile
             link.send(msgspec.structs.replace(load, target=row.target, paused=row.paused))
             link.loaded.add(row.name)
-            self._desired.clear(row.name)
+            if row.name not in former:
+                self._desired.clear(row.name)
         await link.drain()
 
     def _wanted(self, row: DeployableRow, slot: str) -> bool:
@@ -211,8 +223,7 @@ class Reconciler:
                     if name in link.loaded:
                         await link.request(messages.Unload(name=name, request=new_request()))
                         link.loaded.discard(name)
-                    moved = msgspec.structs.replace(self._desired.active(name), slot=target)
-                    await self._store.put_row(moved)
+                    await self._store.moved(self._desired.active(name).name, target)
                 except PcloudError as error:
                     _log.warning("deployable %s does not move to slot %s yet: %s", name, target, error)
                     await asyncio.sleep(0.5)

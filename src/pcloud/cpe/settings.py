@@ -48,6 +48,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The storm brake: guests started at once on one infrastructure by one engine process."""
     hello_timeout: float = 60.0
     """Seconds after which an engine process that lives but does not connect is killed and started again."""
+    silence_timeout: float = 30.0
+    """Seconds after which a connected engine process that answers nothing is killed and started again: it was stopped, or
+    its loop hangs."""
 
 
 class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,6 +73,32 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     folder: str = ""
     """Where images are kept; empty is /var/cache/pcloud/images."""
+
+
+class StackSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[stacks.sizes.NAME]`: what an instance type or flavor of templates gives a guest."""
+
+    memory: int = 0
+    """MiB; 0 sets no limit."""
+    cpus: float = 0.0
+    """Cores; 0 sets no limit."""
+
+
+class StackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[stacks]`: the CloudFormation and Heat interfaces, and the guests of stacks."""
+
+    cloudformation: str = "127.0.0.1:8000"
+    """ADDRESS:PORT of the CloudFormation endpoint; the same port is used on the guests' bridge."""
+    cloudwatch: str = "127.0.0.1:8003"
+    """ADDRESS:PORT of the CloudWatch endpoint."""
+    heat: str = "127.0.0.1:8004"
+    """ADDRESS:PORT of the Heat endpoint."""
+    infrastructure: str = "lxc"
+    """Where servers of stacks are made; only `lxc` can give them user data."""
+    images: dict[str, str] = {}
+    """Image name of templates, or a pattern such as `F17-*` → JEOS; added to the table in docs/stacks.md."""
+    sizes: dict[str, StackSize] = {}
+    """Instance type or flavor of templates → size; added to the table in docs/stacks.md."""
 
 
 class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,6 +143,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     engine: EngineSettings = EngineSettings()
     store: StoreSettings = StoreSettings()
     images: ImageSettings = ImageSettings()
+    stacks: StackSettings = StackSettings()
     sinks: tuple[SinkSettings, ...] = ()
     infrastructures: dict[str, dict[str, Any]] = {}
     """By name; given to the drivers as it stands."""
@@ -184,11 +214,15 @@ def check(settings: DaemonSettings, path: Path) -> None:
     except ValueError as error:
         add("api.listen", str(error))
     if bool(settings.api.tls_certificate) != bool(settings.api.tls_key):
-        add("api.tls_certificate", "tls_certificate and tls_key must be set together")
+        missing = "tls_key" if settings.api.tls_certificate else "tls_certificate"
+        add(f"api.{missing}", "tls_certificate and tls_key must be set together")
     if not 0 <= settings.engine.slots <= 256:
         add("engine.slots", "must be between 0 and 256")
     if settings.engine.starts_in_flight < 1:
         add("engine.starts_in_flight", "must be at least 1")
+    for key in ("hello_timeout", "silence_timeout"):
+        if getattr(settings.engine, key) < 1:
+            add(f"engine.{key}", "must be at least 1 second")
     if settings.api.body_limit < 1024:
         add("api.body_limit", "must be at least 1024 bytes")
     for key in ("keep_events", "keep_events_days", "keep_decisions", "keep_jobs_days"):

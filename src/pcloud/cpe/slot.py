@@ -29,7 +29,7 @@ class Slot:
         *,
         home: Home,
         command: Sequence[str],
-        hello_timeout: float,
+        hello_timeout: Callable[[], float],
         before_start: Callable[[str], Awaitable[None]],
         on_end: Callable[[Slot], None],
     ) -> None:
@@ -96,7 +96,7 @@ class Slot:
         try:
             while not end.done():
                 waiting = asyncio.create_task(self._linked.wait())
-                await asyncio.wait({end, waiting}, timeout=self._hello_timeout, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({end, waiting}, timeout=self._hello_timeout(), return_when=asyncio.FIRST_COMPLETED)
                 connected = waiting.done()
                 waiting.cancel()
                 if end.done():

@@ -18,7 +18,7 @@ class Brake:
         """`storm` is called with the number of waiters when it first exceeds `threshold` (default: the limit)."""
         if limit < 1:
             raise ValueError("a brake lets at least one through")
-        self._free = limit
+        self._free = self._limit = limit
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._arrivals = 0
         self._storm = storm
@@ -30,6 +30,14 @@ class Brake:
         """How many starts wait."""
         return len(self._waiting)
 
+    def resize(self, limit: int) -> None:
+        """Let another number through at once; those that are through already are not held back."""
+        more, self._limit = limit - self._limit, limit
+        self._free += more
+        while self._free > 0 and self._waiting:
+            self._free -= 1
+            self._release()
+
     @asynccontextmanager
     async def slot(self, priority: int) -> AsyncIterator[None]:
         """Hold one of the places while the body runs."""
@@ -40,7 +48,7 @@ class Brake:
             self._release()
 
     async def _acquire(self, priority: int) -> None:
-        if self._free:
+        if self._free > 0:
             self._free -= 1
             return
         self._arrivals += 1
@@ -58,10 +66,11 @@ class Brake:
             raise
 
     def _release(self) -> None:
-        while self._waiting:
-            _, _, turn = heapq.heappop(self._waiting)
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._told = False
+        if self._free >= 0:  # less than that: fewer may be through than are
+            while self._waiting:
+                _, _, turn = heapq.heappop(self._waiting)
+                if not turn.done():
+                    turn.set_result(None)
+                    return
+            self._told = False
         self._free += 1

@@ -155,6 +155,7 @@ _KINDS = {
     "Operated": "resource operation",
     "InfrastructureState": "infrastructure",
     "Recover": "operator",
+    "Restart": "alarm",
     "Blocked": "scheduler",
     "Tick": "timer",
 }
@@ -162,6 +163,7 @@ _KINDS = {
 _TRIGGERS = {
     "configuration": "the deployable was loaded, or what it shall be changed",
     "timer": "a wait is over",
+    "alarm": "an alarm asked for the restart of a guest",
     "infrastructure": "the infrastructure told of a guest",
     "action on a guest": "an action on a guest ended",
     "resource operation": "an operation told something new",

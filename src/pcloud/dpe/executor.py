@@ -29,7 +29,7 @@ from pcloud.policy.graph import Action
 from pcloud.policy.observation import GuestActed, GuestSeen, Observation, Operated
 from pcloud.policy.state import ISOLATING, State
 
-PORTS = {"remote": 3121, "ssh": 22}
+PORTS = {"remote": 3121, "ssh": 22, "none": 0}
 CONFIGURE_TIMEOUT = 300.0
 
 
@@ -94,18 +94,18 @@ class Executor:
             identity=material.identity,
             memory=assembly.memory,
             cpus=assembly.cpus,
-            place=self._place(state, assembly.name),
+            place=state.next_place(assembly.name),
             digest=state.images.get(assembly.name, material.image.digest),
             start_timeout=assembly.start_timeout,
+            saved_state=assembly.saved_state,
+            seed=assembly.seed,
+            addresses=assembly.addresses,
+            firewall=assembly.firewall,
         )
         async with self._environment.brake.slot(state.deployable.priority):
             info = await self._environment.infrastructure.start(spec)
         self._infos[assembly.name] = info
         return info
-
-    def _place(self, state: State, assembly: str) -> str:
-        excluded = state.memory.excluded.get(assembly, ())
-        return next((place for place in state.places if place not in excluded), "")
 
     async def _stop(self, state: State, assembly: Assembly) -> None:
         await self._links.drop(assembly.name)
@@ -128,6 +128,10 @@ class Executor:
             error = f"{failure} [{failure.code}]"
         seconds = asyncio.get_running_loop().time() - began
         return GuestActed(assembly=assembly.name, action="connect", error=error, seconds=seconds)
+
+    async def cut(self, state: State, assembly: Assembly) -> None:
+        """Tear the connection to a guest's agent; TransportError when there is none."""
+        await self._links.cut(assembly.name, assembly.transport, partial(self._endpoint, state, assembly))
 
     async def disconnect(self, assembly: str) -> Observation:
         """Close a guest's connection."""
@@ -161,6 +165,7 @@ class Executor:
         if action.task == "stop":
             resource = state.service(subject).definition or resource
         digest = (configure_digest if step else service_digest)(state, resource) or ""
+        began = asyncio.get_running_loop().time()
         try:
             connection = self._links.get(assembly)
             if action.task == "cancel":
@@ -172,7 +177,10 @@ class Executor:
             return Operated(
                 subject=subject, action=action.task, interval=interval, not_connected=True, reason=str(failure)
             )
-        return msgspec.structs.replace(operated(subject, result), digest=digest, definition=resource)
+        seen = operated(subject, result)
+        if not seen.seconds:  # it never ended
+            seen = msgspec.structs.replace(seen, seconds=asyncio.get_running_loop().time() - began)
+        return msgspec.structs.replace(seen, digest=digest, definition=resource)
 
     def _operation(
         self, state: State, subject: str, resource: Resource, task: str, interval: float, *, step: bool

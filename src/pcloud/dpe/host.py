@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from pcloud.dpe.brake import Brake
-from pcloud.dpe.entering import run_by_ssh
+from pcloud.dpe.commands import Commands, not_loaded
 from pcloud.dpe.environment import Environment
 from pcloud.dpe.loop import DeployableEngine
 from pcloud.dpe.messages import (
@@ -37,18 +37,17 @@ from pcloud.dpe.messages import (
 from pcloud.dpe.spool import Spool
 from pcloud.environment.clock import Clock
 from pcloud.environment.infrastructure import (
-    Capability,
     Infrastructure,
     InfrastructureError,
     InfrastructureUnavailable,
 )
 from pcloud.environment.scheduler import Scheduler
-from pcloud.environment.transport import Transport, TransportError
+from pcloud.environment.transport import Transport
 from pcloud.events.event import Event, Severity
-from pcloud.model.deployable import ResourceState
+from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import PcloudError
 from pcloud.model.status import DeployableStatus
-from pcloud.policy.observation import InfrastructureState, Recover
+from pcloud.policy.observation import InfrastructureState
 from pcloud.policy.state import Memory
 
 log = logging.getLogger(__name__)
@@ -57,6 +56,9 @@ RECONNECT_SECONDS = 0.2
 WATCH_RETRY_SECONDS = 2.0
 STATISTICS_SECONDS = 5.0
 PLACES_SECONDS = 5.0
+
+World = tuple[str, str]
+"""Infrastructure and the user in whose name guests are made there; the user is empty where that makes no difference."""
 
 
 class Host:
@@ -70,21 +72,30 @@ class Host:
         scheduler: Scheduler,
         transports: dict[str, Transport],
         open_infrastructure: Callable[[str, dict[str, Any]], Infrastructure],
+        users: Callable[[str], bool] = lambda _: False,
         hello: Callable[[tuple[str, ...]], Hello],
     ) -> None:
-        """`open_infrastructure` makes the driver of a name from its settings; `hello` makes our first message."""
+        """`open_infrastructure` makes the driver of a name from its settings; `users` tells whether an infrastructure
+        makes guests in the name of a deployable's `username`: each then has a driver of its own, told by the setting of
+        that name; `hello` makes our first message."""
         self._clock = clock
         self._spool = spool
         self._scheduler = scheduler
         self._transports = transports
         self._open = open_infrastructure
+        self._users = users
         self._hello = hello
         self._settings = Settings()
         self._engines: dict[str, DeployableEngine] = {}
-        self._environments: dict[str, Environment] = {}
-        self._places: dict[str, tuple[str, ...]] = {}
+        self._environments: dict[World, Environment] = {}
+        self._worlds: dict[str, World] = {}
+        """Deployable → where its engine works; that stays so for the engine's life."""
+        self._places: dict[World, tuple[str, ...]] = {}
         self._statuses: dict[str, DeployableStatus] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._commands = Commands(
+            self._engines, lambda name: self._environment(self._worlds[name]), transports, self._send
+        )
         self._writer: asyncio.StreamWriter | None = None
         self._ended = asyncio.Event()
 
@@ -135,12 +146,16 @@ class Host:
         match message:
             case Settings():
                 self._settings = message
+                for environment in self._environments.values():
+                    environment.brake.resize(message.starts_in_flight)
             case Load():
                 await self._load(message)
             case Unload():
                 self._spawn(self._unload(message))
+            case Command(name="", action="ping"):
+                self._send(Reply(request=message.request))
             case Command():
-                self._spawn(self._command(message))
+                self._spawn(self._commands.carry_out(message))
             case Acknowledge():
                 self._spool.acknowledged(message.sequence)
             case Shutdown():
@@ -156,8 +171,9 @@ class Host:
 
     async def _load(self, load: Load) -> None:
         name = load.deployable.name
+        world = self._worlds.setdefault(name, self._world(load.deployable))
         try:
-            environment = self._environment(load.deployable.infrastructure)
+            environment = self._environment(world)
         except (InfrastructureError, PcloudError) as error:
             self._refuse(load, str(error))
             return
@@ -173,7 +189,7 @@ class Host:
             target=load.target,
             guests=load.guests,
             paused=load.paused,
-            places=await self._known_places(environment.infrastructure),
+            places=await self._known_places(world),
         )
 
     def _memory(self, name: str, state: bytes | None) -> Memory | None:
@@ -201,79 +217,51 @@ class Host:
         self._statuses[name] = status
         self._send(Status(status=status))
 
-    async def _known_places(self, infrastructure: Infrastructure) -> tuple[str, ...]:
-        if infrastructure.name not in self._places:
+    async def _known_places(self, world: World) -> tuple[str, ...]:
+        if world not in self._places:
             try:
                 async with asyncio.timeout(PLACES_SECONDS):  # the daemon's messages wait for this
-                    self._places[infrastructure.name] = tuple(await infrastructure.places())
+                    self._places[world] = tuple(await self._environment(world).infrastructure.places())
             except (InfrastructureError, TimeoutError) as error:
-                log.warning("%s does not tell its places: %s", infrastructure.name, error)
+                log.warning("%s does not tell its places: %s", world[0], error)
                 return ()
-        return self._places[infrastructure.name]
+        return self._places[world]
 
     async def _unload(self, unload: Unload) -> None:
         engine = self._engines.get(unload.name)
+        if engine is None and unload.delete:
+            # Its guests may exist all the same: nothing was removed, so nothing must be called removed.
+            self._send(Reply(request=unload.request, error=not_loaded(unload.name)))
+            return
         if engine is not None:
             if unload.delete:
                 engine.remove()
                 await engine.removed.wait()
             await engine.close()
-            self._engines.pop(unload.name, None)
+            if self._engines.get(unload.name) is engine:
+                del self._engines[unload.name]
+        self._worlds.pop(unload.name, None)
         self._statuses.pop(unload.name, None)
         self._send(Reply(request=unload.request))
 
-    async def _command(self, command: Command) -> None:
-        engine = self._engines.get(command.name)
-        if engine is None:
-            self._send(Reply(request=command.request, error=f"NOT_LOADED: {command.name} is not loaded here"))
-            return
-        try:
-            result = await self._carry_out(engine, command)
-        except InfrastructureError as error:
-            self._send(Reply(request=command.request, error=f"INFRASTRUCTURE: {error}"))
-        except TransportError as error:
-            self._send(Reply(request=command.request, error=f"{error.code}: {error}"))
-        except (KeyError, TypeError, ValueError) as error:
-            self._send(Reply(request=command.request, error=f"BAD_COMMAND: {error}"))
-        else:
-            self._send(Reply(request=command.request, result=result))
-
-    async def _carry_out(self, engine: DeployableEngine, command: Command) -> Any:
-        arguments = command.arguments
-        infrastructure = self._environment(engine.state.deployable.infrastructure).infrastructure
-        match command.action:
-            case "recover":
-                engine.post(Recover(subject=arguments.get("subject", "")))
-                return None
-            case "execute":
-                assembly, argv = arguments["assembly"], [str(word) for word in arguments["argv"]]
-                guest_id = f"{command.name}.{assembly}"
-                stdin, timeout = arguments.get("stdin", b""), float(arguments.get("timeout", 60.0))
-                if Capability.EXECUTE in infrastructure.capabilities:
-                    done = await infrastructure.execute(guest_id, argv, stdin=stdin, timeout=timeout)
-                else:
-                    ssh, material = self._transports["ssh"], engine.material(assembly)
-                    done = await run_by_ssh(infrastructure, ssh, guest_id, material, argv, stdin=stdin, timeout=timeout)
-                return {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
-            case "console":
-                return await infrastructure.console(f"{command.name}.{arguments['assembly']}")
-            case "snapshot":
-                return msgspec.to_builtins(engine.state)
-            case _:
-                raise ValueError(f"there is no command {command.action}")
-
     # --- infrastructures
 
-    def _environment(self, name: str) -> Environment:
-        if name not in self._environments:
-            infrastructure = self._open(name, self._settings.infrastructures.get(name, {}))
+    def _world(self, deployable: Deployable) -> World:
+        name = deployable.infrastructure
+        return name, deployable.username if self._users(name) else ""
+
+    def _environment(self, world: World) -> Environment:
+        if world not in self._environments:
+            name, username = world
+            settings = self._settings.infrastructures.get(name, {})
+            infrastructure = self._open(name, {**settings, "username": username} if username else settings)
             brake = Brake(self._settings.starts_in_flight, storm=partial(self._storm, name))
-            self._environments[name] = Environment(
+            self._environments[world] = Environment(
                 clock=self._clock, infrastructure=infrastructure, transports=self._transports,
                 scheduler=self._scheduler, journal=self._spool, brake=brake,
             )  # fmt: skip
-            self._spawn(self._watch(name, infrastructure))
-        return self._environments[name]
+            self._spawn(self._watch(world, infrastructure))
+        return self._environments[world]
 
     def _storm(self, name: str, waiting: int) -> None:
         reason = (
@@ -289,20 +277,20 @@ class Host:
             )
         )
 
-    async def _watch(self, name: str, infrastructure: Infrastructure) -> None:
+    async def _watch(self, world: World, infrastructure: Infrastructure) -> None:
         while True:
             try:
                 async for event in infrastructure.watch():
                     deployable, _, assembly = event.guest_id.partition(".")
                     engine = self._engines.get(deployable)
-                    if engine is not None and engine.state.deployable.infrastructure == name:
+                    if engine is not None and self._worlds.get(deployable) == world:
                         engine.guest_event(assembly, event)
             except InfrastructureUnavailable as error:
-                for engine in self._engines.values():
-                    if engine.state.deployable.infrastructure == name:
+                for deployable, engine in self._engines.items():
+                    if self._worlds.get(deployable) == world:
                         engine.post(InfrastructureState(error=str(error)))
             except (InfrastructureError, OSError):
-                log.exception("the watch of %s ended; it is taken up again", name)
+                log.exception("the watch of %s ended; it is taken up again", world[0])
             await asyncio.sleep(WATCH_RETRY_SECONDS)
 
     async def _report_statistics(self) -> None:

@@ -73,10 +73,7 @@ class Links:
             if not holder:
                 early.append(error)
             elif self._connections.get(assembly) is holder[0]:
-                del self._connections[assembly]
-                self._post(LinkLost(assembly=assembly, reason=str(error)))
-                again = asyncio.get_running_loop().create_task(self._reconnect(assembly, transport, endpoint))
-                self._reconnecting[assembly] = again
+                self._lost(assembly, transport, endpoint, str(error))
 
         connection = await self._environment.transports[transport].connect(
             endpoint(), on_result=partial(self._changed, assembly), on_lost=lost, timeout=timeout
@@ -85,6 +82,18 @@ class Links:
             raise early[0]
         holder.append(connection)
         self._connections[assembly] = connection
+
+    def _lost(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint], reason: str) -> None:
+        del self._connections[assembly]
+        self._post(LinkLost(assembly=assembly, reason=reason))
+        again = asyncio.get_running_loop().create_task(self._reconnect(assembly, transport, endpoint))
+        self._reconnecting[assembly] = again
+
+    async def cut(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint]) -> None:
+        """Tear a connection as a network would; TransportError when there is none."""
+        connection = self.get(assembly)
+        self._lost(assembly, transport, endpoint, "it was cut by a drill")
+        await connection.close()
 
     async def _reconnect(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint]) -> None:
         wait = FIRST_WAIT

@@ -18,8 +18,9 @@ from pcloud.dpe.host import Host
 from pcloud.dpe.messages import MAX_FRAME, Hello
 from pcloud.dpe.spool import Spool
 from pcloud.environment.clock import SystemClock
-from pcloud.environment.infrastructure import Infrastructure
+from pcloud.environment.infrastructure import Capability, Infrastructure
 from pcloud.images.machine import MachineImages
+from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.registry import open_infrastructure
 from pcloud.scheduler.opening import open_scheduler
 from pcloud.transport.opening import open_transports
@@ -49,6 +50,7 @@ async def _work(home: Path, socket: Path, slot: str) -> None:
         scheduler=open_scheduler(),
         transports=open_transports(),
         open_infrastructure=infrastructure,
+        users=lambda name: Capability.USERS in CAPABILITIES.get(name, ()),
         hello=lambda loaded: Hello(process=process, slot=slot, pid=os.getpid(), loaded=loaded),
     )
     loop = asyncio.get_running_loop()
@@ -79,8 +81,12 @@ def main(argv: list[str] | None = None) -> int:
     except BlockingIOError:
         sys.stderr.write(f"pcloud-dped: another process serves slot {arguments.slot}\n")
         return 1
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
+    try:
+        os.pwrite(lock, f"{os.getpid():<20}\n".encode(), 0)  # over what is there: that needs no room
+    except OSError as error:
+        # A full disk must not keep guests from being recovered; the daemon then finds us by our command line.
+        os.ftruncate(lock, 0)
+        logging.getLogger(__name__).warning("the lock of slot %s can not be written: %s", arguments.slot, error)
     asyncio.run(_work(arguments.home, arguments.socket, arguments.slot))
     return 0
 

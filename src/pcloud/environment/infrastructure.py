@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from pcloud.model.deployable import FirewallRule, SeedFile
 from pcloud.model.image import Identity as Identity
 from pcloud.model.image import Image as Image
 
@@ -53,6 +54,8 @@ class Capability(StrEnum):
     """`check` gives an answer that is independent of the transport."""
     LIMITS = "limits"
     """Memory and CPU limits can be changed while the guest runs."""
+    USERS = "users"
+    """Guests are made in the name of the deployable's `username`, with that user's credentials."""
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +75,15 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     """Digest of what the guest is made from. When the existing guest's differs, `start` makes it anew."""
     start_timeout: float = 120.0
+    saved_state: bool = False
+    """Restore it from its own saved state instead of booting it, where the infrastructure can
+    (`Capability.SAVED_STATE`): its disk begins anew at each start."""
+    seed: tuple[SeedFile, ...] = ()
+    """Files that this guest alone gets when it is made."""
+    addresses: tuple[str, ...] = ()
+    """Further addresses, `ADDRESS/PREFIX`, given to it at every start; no part of `digest`."""
+    firewall: tuple[FirewallRule, ...] | None = None
+    """What may reach it, set at every start; None lets everything pass; no part of `digest`."""
 
 
 class GuestInfo(msgspec.Struct, frozen=True, kw_only=True):

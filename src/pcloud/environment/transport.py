@@ -138,7 +138,7 @@ class Transport(Protocol):
     """One way to reach guests."""
 
     name: str
-    """The word used in manifests: `remote`, `ssh`."""
+    """The word used in manifests: `remote`, `ssh`, `none`."""
 
     async def connect(
         self,

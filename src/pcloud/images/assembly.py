@@ -25,7 +25,7 @@ AGENT_PACKAGES = {
     "pacemaker": ("pacemaker-remote", "pacemaker-resource-agents", "resource-agents"),
     "": (),
 }
-"""What a kind of agent needs beyond the JEOS; the empty kind is a guest without an agent (transport `ssh`)."""
+"""What a kind of agent needs beyond the JEOS; the empty kind is a guest without an agent (transports `ssh` and `none`)."""
 
 
 class ImageFile(msgspec.Struct, frozen=True, kw_only=True):

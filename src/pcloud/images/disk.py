@@ -24,9 +24,11 @@ from pathlib import Path
 import msgspec
 
 from pcloud.images.kernel import Kernel
-from pcloud.model.errors import PcloudError, Problem, Unavailable
+from pcloud.model.errors import InvalidDocument, PcloudError, Problem, Unavailable
 
 _MIB = 1024 * 1024
+_DIGESTS = {"sha256": 64, "sha512": 128}
+"""Algorithms of digests that makers of images publish, and their hexadecimal digits."""
 _LABEL = "pcloud-root"
 _BOOT_LOADER_START = _MIB
 """Where the boot loader's partition begins in a cloud disk; the root file system follows at 2 MiB."""
@@ -83,28 +85,28 @@ async def build_cloud(layers: Sequence[Path], target: Path, *, kernel: Kernel, s
     return target / "cloud.qcow2"
 
 
-async def import_disk(source: Path, target: Path, *, sha256: str) -> str:
-    """Take over an existing disk image (qcow2 or raw) as `disk.qcow2` in `target` when its digest is right; return the
-    digest.
+async def import_disk(source: Path, target: Path, *, digest: str) -> None:
+    """Take over an existing disk image (qcow2 or raw) as `disk.qcow2` in `target` when its digest is right.
 
-    PcloudError `DIGEST_MISMATCH`, `NOT_A_DISK`, `BACKING_FILE` (an image that refers to other files is refused: it
-    could name any file of this host).
+    `digest` is `sha256:…` or `sha512:…`. InvalidDocument `INVALID_DIGEST`, `DIGEST_MISMATCH`, `NOT_A_DISK`, `BACKING_FILE`
+    (an image that refers to other files is refused: it could name any file of this host).
     """
-    digest = await asyncio.to_thread(_sha256, source)
-    if digest != sha256.lower():
-        raise PcloudError(
-            Problem(code="DIGEST_MISMATCH", message=f"{source.name} has the sha256 {digest}, not {sha256}",
+    algorithm, wanted = parse_digest(digest)
+    found = await asyncio.to_thread(_digest, source, algorithm)
+    if found != wanted:
+        raise InvalidDocument(
+            Problem(code="DIGEST_MISMATCH", message=f"the file has the {algorithm} {found}, not {wanted}",
                     hint="Download it anew, and take the digest from where its maker publishes it")
         )  # fmt: skip
     out = await _run("qemu-img", "info", "--output=json", str(source))
     info = msgspec.json.decode(out, type=_DiskInfo)
     if info.format not in ("qcow2", "raw"):
-        raise PcloudError.of("NOT_A_DISK", f"{source.name} is of the format {info.format}, not qcow2 or raw")
+        raise InvalidDocument.of("NOT_A_DISK", f"the file is of the format {info.format}, not qcow2 or raw")
     if info.format == "raw" and not await asyncio.to_thread(_has_boot_signature, source):
-        raise PcloudError.of("NOT_A_DISK", f"{source.name} is no disk image: it has no boot sector")
+        raise InvalidDocument.of("NOT_A_DISK", "the file is no disk image: it has no boot sector")
     if info.backing or info.details.data.data_file:
-        raise PcloudError.of(
-            "BACKING_FILE", f"{source.name} refers to another file", hint="Flatten it: qemu-img convert"
+        raise InvalidDocument.of(
+            "BACKING_FILE", "the image refers to another file", hint="Flatten it: qemu-img convert"
         )
     _make_folder(target)
     partial = target / ".disk.qcow2.part"
@@ -113,7 +115,19 @@ async def import_disk(source: Path, target: Path, *, sha256: str) -> str:
         partial.replace(target / "disk.qcow2")
     finally:
         partial.unlink(missing_ok=True)
-    return digest
+
+
+def parse_digest(digest: str) -> tuple[str, str]:
+    """Return algorithm and hexadecimal digest; InvalidDocument `INVALID_DIGEST`."""
+    algorithm, _, value = digest.partition(":")
+    value = value.lower()
+    if len(value) != _DIGESTS.get(algorithm, -1) or not set(value) <= set("0123456789abcdef"):
+        raise InvalidDocument.of(
+            "INVALID_DIGEST",
+            "the digest is not `sha256:` and 64, or `sha512:` and 128 hexadecimal digits",
+            hint="take it from where the image's maker publishes it",
+        )
+    return algorithm, value
 
 
 class _DetailData(msgspec.Struct, rename="kebab"):
@@ -220,9 +234,9 @@ def _make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _has_boot_signature(path: Path) -> bool:

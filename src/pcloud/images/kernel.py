@@ -28,9 +28,8 @@ _WANTED = (
     "pvpanic-pci", "button", "evdev", "autofs4",
 )  # fmt: skip
 """Modules that the initrd loads, where the kernel has them; it finds what they need by itself."""
-_APPLETS = ("sh", "mount", "umount", "mkdir", "cat", "insmod", "sleep", "tar", "ip", "switch_root", "blkid", "gunzip",
-            "grep", "cut")  # fmt: skip
-_VERSION = 5
+_APPLETS = ("sh", "mount", "umount", "mkdir", "cat", "insmod", "sleep", "tar", "ip", "switch_root", "dd", "gunzip")
+_VERSION = 6
 """Raised when what is made from a kernel package changes."""
 
 INIT = """\
@@ -50,9 +49,15 @@ for word in $(cat /proc/cmdline); do
   pcloud.gateway=*) gateway=${word#*=} ;;
   esac
 done
-find_device() { # LABEL=x or a path
+find_device() { # LABEL=x or a path; labels are read from where ext4 and ISO 9660 have them
   case $1 in
-  LABEL=*) blkid | grep "LABEL=\\"${1#LABEL=}\\"" | cut -d: -f1 ;;
+  LABEL=*)
+    for entry in /sys/class/block/*; do
+      for offset in 1144 32808; do
+        label=$(dd if="/dev/${entry##*/}" bs=1 skip=$offset count=16 2>/dev/null)
+        [ "${label%% *}" != "${1#LABEL=}" ] || { echo "/dev/${entry##*/}"; return; }
+      done
+    done ;;
   *) [ -b "$1" ] && echo "$1" ;;
   esac
 }
@@ -108,7 +113,7 @@ async def fetch_kernel(cache: Path) -> Kernel:
             made = work / "made"
             await asyncio.to_thread(_arrange, work / "tree", made, version)
             if shutil.which("depmod"):  # without its index, modules in the guest are not found by name
-                await _apt("depmod", "-b", str(made / "modules/usr"), version)
+                await _output("depmod", "-b", str(made / "modules/usr"), version)
             await make_initrd(made / "modules/usr/lib/modules" / version, made / "initrd")
             try:
                 made.rename(final)
@@ -129,6 +134,14 @@ async def make_initrd(modules: Path, target: Path) -> None:
         raise Unavailable(
             Problem(code="PROGRAM_MISSING", message="busybox is not static", hint="apt-get install busybox-static")
         )
+    lacking = set(_APPLETS) - set((await _output(busybox, "--list")).split())
+    if lacking:
+        raise Unavailable(
+            Problem(
+                code="PROGRAM_MISSING", message=f"busybox has no {', '.join(sorted(lacking))}",
+                hint="apt-get install busybox-static",
+            )
+        )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "root")
         names = await asyncio.to_thread(_fill_initrd, root, modules, busybox)
@@ -221,7 +234,7 @@ def _arrange(tree: Path, made: Path, version: str) -> None:
 
 
 async def _newest_package() -> str:
-    out = await _apt("apt-cache", "depends", "--no-recommends", "--no-suggests", _META_PACKAGE)
+    out = await _output("apt-cache", "depends", "--no-recommends", "--no-suggests", _META_PACKAGE)
     match = re.search(r"Depends: (linux-image-[0-9][\w.+~-]*)", out)
     if match is None:
         raise _unavailable(f"{_META_PACKAGE} is not in the package lists; run apt-get update")
@@ -229,14 +242,14 @@ async def _newest_package() -> str:
 
 
 async def _unpack(package: str, work: Path) -> None:
-    await _apt("apt-get", "-q", "download", package, cwd=work)
+    await _output("apt-get", "-q", "download", package, cwd=work)
     deb = _first(work, "*.deb")
     if deb is None:
         raise _unavailable(f"apt-get download {package} left no package")
-    await _apt("dpkg-deb", "-x", str(deb), str(work / "tree"))
+    await _output("dpkg-deb", "-x", str(deb), str(work / "tree"))
 
 
-async def _apt(*argv: str, cwd: Path | None = None) -> str:
+async def _output(*argv: str, cwd: Path | None = None) -> str:
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,

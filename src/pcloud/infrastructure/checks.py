@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pcloud.infrastructure import libvirt_checks, lxc_checks, openstack_checks
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.model.check import Check
 
-_CHECKS: dict[str, Callable[[], list[Check]]] = {
-    "lxc": lxc_checks.checks,
+_CHECKS: dict[str, Callable[[Mapping[str, Any]], list[Check]]] = {
+    "lxc": lambda _: lxc_checks.checks(),
     "libvirt": libvirt_checks.checks,
     "openstack": openstack_checks.checks,
 }
 
 
-def checks_of(name: str) -> list[Check]:
-    """Return what is to be said of one infrastructure; of an unknown one, that it is unknown."""
+def checks_of(name: str, settings: Mapping[str, Any] | None = None) -> list[Check]:
+    """Return what is to be said of one infrastructure with these settings; of an unknown one, that it is unknown."""
     look = _CHECKS.get(name)
     if look is None:
         known = ", ".join(sorted(_CHECKS))
@@ -24,4 +25,4 @@ def checks_of(name: str) -> list[Check]:
             Check(check=f"infrastructure {name}", state="missing", detail="there is none", hint=f"use one of: {known}")
         ]
     words = ", ".join(sorted(CAPABILITIES[name]))
-    return [Check(check=f"infrastructure {name}", state="ok", detail=f"can do: {words}"), *look()]
+    return [Check(check=f"infrastructure {name}", state="ok", detail=f"can do: {words}"), *look(settings or {})]

@@ -1,12 +1,21 @@
-"""What `doctor` says about guests as machines here. Looks only; starts no program."""
+"""What `doctor` says about guests as machines here. Looks, and asks libvirtd; starts and changes nothing.
+
+Concurrency: blocking; a libvirtd that hangs is given up after `_PATIENCE` seconds.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.model.check import Check
 
 PROGRAMS = {
@@ -16,11 +25,12 @@ PROGRAMS = {
     "busybox": "busybox-static",
     "dnsmasq": "dnsmasq-base",
 }
-SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
+_PATIENCE = 5.0
+"""Seconds until libvirtd counts as not answering."""
 
 
-def checks() -> list[Check]:
-    """Return what this machine can and can not do with libvirt."""
+def checks(settings: Mapping[str, Any]) -> list[Check]:
+    """Return what this machine can and can not do with libvirt, by the infrastructure's settings."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     found = []
     for program, package in PROGRAMS.items():
@@ -29,14 +39,48 @@ def checks() -> list[Check]:
         found.append(
             Check(check=f"libvirt: {program}", state="ok" if where else "missing", detail=where or "", hint=hint)
         )
-    binding = importlib.util.find_spec("libvirt") is not None
-    hint = "" if binding else "make setup-libvirt, or pip install libvirt-python of your libvirt's version"
-    found.append(Check(check="libvirt: Python binding", state="ok" if binding else "missing", hint=hint))
-    socket = next((name for name in SOCKETS if Path(name).is_socket()), "")
-    hint = "" if socket else "systemctl start libvirtd, or set infrastructures.libvirt.uri"
-    found.append(Check(check="libvirt: daemon", state="ok" if socket else "warning", detail=socket, hint=hint))
-    found.append(_acceleration())
-    return found
+    loader = Path("/usr/lib/grub/i386-pc/boot.img").exists()  # only of disks that boot by themselves
+    hint = "" if loader else "apt-get install grub-pc-bin"
+    found.append(Check(check="libvirt: GRUB for cloud disks", state="ok" if loader else "warning", hint=hint))
+    try:
+        known = msgspec.convert(settings, LibvirtSettings)
+    except msgspec.ValidationError as error:
+        hint = "see docs/infrastructures.md"
+        return [*found, Check(check="libvirt: settings", state="missing", detail=str(error), hint=hint)]
+    if importlib.util.find_spec("libvirt") is None:
+        hint = "make setup-libvirt, or pip install libvirt-python of your libvirt's version"
+        return [*found, Check(check="libvirt: Python binding", state="missing", hint=hint)]
+    found.append(Check(check="libvirt: Python binding", state="ok"))
+    return [*found, _daemon(known.uri), _acceleration()]
+
+
+def _daemon(uri: str) -> Check:
+    """Whether libvirtd answers where the settings say it is."""
+    import libvirt
+
+    answers: list[str] = []
+
+    def ask() -> None:
+        try:
+            connection = libvirt.openReadOnly(uri)
+            number = connection.getLibVersion()
+            version = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+            answers.append(f"libvirt {version} on {connection.getHostname()} answers at {uri}")
+            connection.close()
+        except libvirt.libvirtError as error:
+            answers.append(f"!{error}")
+
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it would print every error
+    thread = threading.Thread(target=ask, daemon=True, name="libvirt-doctor")
+    thread.start()
+    thread.join(_PATIENCE)
+    if answers and not answers[0].startswith("!"):
+        return Check(check="libvirt: daemon", state="ok", detail=answers[0])
+    why = answers[0][1:] if answers else f"no answer within {_PATIENCE:g} s"
+    return Check(
+        check="libvirt: daemon", state="missing", detail=f"{uri}: {why}",
+        hint="systemctl start libvirtd, or set infrastructures.libvirt.uri",
+    )  # fmt: skip
 
 
 def _acceleration() -> Check:

@@ -1,8 +1,9 @@
 """Disks in a libvirt storage pool, on libvirtd's host wherever that is.
 
 Owns the pool's volumes: `DIGEST-UPLOAD.qcow2`, `….kernel`, `….initrd` (an image, complete when `….ok` exists),
-`GUEST.qcow2` (the guest's overlay), `GUEST.seed`, `GUEST.console`. Concurrency: blocking functions for the connection's
-threads; every upload has names of its own, so that two at once do not spoil each other.
+`GUEST.qcow2` (the guest's overlay), `GUEST.seed`, `GUEST.console`, and of saved states `GUEST.base.qcow2`,
+`GUEST.state`, `GUEST.FINGERPRINT.saved` (`pcloud.infrastructure.libvirt_saved`). Concurrency: blocking functions for
+the connection's threads; every upload has names of its own, so that two at once do not spoil each other.
 """
 
 from __future__ import annotations
@@ -92,12 +93,17 @@ class Storage:
         return path
 
     def make_overlay(self, connection: Any, name: str, digest: str) -> str:
-        """Make a guest's disk over an image's, anew, and return its path."""
+        """Make a disk over an image's, anew, and return its path."""
+        return self.make_overlay_over(connection, name, f"{_complete(self.pool(connection), digest)}.qcow2")
+
+    def make_overlay_over(self, connection: Any, name: str, base: str) -> str:
+        """Make a disk over the volume `base`, anew, and return its path."""
         pool = self.pool(connection)
-        base = pool.storageVolLookupByName(f"{_complete(pool, digest)}.qcow2")
+        volume = _find(pool, base) or _find_refreshed(pool, base)
+        if volume is None:
+            raise InfrastructureError(f"there is no volume {base}")
         _delete(pool, f"{name}.qcow2")
-        capacity = _virtual_size(base)
-        document = xml.volume_document(f"{name}.qcow2", capacity, "qcow2", backing=base.path())
+        document = xml.volume_document(f"{name}.qcow2", _virtual_size(volume), "qcow2", backing=volume.path())
         path: str = pool.createXML(document, 0).path()
         return path
 
@@ -113,13 +119,28 @@ class Storage:
         padded = content + b"\0" * (-len(content) % 4096)  # a disk is made of whole sectors
         return _upload(connection, pool, name, io.BytesIO(padded), len(padded))
 
-    def folder(self, connection: Any) -> str:
-        """Return the pool's folder on libvirtd's host."""
-        return xml.pool_path(self.pool(connection).XMLDesc(0))
+    def path(self, connection: Any, name: str) -> str:
+        """Return the path, on libvirtd's host, that a volume of that name has or would have."""
+        return f"{xml.pool_path(self.pool(connection).XMLDesc(0))}/{name}"
+
+    def exists(self, connection: Any, name: str) -> bool:
+        """Tell whether there is a volume of that name."""
+        return _find(self.pool(connection), name) is not None
+
+    def forget_state(self, connection: Any, name: str) -> None:
+        """Remove a guest's saved state, the mark first, and the disk over it."""
+        pool = self.pool(connection)
+        pool.refresh(0)  # QEMU wrote some of them
+        for mark in [one for one in pool.listVolumes() if one.startswith(f"{name}.") and one.endswith(".saved")]:
+            _delete(pool, mark)
+        for suffix in ("state", "qcow2", "base.qcow2"):
+            _delete(pool, f"{name}.{suffix}")
 
     def remove_guest(self, connection: Any, name: str) -> None:
         """Remove all of a guest's volumes."""
         pool = self.pool(connection)
+        if _find(pool, f"{name}.base.qcow2") is not None:
+            self.forget_state(connection, name)
         for suffix in ("seed", "console", "qcow2"):
             _delete(pool, f"{name}.{suffix}")
         if _find(pool, f"{name}.console") is None:  # written by QEMU: libvirt sees it after a refresh only
@@ -158,6 +179,12 @@ def _find(pool: Any, name: str) -> Any:
         if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
             return None
         raise
+
+
+def _find_refreshed(pool: Any, name: str) -> Any:
+    """Find a volume that others than libvirt may have written."""
+    pool.refresh(0)
+    return _find(pool, name)
 
 
 def _delete(pool: Any, name: str) -> None:

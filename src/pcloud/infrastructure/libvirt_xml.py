@@ -66,6 +66,7 @@ def domain_document(plan: DomainPlan) -> str:
     _text(root, "uuid", str(uuid.uuid5(uuid.NAMESPACE_URL, f"{NAMESPACE}/{plan.name}")))
     metadata = etree.SubElement(root, "metadata")
     metadata.append(record_element(plan.record))
+    etree.SubElement(root, "genid")  # another one at each restore: the guest's kernel reseeds its random numbers
     _text(root, "memory", str(plan.memory), unit="MiB")
     _text(root, "vcpu", str(plan.cpus))
     os_ = etree.SubElement(root, "os")
@@ -84,7 +85,7 @@ def domain_document(plan: DomainPlan) -> str:
         _text(root, name, value)
     devices = etree.SubElement(root, "devices")
     _disk(devices, plan.disk, "vda", "qcow2")
-    _disk(devices, plan.seed, "sda" if plan.seed_is_cdrom else "vdb", "raw", cdrom=plan.seed_is_cdrom)
+    _disk(devices, plan.seed, _seed_target(plan), "raw", cdrom=plan.seed_is_cdrom)
     if plan.network:
         interface = etree.SubElement(devices, "interface", type="network")
         etree.SubElement(interface, "mac", address=mac_address(plan.name))
@@ -112,6 +113,36 @@ def record_element(record: Record) -> etree._Element:
 def record_text(record: Record, *, address: str) -> str:
     """Return a record with another address, as text for libvirt's metadata call."""
     return etree.tostring(record_element(msgspec.structs.replace(record, address=address)), encoding="unicode")
+
+
+def snapshot_document(plan: DomainPlan, *, memory: str, disk: str) -> str:
+    """Return the document of a snapshot: memory in a file, and the domain's disk goes on as another over the present."""
+    root = etree.Element("domainsnapshot")
+    etree.SubElement(root, "memory", snapshot="external", file=memory)
+    disks = etree.SubElement(root, "disks")
+    saved = etree.SubElement(disks, "disk", name="vda", snapshot="external")
+    etree.SubElement(saved, "driver", type="qcow2")
+    etree.SubElement(saved, "source", file=disk)
+    etree.SubElement(disks, "disk", name=_seed_target(plan), snapshot="no")
+    return etree.tostring(root, encoding="unicode")
+
+
+def restored_document(saved: str, *, disk: str, record: Record) -> str:
+    """Return the document of a saved domain, with another disk and record."""
+    root = etree.fromstring(saved.encode(), _parser)
+    for device in root.findall("devices/disk"):
+        target = device.find("target")
+        if target is not None and target.get("dev") == "vda":
+            for old in (*device.findall("source"), *device.findall("backingStore")):
+                device.remove(old)
+            device.insert(1, etree.Element("source", file=disk))
+    metadata = root.find("metadata")
+    if metadata is None:
+        metadata = etree.SubElement(root, "metadata")
+    for old in metadata.findall(f"{{{NAMESPACE}}}guest"):
+        metadata.remove(old)
+    metadata.append(record_element(record))
+    return etree.tostring(root, encoding="unicode")
 
 
 def with_accelerator(plan: DomainPlan, accelerator: str) -> DomainPlan:
@@ -221,6 +252,10 @@ def parse_ports(ports: str, host: str = "127.0.0.1") -> dict[int, tuple[str, int
 def format_ports(pairs: Iterable[tuple[int, int]]) -> str:
     """Return forwarded ports as a record holds them."""
     return " ".join(f"{guest}:{host}" for guest, host in pairs)
+
+
+def _seed_target(plan: DomainPlan) -> str:
+    return "sda" if plan.seed_is_cdrom else "vdb"
 
 
 def _user_network(root: etree._Element, plan: DomainPlan) -> None:

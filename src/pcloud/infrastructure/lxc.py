@@ -30,7 +30,7 @@ from pcloud.environment.infrastructure import (
     InfrastructureError,
     Vitality,
 )
-from pcloud.infrastructure import lxc_process, lxc_rootfs
+from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs
 from pcloud.infrastructure.lxc_attach import attach, run
 from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
 from pcloud.infrastructure.lxc_process import Process
@@ -125,7 +125,10 @@ class LxcInfrastructure:
         async with self._slots:
             await self._settled(guest_id)
             await self._end(guest_id, "deleted")
-            await self._whole(guest_id, self._remove(guest_id))
+            try:
+                await self._whole(guest_id, self._remove(guest_id))
+            except OSError as error:
+                raise InfrastructureError(f"guest {guest_id} can not be removed: {error}") from error
 
     async def check(self, guest_id: str, *, timeout: float) -> Vitality:
         """Tell whether the guest executes: its freezer, its init's state, and a command in it, which needs no network.
@@ -211,7 +214,7 @@ class LxcInfrastructure:
         address = network.address(index)
         config = render(spec, folder, self._settings, bridge=network.bridge, address=address, gateway=network.gateway)
         names = self._names(spec, address.ip, network)
-        await asyncio.to_thread(self._prepare, spec, config, made, names)
+        await asyncio.to_thread(self._prepare, spec, config, made, names, network.gateway)
         veth = veth_name(network.bridge, spec.guest_id)
         if os.path.exists(f"/sys/class/net/{veth}"):  # noqa: PTH110, ASYNC240 - left by an aborted run; sysfs never blocks
             with contextlib.suppress(InfrastructureError):
@@ -244,8 +247,9 @@ class LxcInfrastructure:
         await asyncio.to_thread(lxc_rootfs.remove, self._guests, guest_id)
         await asyncio.to_thread(lxc_process.remove_left_groups, guest_id)
         self._leases.release(guest_id)
+        # Also what a delete that was killed in its middle had renamed already: nobody will ask for it by its name again.
+        await asyncio.to_thread(lxc_rootfs.clean, self._guests)
         if not self._tracker.names():
-            await asyncio.to_thread(lxc_rootfs.clean, self._guests)
             with contextlib.suppress(OSError):  # not empty: another process is making a guest
                 self._guests.rmdir()
         await self._bridge.remove_unused()
@@ -262,13 +266,21 @@ class LxcInfrastructure:
                     names.setdefault(record.hostname, network.address(index).ip)
         return names
 
-    def _prepare(self, spec: GuestSpec, config: str, made: bool, names: dict[str, ipaddress.IPv4Address]) -> None:
+    def _prepare(
+        self,
+        spec: GuestSpec,
+        config: str,
+        made: bool,
+        names: dict[str, ipaddress.IPv4Address],
+        gateway: ipaddress.IPv4Address,
+    ) -> None:
         folder = self._guests / spec.guest_id
         if not made:
             lxc_rootfs.remove(self._guests, spec.guest_id)
             lxc_rootfs.create(self._guests, spec)
         lxc_rootfs.write_hosts(folder / "upper", spec, names)
-        (folder / "config").write_text(config)
+        hooks = lxc_firewall.prepare(folder, spec.firewall, gateway)
+        (folder / "config").write_text(config + "".join(f"{line}\n" for line in hooks))
         for old in ("lxc.pid", "lxc.log", "init"):
             (folder / old).unlink(missing_ok=True)
 

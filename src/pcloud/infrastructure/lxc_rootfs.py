@@ -65,10 +65,13 @@ def remove(guests: Path, guest_id: str) -> None:
     """Remove the guest's folder; a crash in between leaves only what `clean` removes."""
     folder = guests / guest_id
     dying = guests / f".del-{_owner()}-{guest_id}"
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(dying)
-    if dying.exists():
+    if dying.exists():  # of a removal that failed, by a full or broken disk
         shutil.rmtree(dying)
+    try:
+        folder.rename(dying)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(dying)
 
 
 def clean(guests: Path) -> None:
@@ -100,6 +103,8 @@ def write_identity(upper: Path, spec: GuestSpec) -> None:
         put(upper, spec, "etc/pacemaker/authkey", identity.agent_key, mode=0o600)
     if identity.host_private_key:
         put(upper, spec, "etc/ssh/ssh_host_ed25519_key", identity.host_private_key.rstrip() + "\n", mode=0o600)
+    for file in spec.seed:
+        put(upper, spec, file.path.lstrip("/"), file.content, mode=file.mode)
 
 
 def write_hosts(upper: Path, spec: GuestSpec, names: dict[str, ipaddress.IPv4Address]) -> None:

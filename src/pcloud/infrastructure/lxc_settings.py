@@ -87,6 +87,7 @@ def render(
         "lxc.net.0.flags = up",
         f"lxc.net.0.hwaddr = {mac_address(spec.guest_id)}",
         f"lxc.net.0.ipv4.address = {address.with_prefixlen}",
+        *(f"lxc.net.0.ipv4.address = {further}" for further in spec.addresses),
         f"lxc.net.0.ipv4.gateway = {gateway}",
         # systemd from version 256 on refuses hybrid hierarchies unless told; older ones ignore the word.
         "lxc.init.cmd = /sbin/init SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",

@@ -1,22 +1,19 @@
 """The OpenStack driver: guests are Nova servers, through openstacksdk.
 
-Owns what is named with `OpenStackSettings.prefix` in the project: servers, their key pairs and floating addresses, one
-server group a deployable, images. What it must remember is in the servers' metadata. Concurrency: calls for one guest
-never overlap (the interface's rule); creations are bounded by `parallel`; whoever waits for a state shares one list
-call with all others.
+Owns what is named with `OpenStackSettings.prefix` in the project: servers, their key pairs, one server group a
+deployable, images. What it must remember is in the servers' metadata. Concurrency: calls for one guest never overlap
+(the interface's rule); creations are bounded by `parallel`; whoever waits for a state shares one list call with all
+others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
-import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -31,9 +28,10 @@ from pcloud.environment.infrastructure import (
     InfrastructureUnavailable,
     Vitality,
 )
-from pcloud.infrastructure import seed
+from pcloud.infrastructure import openstack_making as making
 from pcloud.infrastructure.capabilities import CAPABILITIES
-from pcloud.infrastructure.openstack_images import ensure_image
+from pcloud.infrastructure.openstack_images import ensure_image, remove_unused
+from pcloud.infrastructure.openstack_power import Power
 from pcloud.infrastructure.openstack_servers import Server, Servers
 from pcloud.infrastructure.openstack_session import Clash, Missing, OpenStackSession
 from pcloud.infrastructure.openstack_settings import OpenStackSettings
@@ -41,10 +39,8 @@ from pcloud.infrastructure.preparing import prepared
 
 GUEST_ID = re.compile(r"[a-z0-9_][a-z0-9._-]{0,126}")
 _CONSOLE = 64 * 1024
-_LOOK = 1.0
-"""Seconds between looks at the servers while something is waited for."""
-_GROUP_VERSION = "2.64"
-_CREATE_VERSION = "2.64"
+_SILENT = 2
+"""Lists that fail in succession before the cloud counts as away: one request may get lost."""
 
 
 class OpenStackInfrastructure:
@@ -59,16 +55,25 @@ class OpenStackInfrastructure:
         self._prepare = prepare
         self._session = OpenStackSession(settings)
         self._servers = Servers(self._session, settings.prefix)
+        self._power = Power(self._session, self._servers, settings)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._images: dict[str, asyncio.Lock] = {}
         self._groups: dict[str, asyncio.Lock] = {}
+        self._zones: tuple[str, ...] = ()
+        self._making: Counter[str] = Counter()
+        """Digests of images that servers are being made from just now."""
 
     # --- the interface
 
     async def places(self) -> Sequence[str]:
-        """Return the names of the availability zones."""
-        zones = await self._session.call(lambda c: [zone.name for zone in c.compute.availability_zones()])
-        return zones or ["nova"]
+        """Return the names of the availability zones, asked for once. Whether the cloud answers is told by a list of
+        servers, which is shared with whoever asks at the same time: after an outage every deployable's engine does."""
+        if not self._zones:
+            zones = await self._session.call(lambda c: [zone.name for zone in c.compute.availability_zones()])
+            self._zones = tuple(zones) or ("nova",)
+        else:
+            await self._servers.all()
+        return self._zones
 
     async def list_guests(self) -> Sequence[GuestInfo]:
         """Return all guests of ours, from one call."""
@@ -89,44 +94,56 @@ class OpenStackInfrastructure:
             if server is None or server.status == "ERROR" or server.metadata.get("pcloud_digest") != spec.digest:
                 spec = msgspec.structs.replace(spec, image=await prepared(spec.image, self._prepare))
             if server is not None and server.status == "ERROR":
-                await self._delete_server(server)
+                await self._power.delete(server)
                 server = None
             if server is None:
-                await self._create(spec, name)
+                await self._create_or_adopt(spec, name)
             elif server.metadata.get("pcloud_digest") != spec.digest:
                 await self._rebuild(server, spec)
             elif server.state is not GuestState.RUNNING:
-                await self._power_on(server)
-            server = await self._wait_active(spec, name)
+                await self._power.on(server)
+            await self._power.active(name, timeout=spec.start_timeout, addressed=self._settings.network != "none")
+            server = await self._only(
+                name
+            )  # the answer to an earlier request may have been lost, and come to something
+        if server is None:
+            raise InfrastructureError(f"the server of {spec.guest_id} vanished while it was started")
         return server.info(spec.guest_id)
 
     async def stop(self, guest_id: str, *, timeout: float) -> None:
         """Shut the server down. Nova powers it off itself when the guest does not obey (`shutdown_timeout` there, 60 s by
         default); after `timeout` and that, the server counts as not stoppable and is an error."""
-        await self._power_off(guest_id, timeout + self._settings.delete_timeout)
+        await self._power.off(self._name(guest_id), timeout + self._settings.delete_timeout)
 
     async def destroy(self, guest_id: str) -> None:
         """Power the server off and return when Nova has seen it off. One that can not be powered off (ERROR, a broken
         host) is deleted, and seen to be gone: its disk goes with it, which is better than two of it running."""
         try:
-            await self._power_off(guest_id, self._settings.delete_timeout)
+            await self._power.off(self._name(guest_id), self._settings.delete_timeout)
         except InfrastructureUnavailable:
             raise
         except InfrastructureError:
             for server in (await self._servers.all()).get(self._name(guest_id), []):
-                await self._delete_server(server)
+                await self._power.delete(server)
 
     async def delete(self, guest_id: str) -> None:
-        """Delete the server and what belongs to it, see it gone; with a deployable's last guest its server group goes."""
+        """Delete the server and what belongs to it, see it gone. With a deployable's last guest its server group goes, and
+        every image that no server of ours is made from any longer."""
         name = self._name(guest_id)
         for server in (await self._servers.all()).get(name, []):
-            await self._delete_server(server)
-        await self._session.call(lambda c: c.compute.delete_keypair(_keypair_name(name), ignore_missing=True))
+            await self._power.delete(server)
+        await self._session.call(partial(making.delete_keypair, name=name))
         deployable = guest_id.partition(".")[0]
         async with self._groups.setdefault(deployable, asyncio.Lock()):
             own = f"{self._settings.prefix}{deployable}."
-            if not any(other.startswith(own) for other in await self._servers.all()):
-                await self._session.call(partial(_delete_groups, name=own[:-1]))
+            left = await self._servers.all()
+            if any(other.startswith(own) for other in left):
+                return
+            await self._session.call(partial(making.delete_groups, name=own[:-1]))
+            if not self._settings.keep_images:
+                used = {each.metadata.get("pcloud_image", "") for servers in left.values() for each in servers}
+                used.update(self._making)
+                await self._session.call(partial(remove_unused, prefix=self._settings.prefix, used=used))
 
     async def check(self, guest_id: str, *, timeout: float) -> Vitality:
         """Return what the server's state says: paused and suspended servers do not execute. ACTIVE proves nothing."""
@@ -138,32 +155,22 @@ class OpenStackInfrastructure:
         return server.vitality if server else Vitality.GONE
 
     async def watch(self) -> AsyncIterator[GuestEvent]:
-        """Yield what differs between two lists of all guests. While the API is away nothing is told."""
-        known: dict[str, tuple[GuestState, str]] = {}
-        wait = self._settings.poll
+        """Yield what differs between two lists of all guests, whoever asked for them. While the API is away nothing is
+        told of guests: InfrastructureUnavailable. A later watch goes on from what was known then."""
+        loop, silent = asyncio.get_running_loop(), 0
         while True:
+            due = loop.time() + self._settings.poll
             try:
-                seen = {name: servers[0] for name, servers in (await self._servers.all()).items()}
-            except InfrastructureError:
-                wait = min(wait * 2, 12 * self._settings.poll)
-                await asyncio.sleep(wait)
-                continue
-            wait = self._settings.poll
-            for name in known.keys() - seen.keys():
-                del known[name]
-                yield self._event(name, GuestState.ABSENT, "deleted")
-            for name, server in seen.items():
-                now = (server.state, server.id)
-                if server.state is GuestState.UNKNOWN or known.get(name) == now:
-                    continue
-                if name in known and known[name][1] != server.id and server.state is GuestState.RUNNING:
-                    yield self._event(name, GuestState.ABSENT, "replaced")
-                known[name] = now
-                reason = {"ERROR": f"error: {server.fault}".rstrip(": "), "SHUTOFF": "shutdown"}.get(
-                    server.status, "seen"
-                )
-                yield self._event(name, server.state, reason)
-            await asyncio.sleep(wait)
+                await self._servers.all()
+                silent = 0
+            except InfrastructureError as error:
+                silent += 1
+                if silent >= _SILENT:
+                    raise InfrastructureUnavailable(str(error)) from error
+            while (left := due - loop.time()) > 0:
+                for change in await self._servers.changes(left):
+                    guest_id = change.name[len(self._settings.prefix) :]
+                    yield GuestEvent(guest_id=guest_id, state=change.state, reason=change.reason)
 
     async def execute(
         self, guest_id: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
@@ -185,13 +192,7 @@ class OpenStackInfrastructure:
 
     async def reboot(self, guest_id: str) -> None:
         """Reset the server (hard reboot), and return when it is ACTIVE again."""
-        server = await self._servers.one(self._name(guest_id))
-        if server is None:
-            raise InfrastructureError(f"there is no guest {guest_id}")
-        identity, boot = server.id, os.urandom(4).hex()
-        await self._session.call(lambda c: c.compute.reboot_server(identity, "HARD"))
-        await self._session.call(lambda c: c.compute.set_server_metadata(identity, pcloud_boot=boot))
-        await self._until(server.name, lambda s: s is not None and s.status == "ACTIVE" and not s.task, 120.0, "reboot")
+        await self._power.reboot(self._name(guest_id))
 
     async def close(self) -> None:
         """End the threads; guests go on running."""
@@ -203,94 +204,68 @@ class OpenStackInfrastructure:
         """Return the one server of a name; a second one, made by a request that was sent twice, is deleted."""
         servers = (await self._servers.all()).get(name, [])
         for extra in servers[1:]:
-            await self._delete_server(extra)
+            await self._power.delete(extra)
         return servers[0] if servers else None
 
+    async def _create_or_adopt(self, spec: GuestSpec, name: str) -> None:
+        """Make the server. When the answer is lost it may exist all the same: then it is the one."""
+        try:
+            await self._create(spec, name)
+        except InfrastructureUnavailable:
+            if await self._only(name) is None:
+                raise
+
     async def _create(self, spec: GuestSpec, name: str) -> None:
-        image = await self._image(spec)
-        group = await self._group(spec.deployable)
         hosts = await self._hosts(spec)
-        await self._session.call(lambda c: _ensure_keypair(c, name, spec.identity.authorized_key))
-        settings = self._settings
+        group = await self._group(spec.deployable)
+        with self._uses(spec):
+            for last in (False, True):
+                image = await self._image(spec)
+                create = partial(
+                    making.create_server, settings=self._settings, spec=spec, hosts=hosts, image=image, group=group
+                )
+                try:
+                    await self._session.call(create)
+                    await self._servers.all()  # from here on its metadata says what it is made from
+                    return
+                except InfrastructureUnavailable:
+                    raise
+                except InfrastructureError:
+                    # Another engine process may have removed the image with the last server that it knew of.
+                    if last or await self._image_exists(image):
+                        raise
 
-        def create(connection: Any) -> None:
-            arguments: dict[str, Any] = {
-                "name": name,
-                "image_id": image,
-                "flavor_id": _flavor(connection, settings.flavor, spec.memory, spec.cpus),
-                "networks": _networks(connection, settings.network),
-                "metadata": {
-                    "pcloud_digest": spec.digest,
-                    "pcloud_guest": spec.guest_id,
-                    "pcloud_boot": os.urandom(4).hex(),
-                },
-                "user_data": base64.b64encode(_user_data(spec, hosts)).decode(),
-                "config_drive": True,
-            }
-            if spec.identity.authorized_key:
-                arguments["key_name"] = _keypair_name(name)
-            if settings.security_groups:
-                arguments["security_groups"] = [{"name": each} for each in settings.security_groups]
-            if spec.place:
-                arguments["availability_zone"] = spec.place
-            if group:
-                arguments["scheduler_hints"] = {"group": group}
-            connection.compute.create_server(**arguments)
+    @contextlib.contextmanager
+    def _uses(self, spec: GuestSpec) -> Iterator[None]:
+        """Keep the image of a server that is being made."""
+        self._making[spec.image.digest] += 1
+        try:
+            yield
+        finally:
+            self._making[spec.image.digest] -= 1
+            self._making += Counter()  # forgets what is zero
 
-        await self._session.call(create)
+    async def _image_exists(self, identity: str) -> bool:
+        return await self._session.call(lambda c: c.image.find_image(identity)) is not None
 
     async def _rebuild(self, server: Server, spec: GuestSpec) -> None:
         """Make an existing server anew from another image; it keeps its address."""
-        image, hosts = await self._image(spec), await self._hosts(spec)
-        metadata = {"pcloud_digest": spec.digest, "pcloud_guest": spec.guest_id, "pcloud_boot": os.urandom(4).hex()}
-        data = base64.b64encode(_user_data(spec, hosts)).decode()
-
-        def rebuild(connection: Any) -> None:
-            connection.compute.rebuild_server(server.id, image=image, metadata=metadata, user_data=data)
-
+        hosts = await self._hosts(spec)
         try:
-            await self._session.call(rebuild)
+            with self._uses(spec):
+                image = await self._image(spec)
+                rebuild = partial(making.rebuild_server, identity=server.id, spec=spec, hosts=hosts, image=image)
+                await self._session.call(rebuild)
         except Clash:  # not in a state that allows it
-            await self._delete_server(server)
-            await self._create(spec, server.name)
+            await self._power.delete(server)
+            await self._create_or_adopt(spec, server.name)
             return
         # a server that was stopped is stopped after its rebuild, too
-        rebuilt = await self._until(
+        rebuilt = await self._power.until(
             server.name, lambda s: s is None or (s.status not in ("REBUILD", "BUILD") and not s.task), 300.0, "rebuild"
         )
         if rebuilt is not None and rebuilt.status == "SHUTOFF":
-            await self._power_on(rebuilt)
-
-    async def _power_on(self, server: Server) -> None:
-        boot = os.urandom(4).hex()
-        await self._session.call(lambda c: c.compute.set_server_metadata(server.id, pcloud_boot=boot))
-        with contextlib.suppress(Clash):  # it is starting already
-            await self._session.call(lambda c: c.compute.start_server(server.id))
-
-    async def _wait_active(self, spec: GuestSpec, name: str) -> Server:
-        """Wait until the server runs and has an address. InfrastructureError with Nova's reason when it does not."""
-
-        def ready(server: Server | None) -> bool:
-            if server is None:
-                raise InfrastructureError(f"the server of {spec.guest_id} vanished while it was made")
-            if server.status == "ERROR":
-                permanent = "uota" in server.fault
-                raise InfrastructureError(f"Nova could not start {spec.guest_id}: {server.fault}", permanent=permanent)
-            addressed = bool(server.address) or self._settings.network == "none"
-            return server.status == "ACTIVE" and not server.task and addressed
-
-        try:
-            server = await self._until(name, ready, spec.start_timeout, "start")
-        except InfrastructureUnavailable:
-            raise
-        except InfrastructureError:
-            # One that is built for ever will never be anything else: the next start makes another.
-            for stuck in (await self._servers.all()).get(name, []):
-                if stuck.status == "BUILD":
-                    await self._delete_server(stuck)
-            raise
-        assert server is not None
-        return server
+            await self._power.on(rebuilt)
 
     async def _image(self, spec: GuestSpec) -> str:
         async with self._images.setdefault(spec.image.digest, asyncio.Lock()):
@@ -301,7 +276,7 @@ class OpenStackInfrastructure:
             return ""
         name = f"{self._settings.prefix}{deployable}"
         async with self._groups.setdefault(deployable, asyncio.Lock()):
-            return await self._session.call(lambda c: _ensure_group(c, name, self._settings.anti_affinity))
+            return await self._session.call(lambda c: making.ensure_group(c, name, self._settings.anti_affinity))
 
     async def _hosts(self, spec: GuestSpec) -> dict[str, str]:
         """Addresses of the deployable's other guests, by the last part of their id."""
@@ -313,113 +288,9 @@ class OpenStackInfrastructure:
             if name.startswith(own) and name != self._name(spec.guest_id) and servers[0].address
         }
 
-    # --- ending
-
-    async def _power_off(self, guest_id: str, timeout: float) -> None:
-        name = self._name(guest_id)
-        server = await self._servers.one(name)
-        if server is None or server.status == "SHUTOFF":
-            return
-        identity = server.id
-        if server.status in ("PAUSED", "SUSPENDED", "ERROR", "BUILD"):
-            raise InfrastructureError(f"a server that is {server.status} can not be stopped")
-        with contextlib.suppress(Missing):
-            await self._session.call(lambda c: c.compute.stop_server(identity))
-        await self._until(name, lambda s: s is None or (s.status == "SHUTOFF" and not s.task), timeout, "power off")
-
-    async def _delete_server(self, server: Server) -> None:
-        """Delete a server and return when it is in no list any more: confirmed isolation."""
-        identity = server.id
-
-        def gone(found: dict[str, list[Server]]) -> bool:
-            return all(each.id != identity for each in found.get(server.name, []))
-
-        with contextlib.suppress(Missing):
-            await self._session.call(lambda c: c.compute.delete_server(identity))
-        deadline = asyncio.get_running_loop().time() + self._settings.delete_timeout
-        while not gone(await self._servers.all()):
-            if asyncio.get_running_loop().time() > deadline:
-                raise InfrastructureError(f"server {server.name} was deleted, but still exists")
-            await asyncio.sleep(_LOOK)
-
     # --- helpers
-
-    async def _until(
-        self, name: str, done: Callable[[Server | None], bool], timeout: float, what: str
-    ) -> Server | None:
-        """Look at the server again and again until `done`; InfrastructureError after `timeout` seconds. Times when the
-        API is away do not end the wait."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        while True:
-            server: Server | None = None
-            try:
-                server = await self._servers.one(name)
-                if done(server):
-                    return server
-            except InfrastructureUnavailable:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-            if asyncio.get_running_loop().time() > deadline:
-                status = f"{server.status} {server.task}".strip() if server else "gone"
-                raise InfrastructureError(f"{what} of {name} is not done after {timeout:g} s: it is {status}")
-            await asyncio.sleep(_LOOK)
-
-    def _event(self, name: str, state: GuestState, reason: str) -> GuestEvent:
-        return GuestEvent(guest_id=name[len(self._settings.prefix) :], state=state, reason=reason)
 
     def _name(self, guest_id: str) -> str:
         if not GUEST_ID.fullmatch(guest_id):
             raise InfrastructureError(f"{guest_id!r} is no guest's id", permanent=True)
         return self._settings.prefix + guest_id
-
-
-def _user_data(spec: GuestSpec, hosts: dict[str, str]) -> bytes:
-    """The seed: what our own images' initrd unpacks, or cloud-init's form for images made by others."""
-    if spec.image.kernel:
-        return seed.compressed(seed.tar_seed(spec.guest_id, spec.identity, hosts, dhcp=True))
-    return seed.cloud_config(spec.guest_id, spec.identity, hosts)
-
-
-def _flavor(connection: Any, wanted: str, memory: int, cpus: float) -> str:
-    if wanted:
-        found = connection.compute.find_flavor(wanted)
-        if found is None:
-            raise InfrastructureError(f"there is no flavor {wanted!r}", permanent=True)
-        return str(found.id)
-    fitting = [each for each in connection.compute.flavors() if each.ram >= max(memory, 256) and each.vcpus >= cpus]
-    if not fitting:
-        raise InfrastructureError(f"no flavor has {memory} MiB and {cpus:g} processors", permanent=True)
-    return str(min(fitting, key=lambda each: (each.ram, each.vcpus, each.disk)).id)
-
-
-def _networks(connection: Any, wanted: str) -> Any:
-    if wanted in ("auto", "none"):
-        return wanted
-    found = connection.network.find_network(wanted)
-    if found is None:
-        raise InfrastructureError(f"there is no network {wanted!r}", permanent=True)
-    return [{"uuid": found.id}]
-
-
-def _ensure_keypair(connection: Any, name: str, public: str) -> None:
-    pair = _keypair_name(name)
-    if public and connection.compute.find_keypair(pair) is None:
-        connection.compute.create_keypair(name=pair, public_key=public.strip())
-
-
-def _keypair_name(name: str) -> str:
-    """Key pairs may not have dots in their names; the digest keeps `a.b` and `a-b` apart."""
-    return f"{re.sub('[^A-Za-z0-9_-]', '-', name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _ensure_group(connection: Any, name: str, policy: str) -> str:
-    for group in connection.compute.server_groups():
-        if group.name == name:
-            return str(group.id)
-    return str(connection.compute.create_server_group(name=name, policy=policy).id)
-
-
-def _delete_groups(connection: Any, *, name: str) -> None:
-    for group in list(connection.compute.server_groups()):
-        if group.name == name:
-            connection.compute.delete_server_group(group.id, ignore_missing=True)

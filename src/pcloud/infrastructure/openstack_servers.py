@@ -1,7 +1,8 @@
 """Servers as Nova lists them: what their states mean, and one shared look at all of them.
 
 Owns the poll: however many guests are waited for, there is one list call at a time, and its answer serves everybody who
-asked before it was sent. Sources: Nova's API guide, "Server concepts" (states), compute API reference.
+asked before it was sent. Whatever a list was asked for, it is compared with the one before, so that no change is missed
+between two polls. Sources: Nova's API guide, "Server concepts" (states), compute API reference.
 """
 
 from __future__ import annotations
@@ -75,6 +76,14 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What is different in a list from the one before."""
+
+    name: str
+    state: GuestState
+    reason: str
+
+
 class Servers:
     """All servers of ours, by name."""
 
@@ -83,12 +92,17 @@ class Servers:
         self._prefix = prefix
         self._next: asyncio.Future[dict[str, list[Server]]] | None = None
         self._current: asyncio.Task[None] | None = None
+        self._known: dict[str, tuple[GuestState, str]] = {}
+        """Name → (state, id) as the newest list had it."""
+        self._changes: dict[str, Change] = {}
+        """The newest change of each name that nobody has taken yet."""
+        self._changed = asyncio.Event()
         self.calls = 0
         """List calls made so far."""
 
     async def all(self) -> dict[str, list[Server]]:
         """Return the servers of ours by name, seen after this was called. More than one of a name is a create that was
-        repeated; the oldest comes first."""
+        repeated; the one to keep comes first: not in ERROR, then the oldest."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
         waiting = self._next
@@ -101,6 +115,36 @@ class Servers:
         found = (await self.all()).get(name)
         return found[0] if found else None
 
+    async def changes(self, timeout: float) -> list[Change]:
+        """Return the changes since the last call, after `timeout` seconds at the latest, when there may be none."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        except TimeoutError:
+            return []
+        self._changed.clear()
+        taken, self._changes = list(self._changes.values()), {}
+        return taken
+
+    def _compare(self, found: dict[str, list[Server]]) -> None:
+        for name in self._known.keys() - found.keys():
+            del self._known[name]
+            self._note(name, GuestState.ABSENT, "deleted")
+        for name, servers in found.items():
+            server = servers[0]
+            now, former = (server.state, server.id), self._known.get(name)
+            if server.state is GuestState.UNKNOWN or former == now:
+                continue
+            self._known[name] = now
+            fault = f"error: {server.fault}".rstrip(": ")
+            reason = {"ERROR": fault, "SHUTOFF": "shutdown"}.get(server.status, "seen")
+            replaced = former is not None and former[1] != server.id
+            self._note(name, server.state, "replaced" if replaced and reason == "seen" else reason)
+
+    def _note(self, name: str, state: GuestState, reason: str) -> None:
+        self._changes[name] = Change(name=name, state=state, reason=reason)
+        self._changed.set()
+
     async def _look(self) -> None:
         while self._next is not None:
             waiting, self._next = self._next, None
@@ -110,6 +154,7 @@ class Servers:
                 waiting.set_exception(error)
                 waiting.exception()  # nobody may be waiting any more
             else:
+                self._compare(found)
                 waiting.set_result(found)
 
     def _list(self, connection: Any) -> dict[str, list[Server]]:
@@ -120,7 +165,7 @@ class Servers:
             if server.state is not GuestState.ABSENT and server.name.startswith(self._prefix):
                 found.setdefault(server.name, []).append(server)
         for servers in found.values():
-            servers.sort(key=lambda server: (server.created, server.id))
+            servers.sort(key=lambda server: (server.status == "ERROR", server.created, server.id))
         return found
 
 

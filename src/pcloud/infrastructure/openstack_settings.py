@@ -10,6 +10,8 @@ class OpenStackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     cloud: str = ""
     """Name in `clouds.yaml`; empty takes `OS_CLOUD` or the `OS_*` variables."""
+    username: str = ""
+    """In whose name guests are made; the engine sets it to the deployable's `username`."""
     region: str = ""
     prefix: str = "pcloud-"
     """Begins the names of all that is ours: two daemons in one project need two prefixes."""
@@ -29,3 +31,5 @@ class OpenStackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """For one HTTP request."""
     delete_timeout: float = 120.0
     """Until a server that is to be gone must be seen to be gone."""
+    keep_images: bool = False
+    """Whether images stay in Glance when no server of ours is made from them any longer."""

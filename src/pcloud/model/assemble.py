@@ -46,7 +46,7 @@ def resource_defaults(catalogue: Catalogue, template: str, image: str) -> Resolv
 
 def default_transport(monitor: str) -> str:
     """The transport of assemblies that name none: active monitoring has an agent, passive has sshd."""
-    return "ssh" if monitor == "pm" else "remote"
+    return {"pm": "ssh", "none": "none"}.get(monitor, "remote")
 
 
 def constraint_id(first: str, then: str) -> str:
@@ -92,7 +92,7 @@ class Assembler:
         if values is INVALID:
             return Assembly(name=name)
         path = join("assemblies", name)
-        simple = ("uuid", "image", "arch", "agent", "memory", "cpus")
+        simple = ("uuid", "image", "arch", "agent", "memory", "cpus", "saved_state")
         timeouts = values.get("timeouts", {})
         image = values.get("image", "")
         files = {at: part for at, part in values.get("files", {}).items() if part is not INVALID}

@@ -73,6 +73,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the service's processes where the agent can not ask systemd for them: their exit triggers the monitor."""
     after: tuple[str, ...] = ()
     """Names of resources of the same assembly that start before this one and stop after it."""
+    attached: bool = False
+    """Added to a guest that is there: its image is not made for it. Set by stacks, not by documents."""
 
 
 class FileAttributes(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +84,28 @@ class FileAttributes(msgspec.Struct, frozen=True, kw_only=True):
     mode: int = 0o644
     owner: str = "root:root"
     """`USER` or `USER:GROUP`, names or numbers, as the image knows them."""
+
+
+class SeedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that one guest alone gets when it is made; never part of an image, gone with the guest."""
+
+    path: str
+    content: str
+    mode: int = 0o600
+
+
+class FirewallRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What may pass. Replies always may."""
+
+    direction: str = "in"
+    """`in` or `out`."""
+    protocol: str = ""
+    """`tcp`, `udp`, `icmp`, or empty for all."""
+    first: int = 0
+    last: int = 0
+    """First and last port of tcp and udp; 0 and 0 are all ports."""
+    network: str = ""
+    """Address of the other side as ADDRESS/PREFIX; empty is any."""
 
 
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +138,7 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     agent: str = "pcloud"
     """`pcloud` (ours) or `pacemaker` (Debian's pacemaker-remoted)."""
     transport: str = "remote"
-    """`remote` (Pacemaker Remote) or `ssh`."""
+    """`remote` (Pacemaker Remote), `ssh`, or `none`: the infrastructure's word on the guest is all there is."""
     memory: int = 0
     """MiB; 0 leaves it to the infrastructure."""
     cpus: float = 0.0
@@ -123,6 +147,16 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until the guest's agent must answer."""
     stop_timeout: float = 30.0
     """Seconds an orderly shut-down may take before the guest is destroyed."""
+    saved_state: bool = False
+    """Whether its starts restore the state it had when it first booted, instead of booting; it then keeps nothing."""
+
+    seed: tuple[SeedFile, ...] = ()
+    """What is this guest's alone (user data, keys); a change makes the guest anew. Set by stacks, not by documents."""
+    addresses: tuple[str, ...] = ()
+    """Further addresses, `ADDRESS/PREFIX`, that the guest has from its start on. Set by stacks, not by documents."""
+    firewall: tuple[FirewallRule, ...] | None = None
+    """What may reach the guest; None lets everything pass. Once there is a rule for `out`, nothing else goes out. Set by
+    stacks, not by documents."""
 
     def attributes_of(self, path: str) -> FileAttributes:
         """Return the permissions and owner of one of the files."""
@@ -157,7 +191,8 @@ class Deployable(msgspec.Struct, frozen=True, kw_only=True):
     username: str = ""
     """The user in whose name guests are made, where an infrastructure knows users (OpenStack)."""
     monitor: str = "am"
-    """`am` (active: an agent in the guest) or `pm` (passive: sshd); the default of the assemblies' transport."""
+    """`am` (active: an agent in the guest), `pm` (passive: sshd) or `none` (by the infrastructure alone); the default of
+    the assemblies' transport."""
     assemblies: tuple[Assembly, ...] = ()
     constraints: tuple[ServiceDependency, ...] = ()
     escalation: Escalation = Escalation(failures=3, period=3600.0)

@@ -143,13 +143,21 @@ ASSEMBLY: Final = Table(
     ),
     Key(
         "transport",
-        Choice(("remote", "ssh")),
-        "How the guest is monitored: the agent's protocol, or sshd.",
-        default="`remote`, or `ssh` where the deployable says `monitor: pm`",
+        Choice(("remote", "ssh", "none")),
+        "How the guest is monitored: the agent's protocol, sshd, or by its infrastructure alone (no resources then).",
+        default="`remote`; `ssh` where the deployable says `monitor: pm`, `none` where it says `none`",
         example="ssh",
     ),
     Key("memory", Size(16, 64 * 1024 * 1024), "Memory limit.", default="the infrastructure's", example="512M"),
     Key("cpus", Number(0.01, 4096.0), "Cores, such as `0.5`.", default="the infrastructure's", example="0.5"),
+    Key(
+        "saved_state",
+        Boolean(),
+        "Starts restore the state that the guest had when it first booted, instead of booting it (`libvirt`): quicker, and "
+        "it keeps nothing.",
+        default="`false`",
+        example="true",
+    ),
     Key("timeouts", ASSEMBLY_TIMEOUTS, "How long the guest's start and stop may take (below).", example="{start: 5m}"),
     Key("uuid", uuid, "An identifier that other software gave it.", example="2f1c7a90-6d0b-4c59-8f0e-0d1f6a3b7c11"),
 )
@@ -198,8 +206,8 @@ DEPLOYABLE: Final = Table(
     ),
     Key(
         "monitor",
-        Choice(("am", "pm")),
-        "`am`: active, an agent in each guest; `pm`: passive, sshd.",
+        Choice(("am", "pm", "none")),
+        "`am`: active, an agent in each guest; `pm`: passive, sshd; `none`: by the infrastructure alone.",
         default="`am`",
         example="pm",
     ),

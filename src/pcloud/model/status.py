@@ -30,6 +30,8 @@ class AssemblyStatus(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     since: float = 0.0
     resources: tuple[ResourceStatus, ...] = ()
+    answers: bool = False
+    """Whether the guest runs and its agent answers, whatever its resources do."""
 
 
 class DeployableStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,5 +44,7 @@ class DeployableStatus(msgspec.Struct, frozen=True, kw_only=True):
     target: str = "started"
     """What it shall be: `started` or `stopped`."""
     paused: bool = False
+    change: str = ""
+    """What was applied last and is not brought about, while what ran before goes on: `building` its images, or `failed`."""
     since: float = 0.0
     assemblies: tuple[AssemblyStatus, ...] = ()

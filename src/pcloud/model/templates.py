@@ -92,6 +92,13 @@ class Template(msgspec.Struct, frozen=True, kw_only=True):
                     f"{what}, so the template '{self.name}' can not be applied",
                     hint=did_you_mean(distribution, self.known) or "give the resource a class and a type instead",
                 )
+            if found is not None and not found.name:
+                raise NotFound.of(
+                    "UNKNOWN_DISTRIBUTION",
+                    f"it is not known which distribution {quote(distribution)} is, so the template '{self.name}' can not "
+                    "be applied",
+                    hint="import the image again with --like, or give the resource a class and a type instead",
+                )
             raise NotFound.of(
                 "TEMPLATE_NOT_FOR_DISTRIBUTION",
                 f"the template '{self.name}' says nothing about {found.description or found.name}",
@@ -104,11 +111,18 @@ class Template(msgspec.Struct, frozen=True, kw_only=True):
 class Catalogue:
     """Templates and distributions that readers and writers look things up in. Immutable."""
 
-    def __init__(self, templates: Mapping[str, Template], distributions: Mapping[str, Distribution]) -> None:
+    def __init__(
+        self,
+        templates: Mapping[str, Template],
+        distributions: Mapping[str, Distribution],
+        imported: frozenset[str] = frozenset(),
+    ) -> None:
         self.templates = MappingProxyType(dict(templates))
         """By name and by alias."""
         self.distributions = MappingProxyType(dict(distributions))
         """By name and by alias."""
+        self.imported = imported
+        """Those names of `distributions` that are images made by others: they are used as they are."""
         self._resolved: dict[tuple[str, str], ResolvedTemplate | PcloudError] = {}
 
     def resolve(self, template: str, image: str) -> ResolvedTemplate:
@@ -131,6 +145,15 @@ class Catalogue:
             message = f"there is no resource template {quote(template)}"
             raise NotFound.of("UNKNOWN_TEMPLATE", message, hint=did_you_mean(template, self.templates))
         return found.resolve(image)
+
+    def with_images(self, images: Mapping[str, str]) -> Catalogue:
+        """Return a catalogue that knows these images made by others: name → the distribution in it, by name or alias; empty,
+        or unknown here, where nobody said which."""
+        mine = {name: found for name, found in self.distributions.items() if name not in self.imported}
+        blank = Distribution(name="", family="", id="", version="")
+        known = {**{name: mine.get(like, blank) for name, like in images.items()}, **mine}
+        templates = {name: msgspec.structs.replace(one, known=known) for name, one in self.templates.items()}
+        return Catalogue(templates, known, frozenset(images.keys() - mine.keys()))
 
     def packages_for(self, assembly: Assembly) -> tuple[str, ...]:
         """The packages of an assembly's image: its own, then those of its resources' templates, each once. Templates that

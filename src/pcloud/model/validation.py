@@ -3,8 +3,9 @@ no cycle, agents are complete. Pure.
 
 The form of single values is checked where they are read (`pcloud.model.kinds`); who builds a deployable by hand sends it
 through `pcloud.model.manifest.checked`, which does both. Codes: UNKNOWN_ASSEMBLY, UNKNOWN_RESOURCE, UNKNOWN_TEMPLATE,
-UNKNOWN_IMAGE, UNKNOWN_DISTRIBUTION, TEMPLATE_NOT_FOR_DISTRIBUTION, UNKNOWN_WORD, INVALID_REFERENCE, SELF_REFERENCE,
-DEPENDENCY_CYCLE, DUPLICATE_NAME, MISSING_KEY, MISSING_IMAGE, CONFLICTING_KEYS, RESERVED_NAME, OUT_OF_RANGE.
+UNKNOWN_IMAGE, IMAGE_IS_A_DISK, IMAGE_AS_IT_IS, UNKNOWN_DISTRIBUTION, TEMPLATE_NOT_FOR_DISTRIBUTION, UNKNOWN_WORD,
+INVALID_REFERENCE, SELF_REFERENCE, DEPENDENCY_CYCLE, DUPLICATE_NAME, MISSING_KEY, MISSING_IMAGE,
+CONFLICTING_KEYS, RESERVED_NAME, OUT_OF_RANGE.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ class _Validation:
                 self.add("SELF_REFERENCE", message, f"{path}.after.{other}")
             else:
                 self.known_assembly(other, f"{path}.after.{other}")
+        if assembly.transport == "none" and assembly.resources:
+            message = "an assembly whose transport is 'none' can hold no resources: nobody could start them"
+            self.add("CONFLICTING_KEYS", message, f"{path}.transport", "use 'remote' or 'ssh'")
         inside = {resource.name for resource in assembly.resources}
         for resource in assembly.resources:
             self.resource(assembly, resource, inside, f"{path}.resources.{resource.name}")
@@ -87,6 +91,22 @@ class _Validation:
             message = f"there is no image {quote(assembly.image)}"
             hint = self.near(assembly.image, self.catalogue.distributions)
             self.add("UNKNOWN_IMAGE", message, f"{path}.image", hint)
+        elif assembly.image in self.catalogue.imported:
+            self.imported(assembly, path)
+
+    def imported(self, assembly: Assembly, path: str) -> None:
+        """An image made by others is a disk, and used as it is."""
+        what = f"the image {quote(assembly.image)} was imported"
+        if self.deployable.infrastructure == "lxc":
+            message = f"{what}: it is a disk, which containers are not made from"
+            self.add("IMAGE_IS_A_DISK", message, f"{path}.image", "use an infrastructure of machines, such as libvirt")
+        for key in ("packages", "files", "commands"):
+            if getattr(assembly, key):
+                message = f"{what} and is used as it is: nothing can be put into it here"
+                self.add("IMAGE_AS_IT_IS", message, f"{path}.{key}", "put it into the image, or build one from a JEOS")
+        if assembly.transport == "remote" and assembly.agent == "pcloud":
+            message = f"{what} and does not hold our agent"
+            self.add("IMAGE_AS_IT_IS", message, f"{path}.transport", "write `transport: ssh`")
 
     def known_assembly(self, name: str, path: str) -> bool:
         if name not in self.assemblies:

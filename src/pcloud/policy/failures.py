@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec.structs import replace
 
 from pcloud.events.event import Severity
@@ -11,66 +13,88 @@ from pcloud.policy.outcome import Outcome
 from pcloud.policy.state import Fault, Health
 
 
-def service_failed(outcome: Outcome, subject: str, rule: Escalation, what: str) -> None:
-    """Count a failure of a service; escalate to its guest when it was one too many."""
+def service_failed(outcome: Outcome, subject: str, rule: Escalation, what: str, *, since: float = math.inf) -> None:
+    """Count a failure of a service; escalate to its guest when it was one too many. All failures from `since` on count."""
     assembly = subject.partition("/")[0]
     shown = subject.removesuffix("!configure")
-    memory, escalates, number = escalation.count(outcome.state.memory, shown, rule, outcome.now)
+    memory, escalates, number = escalation.count(outcome.state.memory, shown, rule, outcome.now, since=since)
     outcome.state = replace(outcome.state, memory=memory)
     if not escalates:
         outcome.apply(
             "RESTART_RESOURCE",
             shown,
-            f"failure {number} of {rule.failures} within {rule.period:g} s: restart it where it is",
+            f"failure {number} of {rule.failures} {_span(rule, since)}: restart it where it is",
         )
         return
-    why = f"{shown} failed {number} times within {rule.period:g} s ({what})"
+    why = f"{shown} failed {number} times {_span(rule, since)} ({what})"
     outcome.apply("ESCALATE_TO_ASSEMBLY", shown, f"{why}: the guest {assembly} is restarted, counting starts afresh")
     outcome.tell(
         "escalation", shown, "failed", f"{why}; escalated to its guest {assembly}",
         severity=Severity.WARNING, level="assembly", failures=number, period=rule.period,
     )  # fmt: skip
-    guest_failed(outcome, assembly, Fault.ESCALATED, why, signal="escalation")
+    guest_failed(outcome, assembly, Fault.ESCALATED, why, signal="escalation", since=since)
 
 
-def guest_failed(outcome: Outcome, assembly: str, fault: Fault, why: str, *, signal: str) -> None:
-    """Count a failure of a guest and mark it for a restart; escalate to the deployable when it was one too many."""
+def guest_failed(
+    outcome: Outcome, assembly: str, fault: Fault, why: str, *, signal: str, since: float = math.inf
+) -> None:
+    """Count a failure of a guest and mark it for a restart; escalate to the deployable when it was one too many. All
+    failures from `since` on count."""
     state = outcome.state
     if state.guest(assembly).fault is not Fault.NONE:
         mark(outcome, assembly, max(fault, state.guest(assembly).fault, key=_gravity), why, signal=signal)
         return
-    rule = state.deployable.assembly(assembly).escalation if not state.is_leaving(assembly) else None
     mark(outcome, assembly, fault, why, signal=signal)
-    if rule is None:
+    _count_guest(outcome, assembly, why, since)
+
+
+def guest_not_started(outcome: Outcome, assembly: str, what: str, *, took: float) -> None:
+    """Note that a guest did not start, after so many seconds: wait; escalate to the deployable when it was one too many."""
+    must_wait(outcome, assembly, what, took=took)
+    _count_guest(outcome, assembly, what, outcome.state.memory.backoff[assembly].began)
+
+
+def guest_not_reached(outcome: Outcome, assembly: str, what: str, *, took: float) -> None:
+    """Note that a guest that was started never answered within so many seconds: it is isolated and started again at once."""
+    memory, _ = escalation.wait(outcome.state.memory, assembly, outcome.now, took=took, at_once=True)
+    outcome.state = replace(outcome.state, memory=memory)
+    since = memory.backoff[assembly].began
+    guest_failed(outcome, assembly, Fault.UNREACHABLE, what, signal="transport", since=since)
+
+
+def _count_guest(outcome: Outcome, assembly: str, why: str, since: float) -> None:
+    state = outcome.state
+    if state.is_leaving(assembly):
         return
-    memory, escalates, number = escalation.count(state.memory, assembly, rule, outcome.now)
-    outcome.state = replace(outcome.state, memory=replace(outcome.state.memory, failures=memory.failures))
+    rule = state.deployable.assembly(assembly).escalation
+    memory, escalates, number = escalation.count(state.memory, assembly, rule, outcome.now, since=since)
+    outcome.state = replace(state, memory=memory)
     if not escalates:
         outcome.apply(
             "RESTART_ASSEMBLY",
             assembly,
-            f"failure {number} of {rule.failures} within {rule.period:g} s: restart the guest",
+            f"failure {number} of {rule.failures} {_span(rule, since)}: restart the guest",
         )
         return
-    reason = f"the guest {assembly} failed {number} times within {rule.period:g} s ({why})"
+    reason = f"the guest {assembly} failed {number} times {_span(rule, since)} ({why})"
     outcome.apply("ESCALATE_TO_DEPLOYABLE", assembly, f"{reason}: all of the deployable is restarted in order")
     outcome.tell(
         "escalation", assembly, "failed", f"{reason}; escalated to the deployable",
         severity=Severity.WARNING, level="deployable", failures=number, period=rule.period,
     )  # fmt: skip
-    deployable_failed(outcome, assembly, reason)
+    deployable_failed(outcome, assembly, reason, since=since)
 
 
-def deployable_failed(outcome: Outcome, assembly: str, why: str) -> None:
+def deployable_failed(outcome: Outcome, assembly: str, why: str, *, since: float = math.inf) -> None:
     """Restart everything in order; when that was one too many, move the guest elsewhere, or give up and say so once."""
     deployable = outcome.state.deployable
     rule = deployable.escalation
-    memory, exhausted, number = escalation.count(outcome.state.memory, "", rule, outcome.now)
+    memory, exhausted, number = escalation.count(outcome.state.memory, "", rule, outcome.now, since=since)
     outcome.state = replace(outcome.state, memory=memory)
     if exhausted:
         elsewhere = relocate(outcome, assembly)
         if not elsewhere:
-            reason = f"restarted as a whole {number - 1} times within {rule.period:g} s and still failing: {why}"
+            reason = f"restarted as a whole {number - 1} times {_span(rule, since)} and still failing: {why}"
             outcome.memory(gave_up=reason)
             outcome.apply("GIVE_UP", "", f"{reason}; no other place to run it, so recovery stops until `recover`")
             outcome.tell("deployable.state", "", "failed", reason, severity=Severity.CRITICAL, final=True)
@@ -86,7 +110,7 @@ def deployable_failed(outcome: Outcome, assembly: str, why: str) -> None:
 def relocate(outcome: Outcome, assembly: str) -> tuple[str, ...]:
     """Exclude the place where a guest runs; return the places that remain, nothing when it was the last."""
     state = outcome.state
-    gone = {*state.memory.excluded.get(assembly, ()), state.guest(assembly).place}
+    gone = {*state.memory.excluded.get(assembly, ()), state.guest(assembly).place or state.next_place(assembly)}
     remaining = tuple(place for place in state.places if place not in gone)
     if remaining:
         outcome.memory(excluded={**state.memory.excluded, assembly: tuple(sorted(gone - {""}))})
@@ -103,10 +127,10 @@ def mark(outcome: Outcome, assembly: str, fault: Fault, why: str, *, signal: str
     outcome.decide = True
 
 
-def must_wait(outcome: Outcome, subject: str, what: str) -> None:
-    """Note that a start failed and how long nothing is tried."""
+def must_wait(outcome: Outcome, subject: str, what: str, *, took: float = 0.0) -> None:
+    """Note that a start failed after so many seconds, and how long nothing is tried."""
     shown = subject.removesuffix("!configure")
-    memory, seconds = escalation.wait(outcome.state.memory, shown, outcome.now)
+    memory, seconds = escalation.wait(outcome.state.memory, shown, outcome.now, took=took)
     outcome.state = replace(outcome.state, memory=memory)
     attempts = memory.backoff[shown].attempts
     outcome.apply("BACK_OFF", shown, f"{what}: attempt {attempts} failed, the next one in {seconds:g} s")
@@ -130,6 +154,10 @@ def forget_services(outcome: Outcome, assembly: str, health: Health) -> None:
         if subject.partition("/")[0] == assembly:
             services[subject] = replace(service, health=health, monitored=0.0, rc=0)
     outcome.state = replace(outcome.state, services=services)
+
+
+def _span(rule: Escalation, since: float) -> str:
+    return f"within {rule.period:g} s" if math.isinf(since) else f"within {rule.period:g} s or in a row"
 
 
 def _gravity(fault: Fault) -> int:

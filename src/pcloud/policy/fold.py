@@ -27,6 +27,7 @@ from pcloud.policy.observation import (
     Observation,
     Operated,
     Recover,
+    Restart,
     SecondOpinion,
     Tick,
 )
@@ -73,6 +74,16 @@ def _recover(outcome: Outcome, seen: Recover) -> None:
     )
     outcome.apply("RECOVER", prefix, f"{seen.why}: counters, waits and verdicts are forgotten")
     outcome.tell("recover", prefix, "", seen.why, severity=Severity.NOTICE)
+
+
+def _restart(outcome: Outcome, seen: Restart) -> None:
+    if all(seen.assembly != assembly.name for assembly in outcome.state.deployable.assemblies):
+        return
+    outcome.tell(
+        "escalation", seen.assembly, "failed", f"{seen.why}; the guest is restarted",
+        severity=Severity.WARNING, level="assembly", signal="alarm",
+    )  # fmt: skip
+    failures.guest_failed(outcome, seen.assembly, Fault.ESCALATED, seen.why, signal="alarm")
 
 
 # --- guests
@@ -145,6 +156,8 @@ def _guest_acted(outcome: Outcome, seen: GuestActed) -> None:
             if guest.failed_at:
                 data |= {"recovered": round(now - guest.failed_at, 3), "signal": guest.signal, "cause": guest.reason}
             reason = f"the guest answers at {guest.address}"
+            if any(a.name == name and a.transport == "none" for a in outcome.state.assemblies()):
+                reason = "the infrastructure says that the guest runs; nothing else is watched (transport none)"
             outcome.tell("assembly.state", name, "running", reason, **data)
             outcome.guest(name, failed_at=0.0, reason="", signal="")
             # Only now may the scheduler know what runs inside: it probes before it starts anything.
@@ -188,13 +201,14 @@ def _guest_action_failed(outcome: Outcome, seen: GuestActed) -> None:
         case "start":
             # It may run all the same (no address, say): the infrastructure is asked before anything is concluded.
             failed_at = outcome.state.guest(name).failed_at or outcome.now
-            outcome.guest(name, power=Power.UNKNOWN, link=Link.NONE, probed=False, failed_at=failed_at)
+            tried = outcome.state.next_place(name)
+            outcome.guest(name, power=Power.UNKNOWN, link=Link.NONE, probed=False, failed_at=failed_at, place=tried)
             if seen.permanent:
                 failures.unrecoverable(outcome, name, what)
             else:
-                failures.must_wait(outcome, name, what)
+                failures.guest_not_started(outcome, name, what, took=seen.seconds)
         case "connect":
-            failures.guest_failed(outcome, name, Fault.UNREACHABLE, what, signal="transport")
+            failures.guest_not_reached(outcome, name, what, took=seen.seconds)
         case _:
             # A guest that can not be stopped: isolation is tried again until it is confirmed.
             failures.must_wait(outcome, name, what)
@@ -292,8 +306,9 @@ def _operated(outcome: Outcome, seen: Operated) -> None:
             if not seen.error and seen.rc in UNRECOVERABLE:
                 failures.unrecoverable(outcome, subject, f"{UNRECOVERABLE[seen.rc]}: {_outcome_of(seen)}")
             else:
-                failures.must_wait(outcome, subject, what)
-                failures.service_failed(outcome, subject, resource.escalation, what)
+                failures.must_wait(outcome, subject, what, took=seen.seconds)
+                since = outcome.state.memory.backoff[subject.removesuffix("!configure")].began
+                failures.service_failed(outcome, subject, resource.escalation, what, since=since)
         case "stop" if not failed or (seen.rc == NOT_INSTALLED and not seen.error):
             # What is not installed does not run, as Pacemaker sees it too.
             outcome.service(subject, health=Health.STOPPED, rc=0, monitored=0.0, since=outcome.now)
@@ -441,6 +456,7 @@ def _tick(outcome: Outcome, seen: Tick) -> None:
 _HANDLERS: dict[type[Any], Callable[[Outcome, Any], None]] = {
     Configured: _configured,
     Recover: _recover,
+    Restart: _restart,
     GuestSeen: _guest_seen,
     GuestActed: _guest_acted,
     LinkLost: _link_lost,

@@ -94,6 +94,13 @@ class Recover(msgspec.Struct, frozen=True, kw_only=True):
     why: str = "the operator asked to try again"
 
 
+class Restart(msgspec.Struct, frozen=True, kw_only=True):
+    """Something outside, such as an alarm, found a guest at fault."""
+
+    assembly: str
+    why: str
+
+
 class Blocked(msgspec.Struct, frozen=True, kw_only=True):
     """The scheduler gave no answer for this state."""
 
@@ -114,6 +121,7 @@ Observation = (
     | Operated
     | InfrastructureState
     | Recover
+    | Restart
     | Blocked
     | Tick
 )

@@ -68,6 +68,8 @@ class Backoff(msgspec.Struct, frozen=True):
     attempts: int = 0
     until: float = 0.0
     """Wall-clock time before which nothing is tried."""
+    began: float = 0.0
+    """When the first of these attempts failed: failures from then on count together, however long they are apart."""
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +173,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     def service(self, subject: str) -> Service:
         """Return what is known of a service or configure step."""
         return self.services.get(subject, _NEVER_SEEN)
+
+    def next_place(self, assembly: str) -> str:
+        """Return where a guest would be started: the first place it was not moved away from; empty when none is known."""
+        excluded = self.memory.excluded.get(assembly, ())
+        return next((place for place in self.places if place not in excluded), "")
 
     def is_leaving(self, assembly: str, resource: str = "") -> bool:
         """Tell whether an assembly, or a resource of it, is to be stopped for good."""

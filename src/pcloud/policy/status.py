@@ -79,6 +79,7 @@ def _assembly(state: State, assembly: Assembly, now: float) -> AssemblyStatus:
         failures=escalation.recent(state.memory, assembly.name, assembly.escalation, now),
         since=max((guest.since, *(r.since for r in resources))),
         resources=resources,
+        answers=guest.power is Power.ON and guest.link is Link.CONNECTED,
     )
 
 

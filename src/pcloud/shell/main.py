@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pcloud.shell import simulate_command, stack_commands
+from pcloud.shell import drill_command, simulate_command, stack_commands
 from pcloud.shell.commands import daemon, deployables, history, library
 from pcloud.shell.exits import Exit, exit_code
 from pcloud.shell.framework import Command, Group, Session
@@ -54,6 +54,7 @@ cli.add(
     deployables.delete,
 )
 cli.add("What happened, and why", history.events, history.explain, simulate_command.simulate, simulate_command.replay)
+cli.add("Drills", drill_command.drill, drill_command.drills)
 cli.add("What they are made from", library.image, library.assembly, library.template, library.console)
 cli.add("Stacks from templates", stack_commands.stack, stack_commands.access_key)
 cli.add("Access and comfort", library.token, daemon.completion)

@@ -23,6 +23,7 @@ from pcloud.shell.verbs import Verb
 ENVIRONMENT = {
     "PCLOUD_URL": "Where the daemon answers; http://127.0.0.1:8780 unless set.",
     "PCLOUD_TOKEN": "The access token. Unless set it is read from $PCLOUD_HOME/token.",
+    "PCLOUD_CA": "A certificate (PEM) that is trusted for https. Unless set: $PCLOUD_HOME/tls/certificate.pem.",
     "PCLOUD_HOME": "The state folder of a daemon on this machine; /var/lib/pcloud unless set.",
     "NO_COLOR": "When set to anything, nothing is coloured.",
 }

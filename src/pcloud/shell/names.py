@@ -33,7 +33,7 @@ def names(client: Client, kind: str, before: Sequence[str]) -> list[str]:
                 one if isinstance(one, str) else one["name"] for one in known if isinstance(one, str) or "name" in one
             ]
         case "monitor":
-            return ["am", "pm"]
+            return ["am", "none", "pm"]
         case "command":
             return list(VERBS)
     return []

@@ -5,10 +5,11 @@ Colour only on a terminal, and never with $NO_COLOR; text of a table that goes i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -80,6 +81,18 @@ def json_line(value: Any) -> None:
 def note(text: str) -> None:
     """Say something beside the result: on standard error."""
     click.echo(clean(text, lines=True), err=True)
+
+
+@contextlib.contextmanager
+def sending(file: BinaryIO, size: int, what: str) -> Iterator[BinaryIO]:
+    """A file whose reading is shown as progress, on a terminal."""
+    if not sys.stderr.isatty():
+        yield file
+        return
+    from rich.progress import wrap_file
+
+    with wrap_file(file, size, description=what, console=console(stderr=True), transient=True) as shown:
+        yield shown
 
 
 def done(text: str) -> None:

@@ -280,7 +280,13 @@ TABLE: tuple[Verb, ...] = (
             Argument(
                 "USER", "new", "the user in whose name guests are made, where an infrastructure knows users", True
             ),
-            Argument("MONITOR", "monitor", "am: an agent in the guest; pm: plain sshd", True, "am"),
+            Argument(
+                "MONITOR",
+                "monitor",
+                "am: an agent in the guest; pm: plain sshd; none: the infrastructure alone",
+                True,
+                "am",
+            ),
         ),
         help="Make a deployable without assemblies.",
         example="deployable_create dep1",

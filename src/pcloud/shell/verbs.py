@@ -108,8 +108,8 @@ def _check(verb: Verb, argument: Argument, word: str) -> None:
         wanted = "a whole number above 0"
     elif argument.kind == "seconds" and not _positive(word):
         wanted = "a number of seconds above 0"
-    elif argument.kind == "monitor" and word not in {"am", "pm"}:
-        wanted = "am (an agent in the guest) or pm (plain sshd)"
+    elif argument.kind == "monitor" and word not in {"am", "pm", "none"}:
+        wanted = "am (an agent in the guest), pm (plain sshd) or none (by the infrastructure alone)"
     elif not word or not word.isprintable():
         wanted = "a name"
     if wanted:

@@ -34,6 +34,9 @@ BUILDS = frozenset({"jeos.build", "deployable.images"})
 DEAD = frozenset({ResourceState.FAILED, ResourceState.UNRECOVERABLE})
 
 
+_AGAIN = "what ran before goes on; apply a corrected document, or `pcloud reload` it when the cause is mended"
+
+
 class Failed(PcloudError):
     """What was waited for can not happen any more."""
 
@@ -187,6 +190,8 @@ def for_state(
             show.status(status)
             stale = before is not None and (status.state, status.since) == (before.state, before.since)
             waits = building is not None or (stale and time.monotonic() - settled < SETTLE)
+            if not waits and status.change == "failed" and goal == ResourceState.RUNNING:
+                raise Failed(Problem(code="CHANGE_FAILED", message=f"{name}: {status.reason}", hint=_AGAIN))
             if not waits and _arrived(client, patience, status, goal):
                 return status
         if passed >= timeout:

@@ -117,7 +117,7 @@ class _DryRun:
         self._environment = Environment(
             clock=self._clock,
             infrastructure=SimulatedInfrastructure(self._world),
-            transports={name: SimulatedTransport(self._world) for name in ("remote", "ssh")},
+            transports={name: SimulatedTransport(self._world) for name in ("remote", "ssh", "none")},
             scheduler=self._scheduler,
             journal=self._notes,
             brake=Brake(8),

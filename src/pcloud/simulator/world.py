@@ -110,7 +110,7 @@ class World:
         """End a guest; its watchers are told."""
         guest = self.guests[guest_id]
         self._off(guest)
-        self._tell(guest, "killed")
+        self.tell(guest, "killed")
 
     def freeze(self, guest_id: str) -> None:
         """Nothing in the guest executes any more; its transport falls silent."""
@@ -135,8 +135,13 @@ class World:
         """Return the guest of a spec, made where needed."""
         guest = self.guests.get(spec.guest_id)
         if guest is None or guest.digest != spec.digest:
+            boots = 0
+            if guest is not None:
+                self._off(guest)
+                boots = guest.boots
             self._addresses += 1
-            guest = SimulatedGuest(spec.guest_id, f"10.0.{self._addresses // 250}.{self._addresses % 250}", spec.digest)
+            address = f"10.0.{self._addresses // 250}.{self._addresses % 250}"
+            guest = SimulatedGuest(spec.guest_id, address, spec.digest, boots=boots)
             self.guests[spec.guest_id] = guest
         return guest
 
@@ -157,7 +162,8 @@ class World:
         for connection in tuple(guest.connections):
             connection.lose(why)
 
-    def _tell(self, guest: SimulatedGuest, reason: str) -> None:
+    def tell(self, guest: SimulatedGuest, reason: str) -> None:
+        """Tell the watchers of a guest's state."""
         event = GuestEvent(guest_id=guest.guest_id, state=guest.info.state, reason=reason)
         for watcher in self.watchers:
             watcher.put_nowait(event)
@@ -211,6 +217,7 @@ class SimulatedInfrastructure:
             guest.running = True
             guest.boots += 1
             guest.place = spec.place or self.world.places[0]
+            self.world.tell(guest, "started")
         return guest.info
 
     async def stop(self, guest_id: str, *, timeout: float) -> None:
@@ -259,12 +266,21 @@ class SimulatedInfrastructure:
     async def execute(
         self, guest_id: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
     ) -> ExecResult:
-        """Run nothing, successfully."""
+        """Run nothing, successfully, in a guest that runs; but `systemctl kill … UNIT` ends what runs for that unit."""
         await self._call()
+        guest = self.world.guests.get(guest_id)
+        if guest is None or not guest.running:
+            raise InfrastructureError(f"guest {guest_id} does not run")
+        if list(argv[:2]) == ["systemctl", "kill"]:
+            unit = argv[-1].removesuffix(".service")
+            for resource in [each for each in guest.services if each.endswith(f"_{unit}")]:
+                self.world.kill_service(guest_id, resource)
         return ExecResult(returncode=0, stdout=" ".join(argv).encode())
 
     async def console(self, guest_id: str) -> bytes:
-        """Return what was done to the guest."""
+        """Return what was done to the guest, while there is one."""
+        if guest_id not in self.world.guests:
+            return b""
         return "\n".join(f"{when} {what}" for when, what, who in self.world.log if who == guest_id).encode()
 
     async def close(self) -> None:
@@ -370,6 +386,8 @@ class SimulatedConnection:
             services[operation.resource] = True
         elif operation.action == "stop":
             services[operation.resource] = False
+            for key in [key for key in self._guest.recurring if key[0] == operation.resource]:
+                self._guest.recurring.pop(key).cancel()
         elif operation.action == "monitor":
             return OK if services.get(operation.resource) else NOT_RUNNING
         return OK

@@ -15,6 +15,7 @@ import msgspec
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.documents import Path
 from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, Unknown, unknown_in
+from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import Checked, OnChange, check_properties
 from pcloud.stacks.template import Dialect, ResourceDefinition, Template
@@ -75,7 +76,9 @@ def conditions_of(scope: Scope, template: Template) -> frozenset[str]:
     return frozenset(enabled)
 
 
-def assess(scope: Scope, *, registry: Mapping[str, Any], capabilities: frozenset[str]) -> Assessment:
+def assess(
+    scope: Scope, *, registry: Mapping[str, Any], capabilities: frozenset[str], platform: Platform | None = None
+) -> Assessment:
     """Judge a template: types, properties as far as known, references, cycles. InvalidDocument lists all problems."""
     template = scope.template
     section = template.section("resources")
@@ -99,6 +102,10 @@ def assess(scope: Scope, *, registry: Mapping[str, Any], capabilities: frozenset
             scope.problems.append(
                 template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}", path)
             )
+        if definition.external_id is not None:
+            sentence = "a thing that others made can not be taken over: external_id is not offered"
+            scope.problems.append(template.problem("REFUSED", sentence, (*path, "external_id")))
+            continue
         scope.used = set()
         depends = depends_of(scope, definition, path)
         properties = scope.collect(definition.properties, (*path, template.properties_key))
@@ -106,6 +113,9 @@ def assess(scope: Scope, *, registry: Mapping[str, Any], capabilities: frozenset
         if isinstance(properties, dict) and kind is not None:
             checked = check(kind, properties)
             report(scope, checked, (*path, template.properties_key))
+            if platform is not None and name in scope.enabled and not kind.needs - capabilities:
+                refused = kind.check_on(checked.values, platform)
+                report(scope, Checked(values={}, problems=tuple(refused)), (*path, template.properties_key))
             if name in scope.enabled:
                 notes.extend(f"{name}: {note}" for note in checked.notes)
         elif not isinstance(properties, Unknown | dict):

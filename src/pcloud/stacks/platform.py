@@ -6,8 +6,8 @@ after a crash and then finishes what the first call began. Errors: PcloudError.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from pcloud.environment.infrastructure import ExecResult
 from pcloud.events.event import Event
@@ -23,8 +23,42 @@ class Platform(Protocol):
     """Of `guests`, `volumes`, `addresses`, `firewall`: what this platform can do. Types that need more are refused before
     anything starts."""
 
+    infrastructure: str
+    """Where guests are made."""
+    catalogue: Any
+    """What image names and instance types of templates mean here (`guests.catalogue.Catalogue`)."""
+
     def images(self) -> Sequence[str]:
         """Return the names of the images (JEOS) that guests can be made from."""
+        ...
+
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        """Read a manifest that stands in a template; InvalidDocument with every problem."""
+        ...
+
+    async def prepare(self) -> str:
+        """Be reachable for guests before the first one is made; return the URL of the CloudFormation endpoint for them,
+        empty when there are no guests."""
+        ...
+
+    async def release(self) -> None:
+        """No stack has guests any more: what `prepare` made may go."""
+        ...
+
+    async def holds_guest(self, deployable: str, assembly: str) -> bool:
+        """Return whether anything of a guest is left."""
+        ...
+
+    async def allocate_address(self, holder: str) -> str:
+        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder."""
+        ...
+
+    async def release_address(self, holder: str) -> None:
+        """Give it back; no error when there is none."""
+        ...
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        """Bring a running guest's addresses and firewall to its stored definition, without a restart."""
         ...
 
     async def definition(self, name: str) -> Deployable | None:
@@ -63,6 +97,33 @@ class NoPlatform:
     before anything starts, so that nothing but `images` and `capabilities` is ever asked."""
 
     capabilities: frozenset[str] = frozenset()
+    infrastructure = ""
+    catalogue: Any = None
+
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        """Refuse."""
+        raise _refusal()
+
+    async def prepare(self) -> str:
+        """Return no URL."""
+        return ""
+
+    async def release(self) -> None:
+        """Do nothing."""
+
+    async def holds_guest(self, deployable: str, assembly: str) -> bool:
+        """Return False."""
+        return False
+
+    async def allocate_address(self, holder: str) -> str:
+        """Refuse."""
+        raise _refusal()
+
+    async def release_address(self, holder: str) -> None:
+        """Do nothing."""
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        """Do nothing."""
 
     def images(self) -> Sequence[str]:
         """Return no image."""

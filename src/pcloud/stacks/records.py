@@ -134,6 +134,12 @@ class ResourceRecord(msgspec.Struct, kw_only=True):
     drift: dict[str, Any] = {}
 
     @property
+    def shown_metadata(self) -> dict[str, Any]:
+        """The metadata as guests get it: with the deployments that agents in a server shall carry out."""
+        deployments = self.data.get("deployments")
+        return {**self.metadata, "deployments": deployments} if deployments else self.metadata
+
+    @property
     def action(self) -> str:
         """The first word of the status, such as `CREATE`."""
         return self.status.partition("_")[0]

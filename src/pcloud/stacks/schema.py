@@ -58,6 +58,11 @@ def integer(**kwargs: Any) -> Property:
     return Property(type="integer", **kwargs)
 
 
+def number(**kwargs: Any) -> Property:
+    """A number."""
+    return Property(type="number", **kwargs)
+
+
 def boolean(**kwargs: Any) -> Property:
     """A truth value."""
     return Property(type="boolean", **kwargs)

@@ -106,7 +106,8 @@ class SqliteStore:
         version = self._reader.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise Unavailable.of("STORE_TOO_NEW", f"{self._path} was written by a newer version ({version})")
-        self._reader.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if version != SCHEMA_VERSION:  # nothing is written where nothing has to be: the disk may be full
+            self._reader.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         if self._path != ":memory:":
             Path(self._path).chmod(0o600)
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, Text, Update, bindparam, case, delete, insert, null, select, update
 
 from pcloud.model.deployable import Deployable
 from pcloud.store.database import Database
@@ -17,6 +17,9 @@ from pcloud.store.schema import decisions, deployables, engine_state
 _definition = msgspec.json.Decoder(Deployable)
 _names = msgspec.json.Decoder(tuple[str, ...])
 _FIELDS = DeployableRow.__struct_fields__
+_APART = frozenset({"loaded", "slot"})
+"""Columns that only `given` and `moved` write after a row was made: whoever wants something else of a deployable holds a row
+that may be older than they are, and taking `loaded` back would leave guests that nobody knows of."""
 
 
 class Deployables:
@@ -35,9 +38,8 @@ class Deployables:
     async def definitions(self, names: Iterable[str], *, state: bool = False) -> dict[str, Definition]:
         """Return the definitions of those that exist, by name; with the engines' newest states when `state`."""
         wanted = list(names)
-        query = select(deployables.c.name, deployables.c.definition, deployables.c.library).where(
-            deployables.c.name.in_(wanted)
-        )
+        columns = (deployables.c.name, deployables.c.definition, deployables.c.applied, deployables.c.library)
+        query = select(*columns).where(deployables.c.name.in_(wanted))
         async with self._database.read() as connection:
             states: dict[str, bytes] = {}
             if state:
@@ -47,6 +49,7 @@ class Deployables:
             return {
                 row.name: Definition(
                     deployable=_definition.decode(row.definition),
+                    applied=_definition.decode(row.applied) if row.applied else None,
                     library=_names.decode(row.library),
                     state=states.get(row.name),
                 )
@@ -57,10 +60,19 @@ class Deployables:
         """Return one definition, or None."""
         return (await self.definitions([name])).get(name)
 
-    async def put(self, row: DeployableRow, deployable: Deployable, library: Sequence[str], *, new: bool) -> None:
-        """Store a deployable whole: row and definition in one transaction."""
+    async def put(
+        self,
+        row: DeployableRow,
+        deployable: Deployable,
+        library: Sequence[str],
+        *,
+        new: bool,
+        applied: Deployable | None = None,
+    ) -> None:
+        """Store a deployable whole: row and definition in one transaction. `applied` is what runs where that is another."""
         values: dict[str, Any] = msgspec.structs.asdict(row)
         values["definition"] = msgspec.json.encode(deployable).decode()
+        values["applied"] = msgspec.json.encode(applied).decode() if applied is not None else None
         values["library"] = msgspec.json.encode(list(library)).decode()
         async with self._database.write() as connection:
             if new:
@@ -69,7 +81,7 @@ class Deployables:
                 await connection.execute(delete(decisions).where(decisions.c.deployable == row.name))
                 await connection.execute(insert(deployables).values(**values))
             else:
-                await connection.execute(update(deployables).where(deployables.c.name == row.name).values(**values))
+                await connection.execute(_update(row.name, values))
 
     async def put_row(self, row: DeployableRow) -> None:
         """Store what changed beside the definition."""
@@ -79,8 +91,26 @@ class Deployables:
         """Store what changed beside the definitions, all in one transaction."""
         async with self._database.write() as connection:
             for row in rows:
-                values = msgspec.structs.asdict(row)
-                await connection.execute(update(deployables).where(deployables.c.name == row.name).values(**values))
+                await connection.execute(_update(row.name, msgspec.structs.asdict(row)))
+
+    async def given(self, definitions: Mapping[str, Deployable]) -> None:
+        """Store that engines are given these definitions, by name: from now on guests can exist. Where another one was
+        stored in the meantime, these stay known as what runs."""
+        if not definitions:
+            return
+        text = bindparam("text", type_=Text())
+        applied = case((deployables.c.definition == text, null()), else_=text)
+        change = update(deployables).where(deployables.c.name == bindparam("of")).values(loaded=True, applied=applied)
+        async with self._database.write() as connection:
+            await connection.execute(
+                change,
+                [{"of": name, "text": msgspec.json.encode(given).decode()} for name, given in definitions.items()],
+            )
+
+    async def moved(self, name: str, slot: str) -> None:
+        """Store which engine process carries a deployable out; nothing else of its row is touched."""
+        async with self._database.write() as connection:
+            await connection.execute(update(deployables).where(deployables.c.name == name).values(slot=slot))
 
     async def remove(self, name: str) -> None:
         """Remove a deployable, its engine state and its decisions. Its events stay: they are history."""
@@ -96,6 +126,11 @@ class Deployables:
         async with self._database.read() as connection:
             rows = await connection.execute(query.order_by(deployables.c.name))
             return [row.name for row in rows if assembly in _names.decode(row.library)]
+
+
+def _update(name: str, values: dict[str, Any]) -> Update:
+    kept = {key: value for key, value in values.items() if key not in _APART}
+    return update(deployables).where(deployables.c.name == name).values(**kept)
 
 
 def _row(row: Row[Any]) -> DeployableRow:

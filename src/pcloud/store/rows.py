@@ -35,6 +35,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
 
     deployable: Deployable
     library: tuple[str, ...] = ()
+    applied: Deployable | None = None
+    """What the engine was given, where that is still another definition: the images of a change are not there yet."""
     state: bytes | None = None
     """The newest engine state, when it was asked for."""
 

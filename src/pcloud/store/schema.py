@@ -29,6 +29,7 @@ deployables = Table(
     metadata,
     Column("name", _name, primary_key=True),
     Column("definition", Text, nullable=False),
+    Column("applied", Text),  # the definition that runs, where it is another one
     Column("library", Text, nullable=False),  # JSON list: assemblies that are copies by reference of library assemblies
     Column("infrastructure", _name, nullable=False),
     Column("assemblies", Integer, nullable=False),

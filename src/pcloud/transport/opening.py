@@ -11,12 +11,17 @@ from collections.abc import Callable
 from importlib import import_module
 
 from pcloud.environment.transport import Connection, Endpoint, OperationResult, Transport, TransportError
+from pcloud.transport.none import NoTransport
 from pcloud.transport.remote import RemoteTransport
 
 
 def open_transports() -> dict[str, Transport]:
     """Return every transport by the word that manifests use. No guest is connected yet."""
-    return {"remote": RemoteTransport(), "ssh": OnDemand("ssh", "pcloud.transport.ssh", "SshTransport")}
+    return {
+        "remote": RemoteTransport(),
+        "ssh": OnDemand("ssh", "pcloud.transport.ssh", "SshTransport"),
+        "none": NoTransport(),
+    }
 
 
 class OnDemand:

@@ -51,8 +51,8 @@ def _sizes(header: bytes, limit: int) -> tuple[int, int, int]:
     return total, packed, plain
 
 
-def _unpack(body: bytes, plain: int) -> bytes:
-    """Return the decompressed body; never makes more than was announced (and checked)."""
+def unpack(body: bytes, plain: int) -> bytes:
+    """Return the decompressed body; FrameError. Never makes more than was announced (and checked)."""
     import bz2  # here, because hardly any peer compresses and the module costs the agent memory
 
     unpacker = bz2.BZ2Decompressor()
@@ -97,7 +97,7 @@ class Decoder:
             body = bytes(held[HEADER.size : self._needed])
             del held[: self._needed]
             if self._packed:
-                body = _unpack(body, self._plain)
+                body = unpack(body, self._plain)
             if body[-1] != 0 or body.find(b"\0") != len(body) - 1:
                 raise FrameError("BAD_PAYLOAD", "a payload is not one text that ends in a NUL")
             payloads.append(body[:-1])

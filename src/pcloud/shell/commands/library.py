@@ -6,6 +6,7 @@ import os
 import select
 import stat
 import sys
+from pathlib import Path
 
 import click
 
@@ -69,6 +70,39 @@ def image_build(session: Session, name: str, arch: str, wait: bool, timeout: flo
     with waiting.view() as show:
         waiting.for_job(session.client, job, timeout=timeout, show=show)
     out.done(f"{name} {arch}: ready")
+
+
+@image.command(
+    name="import",
+    examples=[
+        ("pcloud image import debian-12.qcow2 --name deb12 --digest sha512:… --like bookworm", ""),
+        ("pcloud image import disk.qcow2 --name appliance --digest sha256:…", "without resource templates"),
+    ],
+)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--name", required=True, help="What `image:` of an assembly calls it.")
+@click.option("--digest", required=True, help="`sha256:` or `sha512:` and what the image's maker publishes.")
+@click.option("--like", default="", help="The distribution in it, such as `bookworm`: resource templates then apply.")
+@click.option("--arch", default="x86_64", help="Architecture of the image.")
+@pass_session
+def image_import(session: Session, file: Path, name: str, digest: str, like: str, arch: str) -> None:
+    """Import a disk image made by others, when its digest is right.
+
+    The image (qcow2 or raw) is for machines (`libvirt`, `openstack`), is used as it is, and gets its identity by cloud-init.
+    Assemblies made from it say `transport: ssh`.
+    """
+    try:
+        with file.open("rb") as content:
+            found = os.fstat(content.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise click.UsageError(f"{clean(str(file))} is not a file")
+            with out.sending(content, found.st_size, f"sending {clean(name)}") as source:
+                made = session.client.import_image(
+                    name, arch, digest=digest, like=like, file=source, size=found.st_size
+                )
+    except OSError as error:
+        raise click.UsageError(f"{clean(str(file))} can not be read: {error.strerror}") from error
+    out.done(f"{made.name} {made.arch}: ready")
 
 
 @image.command(name="delete", examples=[("pcloud image delete bookworm", "")])

@@ -27,7 +27,9 @@ class Changes(Services):
         def scope(changes: dict[str, Change]) -> Scope:
             return self.reader.live_scope(subject, source, current, facade=self.facade(subject), changes=changes)
 
-        judged = assess(scope({}), registry=source.registry, capabilities=self.platform.capabilities)
+        judged = assess(
+            scope({}), registry=source.registry, capabilities=self.platform.capabilities, platform=self.platform
+        )
 
         def deciding_scope(changes: dict[str, Change]) -> Scope:
             final = scope(changes)
@@ -71,7 +73,9 @@ class Changes(Services):
             return set()
         scope = self.reader.live_scope(stack, stack.source, self.current(stack), changes={})
         try:
-            assess(scope, registry=stack.source.registry, capabilities=self.platform.capabilities)
+            assess(
+                scope, registry=stack.source.registry, capabilities=self.platform.capabilities, platform=self.platform
+            )
         except InvalidDocument:
             return scope.imported
         return scope.imported

@@ -14,9 +14,12 @@ import secrets
 from typing import Any
 
 from pcloud.model.errors import Conflict, PcloudError
+from pcloud.stacks.alarms.sampling import Sampling
+from pcloud.stacks.engine.balancing import Balancing
 from pcloud.stacks.engine.changes import Changes
 from pcloud.stacks.engine.run import Run
 from pcloud.stacks.engine.scopes import arn
+from pcloud.stacks.guests.wanted import may_make_guests
 from pcloud.stacks.records import (
     Operation,
     Source,
@@ -30,6 +33,8 @@ MAX_NESTING = 10
 
 class StackManager(Changes):
     """The stacks of this host."""
+
+    _background: tuple[asyncio.Task[None], ...] | list[asyncio.Task[None]] = ()
 
     # --- life
 
@@ -45,6 +50,7 @@ class StackManager(Changes):
         for record in self.store.resources():
             if record.stack in self.stacks:
                 self._records[record.stack][record.id] = record
+                self._note_watched(record)
                 if not record.condemned:
                     self._current[record.stack][record.name] = record
         self._signals = self.store.things("signals")
@@ -55,13 +61,27 @@ class StackManager(Changes):
             self.secret = secrets.token_hex(32)
             self.store.set("secret", "engine", self.secret)
             await self.store.flush()
+        for stack in self.stacks.values():
+            if stack.live and stack.source is not None:
+                await self.prepare_guests(stack.source)
         for stack in list(self.stacks.values()):
             if stack.operation is not None and stack.busy:
                 self._begin(stack)
+        self.watcher.start()
+        self.resume_scaling()
+        if "guests" in self.platform.capabilities:
+            balancing = Balancing(self)
+            self.watcher.listeners.append(balancing.seen)
+            self._background = [asyncio.ensure_future(work) for work in (balancing.run(), Sampling(self).run())]
 
     async def close(self) -> None:
         """Stop; what is under way is carried on at the next start."""
         self.closing = True
+        await self.watcher.close()
+        await self.stop_scaling()
+        for background in self._background:
+            background.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         for task in self._tasks.values():
             task.cancel()
         if self._tasks:
@@ -262,6 +282,21 @@ class StackManager(Changes):
 
     # --- what a Run calls
 
+    async def prepare_guests(self, source: Source) -> None:
+        """Be reachable for guests when a source may make some: the URLs that they are given name the address."""
+        if may_make_guests(source):
+            self.metadata_url = await self.platform.prepare() or self.metadata_url
+
+    async def _release_guests(self, gone: StackRecord) -> None:
+        def has(stack: StackRecord) -> bool:
+            operation = stack.operation
+            known = (stack.source, operation.target if operation else None, operation.previous if operation else None)
+            return any(may_make_guests(source) for source in known if source is not None)
+
+        if not has(gone) or any(has(stack) for stack in self.stacks.values() if stack.live and stack is not gone):
+            return
+        await self.platform.release()
+
     async def _accept(self, stack: StackRecord, status: str, reason: str) -> None:
         stack.status, stack.reason = status, reason
         self.store.put(stack)
@@ -306,6 +341,8 @@ class StackManager(Changes):
     async def finish(self, stack: StackRecord, status: str, reason: str, *, keep: bool = False) -> None:
         """End the operation. The new status is visible once it is stored."""
         self._still_open()
+        if status == "DELETE_COMPLETE":
+            await self._release_guests(stack)
         kept = keep or status in ("CREATE_FAILED", "UPDATE_FAILED", "DELETE_FAILED")
         final = StackRecord(**{field: getattr(stack, field) for field in StackRecord.__struct_fields__})
         final.status, final.reason = status, reason
@@ -319,6 +356,8 @@ class StackManager(Changes):
         stack.status, stack.reason, stack.deleted, stack.operation = status, reason, final.deleted, final.operation
         if status == "DELETE_COMPLETE" and self._names.get(stack.name) == stack.id:
             del self._names[stack.name]
+        if status == "DELETE_COMPLETE":
+            self.watcher.metrics.drop(stack.id)
         self._note_exports(stack)
         if not kept and operation is not None and operation.change_set:
             self.executed(operation.change_set)

@@ -104,6 +104,7 @@ class Run:
         assert operation is not None
         assert operation.target is not None
         try:
+            await self.manager.prepare_guests(operation.target)
             await self._bounded(self._converge(operation.target))
             self._resolve_outputs(operation.target)
         except (StepFailed, PcloudError) as problem:
@@ -190,7 +191,8 @@ class Run:
         scope = self.manager.reader.live_scope(
             self.stack, source, records, facade=self.manager.facade(self.stack), changes={}
         )
-        return assess(scope, registry=source.registry, capabilities=self.manager.platform.capabilities)
+        platform = self.manager.platform
+        return assess(scope, registry=source.registry, capabilities=platform.capabilities, platform=platform)
 
     async def _converge(self, source: Source, *, restoring: bool = False) -> None:
         assessment = self._judge(source)
@@ -349,6 +351,7 @@ class Run:
             dict(properties),
             metadata=metadata,
             policy=policy,
+            update_policy=node.definition.update_policy if node is not None else None,
             files=source.files if source else {},
             registry=source.registry if source else {},
         )

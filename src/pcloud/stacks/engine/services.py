@@ -9,23 +9,22 @@ import json
 import secrets
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import msgspec
 
 from pcloud.model.errors import NotFound, PcloudError
+from pcloud.stacks.engine.scaling import Scaling
 from pcloud.stacks.engine.scopes import arn
-from pcloud.stacks.engine.state import State
 from pcloud.stacks.records import AccessKey, ResourceRecord, Source, StackRecord, short_hash
-from pcloud.stacks.types.base import Context, ResourceFailed, failed
-from pcloud.stacks.types.groups import AutoScalingGroup
+from pcloud.stacks.types.base import Context, ResourceFailed, failed, seconds_of
 from pcloud.stacks.types.registry import find_type
 
 MAX_SIGNALS = 10_000
 """Signals kept for one resource."""
 
 
-class Services(State):
+class Services(Scaling):
     """The part of the manager that resource types see."""
 
     async def wait_signals(self, record: str, enough: Callable[[list[dict[str, Any]]], bool], deadline: float) -> bool:
@@ -48,17 +47,16 @@ class Services(State):
 
     async def signal(self, record: ResourceRecord, signal: dict[str, Any]) -> None:
         """Store a signal (status, reason, id, data) for a resource, and let its type act on it. Durable on return."""
-        known = self._signals.setdefault(record.id, [])
-        if len(known) >= MAX_SIGNALS:
-            raise PcloudError.of("TOO_MANY_SIGNALS", f"{record.name} got {MAX_SIGNALS} signals already")
-        known.append(signal)
-        self.store.set("signals", record.id, known)
         stack = self.stacks[record.stack]
+        kind = self.type_of(record)
+        if kind is None or kind.keeps_signals:
+            known = self._signals.setdefault(record.id, [])
+            if len(known) >= MAX_SIGNALS:
+                raise PcloudError.of("TOO_MANY_SIGNALS", f"{record.name} got {MAX_SIGNALS} signals already")
+            known.append(signal)
+            self.store.set("signals", record.id, known)
         reason = f"Signal: status:{signal.get('status', '')} reason:{str(signal.get('reason', ''))[:200]}"
         self.event(stack, record, "SIGNAL_COMPLETE", reason)
-        kind, _, _ = find_type(
-            record.type, stack.source.registry if stack.source else {}, stack.source.files if stack.source else {}
-        )
         if kind is not None:
             await kind.signal(Context(self, stack, record, dict(record.properties)), signal)
         await self.store.flush()
@@ -70,7 +68,7 @@ class Services(State):
         if not isinstance(wanted, dict):
             return
         count = int(wanted.get("Count", 1))
-        seconds = iso_duration(str(wanted.get("Timeout", "PT5M")))
+        seconds = seconds_of(str(wanted.get("Timeout", "PT5M")))
         record = context.record
         began = record.data.setdefault("began", self.now())
         self.save(record)
@@ -126,7 +124,10 @@ class Services(State):
                 self._runs[child.id].turn_back("the parent stack was turned back")
                 await self.wait(child)
             raise
-        if child.status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE") or child.source is None:
+        settled: tuple[str, ...] = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+        if child.source is not None and same(child.source, source):
+            settled = (*settled, "UPDATE_ROLLBACK_COMPLETE")  # it went back to the very thing that is wanted now
+        if child.status not in settled or child.source is None:
             raise ResourceFailed(f"Embedded stack {arn(child, self.region)} was not successfully made: {child.reason}")
         if not same(child.source, source):
             return await self.child_apply(parent, source, timeout=timeout)
@@ -163,23 +164,23 @@ class Services(State):
         kind, _, _ = find_type(record.type, source.registry if source else {}, source.files if source else {})
         return kind.reference(record, self) if kind is not None else record.physical
 
-    async def scale(self, group: ResourceRecord, kind: str, amount: float, minimum_step: int) -> int:
-        """Change the size of a scaling group; returns the new size."""
-        stack = self.stacks[group.stack]
-        source = stack.source
-        found, _, _ = find_type(group.type, source.registry if source else {}, source.files if source else {})
-        if not isinstance(found, AutoScalingGroup) or source is None:
-            raise ResourceFailed(f"{group.name} is no scaling group")
-        context = Context(self, stack, group, dict(group.properties), files=source.files, registry=source.registry)
-        return await found.scale(context, kind, amount, minimum_step)
+    def target_of(self, action: str) -> ResourceRecord | None:
+        """Return the resource that an alarm's action means: by its reference or by a signal URL of this host."""
+        address = action.removeprefix("trust+")
+        if not address.startswith(("http://", "https://")):
+            return self.find(action)
+        parts = urlsplit(address)
+        if not parts.path.startswith("/v1/signal/"):
+            return None
+        record = self.record(parts.path.rsplit("/", 1)[-1])
+        given = dict(parse_qsl(parts.query)).get("proof", "")
+        if record is None or not hmac.compare_digest(given.encode(), self.proof(record.id, "signal").encode()):
+            return None
+        return record
 
-    def find(self, physical: str) -> ResourceRecord | None:
-        """Return the resource of that physical id, in any stack."""
-        for records in self._current.values():
-            for record in records.values():
-                if record.physical == physical:
-                    return record
-        return None
+    def note(self, record: ResourceRecord, sentence: str) -> None:
+        """Write a line about a resource into its stack's events."""
+        self.event(self.stacks[record.stack], record, record.status, sentence)
 
     # --- keys and URLs
 
@@ -216,17 +217,6 @@ class Services(State):
 def same(left: Source, right: Source) -> bool:
     """Whether two sources would make the same stack."""
     return msgspec.msgpack.encode(left, order="sorted") == msgspec.msgpack.encode(right, order="sorted")
-
-
-def iso_duration(text: str) -> float:
-    """Return the seconds of an ISO 8601 duration such as PT1H30M; 300 when it is none."""
-    import re
-
-    match = re.fullmatch(r"PT(?:(\d{1,6})H)?(?:(\d{1,6})M)?(?:(\d{1,6})S)?", text)
-    if match is None or not any(match.groups()):
-        return 300.0
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return float(hours * 3600 + minutes * 60 + seconds)
 
 
 def json_text(value: Any) -> str:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pcloud.model.errors import NotFound
+from pcloud.stacks.alarms.watcher import Watcher
 from pcloud.stacks.engine.scopes import Reader, arn
 from pcloud.stacks.plan import assess
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import AccessKey, ChangeSet, ResourceRecord, Source, StackEvent, StackRecord, derived_id
 from pcloud.stacks.store import StackStore
+from pcloud.stacks.types.base import ResourceType
+from pcloud.stacks.types.registry import find_type
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.run import Run
@@ -51,7 +54,14 @@ class State:
         self._sequences: dict[str, int] = {}
         self._runs: dict[str, Run] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._scalings: dict[str, asyncio.Task[None]] = {}
         self._exports: dict[str, tuple[str, str]] = {}
+        self.alarms: dict[str, ResourceRecord] = {}
+        """Records that hold an alarm's rule."""
+        self.balancers: dict[str, ResourceRecord] = {}
+        """Records of load balancers."""
+        self.watcher = Watcher(self)
         self.reader = Reader(self, self.exports)  # type: ignore[arg-type]  # the whole manager is what types ask
 
     def now(self) -> float:
@@ -82,6 +92,55 @@ class State:
             if identity in records:
                 return records[identity]
         return None
+
+    def root_of(self, stack: str) -> str:
+        """Return the id of the stack that a nested one belongs to in the end; its own id when it is not nested."""
+        known = self.stacks.get(stack)
+        return known.root or known.id if known is not None else stack
+
+    def place_of(self, record: ResourceRecord) -> tuple[str, str] | None:
+        """Return deployable and assembly of a guest's record; None when it is no guest."""
+        deployable, assembly = record.data.get("deployable"), record.data.get("assembly")
+        return (deployable, assembly) if isinstance(deployable, str) and isinstance(assembly, str) else None
+
+    async def address_of(self, record: ResourceRecord) -> str:
+        """Return the address that a guest has now; empty when it has none."""
+        place = self.place_of(record)
+        status = await self.platform.status(place[0]) if place is not None else None
+        if place is None or status is None:
+            return ""
+        return next((item.address for item in status.assemblies if item.name == place[1]), "")
+
+    async def guest_at(self, address: str, stack: str) -> ResourceRecord | None:
+        """Return the guest that has an address, of those in a stack's tree."""
+        root = self.root_of(stack)
+        for identity in [item.id for item in self.stacks.values() if self.root_of(item.id) == root]:
+            for record in list(self._current.get(identity, {}).values()):
+                if self.place_of(record) is not None and await self.address_of(record) == address:
+                    return record
+        return None
+
+    def guest_of(self, deployable: str, assembly: str) -> ResourceRecord | None:
+        """Return the resource whose guest an assembly is."""
+        for records in self._current.values():
+            for record in records.values():
+                if record.data.get("assembly") == assembly and record.data.get("deployable") == deployable:
+                    return record
+        return None
+
+    def find(self, physical: str) -> ResourceRecord | None:
+        """Return the resource of that physical id or name, in any stack."""
+        for records in self._current.values():
+            for record in records.values():
+                if physical in (record.physical, record.data.get("reference")):
+                    return record
+        return None
+
+    def type_of(self, record: ResourceRecord) -> ResourceType | None:
+        """Return the type of a record, as its stack's registry names it."""
+        stack = self.stacks[record.stack]
+        source = stack.source or (stack.operation.target if stack.operation else None)
+        return find_type(record.type, source.registry if source else {}, source.files if source else {})[0]
 
     def events(self, stack: StackRecord) -> list[StackEvent]:
         """Return the stored events of a stack, oldest first."""
@@ -125,12 +184,21 @@ class State:
         if self.closing:
             return
         self._records.setdefault(record.stack, {})[record.id] = record
+        self._note_watched(record)
         current = self._current.setdefault(record.stack, {})
         if not record.condemned:
             current[record.name] = record
         elif current.get(record.name) is record:
             del current[record.name]
         self.store.put(record)
+
+    def _note_watched(self, record: ResourceRecord) -> None:
+        if "alarm" in record.data:
+            self.alarms[record.id] = record
+        else:
+            self.alarms.pop(record.id, None)
+        if "balancer" in record.data:
+            self.balancers[record.id] = record
 
     def set_status(self, stack: StackRecord, record: ResourceRecord, status: str, reason: str) -> None:
         """Change a resource's status, with an event."""
@@ -147,6 +215,8 @@ class State:
         if current.get(record.name) is record:
             del current[record.name]
         self.store.remove(record)
+        self.alarms.pop(record.id, None)
+        self.balancers.pop(record.id, None)
         if self._signals.pop(record.id, None) is not None:
             self.store.set("signals", record.id, None)
         self._pokes.pop(record.id, None)
@@ -154,7 +224,7 @@ class State:
     def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
         """InvalidDocument with everything that is wrong with a source."""
         scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
-        assess(scope, registry=source.registry, capabilities=self.platform.capabilities)
+        assess(scope, registry=source.registry, capabilities=self.platform.capabilities, platform=self.platform)
 
     def facade(self, stack: StackRecord) -> Callable[[str], Any] | None:
         """Return what `resource_facade` gives in a nested stack."""
@@ -182,6 +252,14 @@ class State:
             stack = self.stacks[stack.parent]
             depth += 1
         return depth
+
+    async def signal(self, record: ResourceRecord, signal: dict[str, Any]) -> None:
+        """See Services."""
+        raise NotImplementedError
+
+    def target_of(self, action: str) -> ResourceRecord | None:
+        """See Services."""
+        raise NotImplementedError
 
     def poke(self, record: str) -> None:
         """Wake whoever waits for something of a resource."""

@@ -7,6 +7,7 @@ made follow from `Context.token`, which stays the same. `delete` is called for t
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -65,12 +66,46 @@ class Services(Protocol):
         """Return what Ref / get_resource of any resource gives."""
         ...
 
-    async def scale(self, group: ResourceRecord, kind: str, amount: float, minimum_step: int) -> int:
-        """Change the size of a scaling group; returns the new size."""
+    async def wait(self, stack: StackRecord) -> None:
+        """Return when no operation of a stack is under way."""
+        ...
+
+    def lock(self, record: str) -> asyncio.Lock:
+        """Return what lets one at a time change the members of a group."""
+        ...
+
+    async def scale(self, group: ResourceRecord, change: Any) -> bool:
+        """Change the wanted size of a scaling group by a `scaling.Adjustment`; return whether it changed. Durable on
+        return. The members follow in the background."""
         ...
 
     def find(self, physical: str) -> ResourceRecord | None:
         """Return the resource of that physical id, in any stack."""
+        ...
+
+    def target_of(self, action: str) -> ResourceRecord | None:
+        """Return the resource that an alarm's action means: by its reference or by a signal URL of this host."""
+        ...
+
+    def place_of(self, record: ResourceRecord) -> tuple[str, str] | None:
+        """Return deployable and assembly of a guest's record; None when it is no guest."""
+        ...
+
+    async def address_of(self, record: ResourceRecord) -> str:
+        """Return the address that a guest has now; empty when it has none."""
+        ...
+
+    async def guest_at(self, address: str, stack: str) -> ResourceRecord | None:
+        """Return the guest that has an address, of those in a stack's tree."""
+        ...
+
+    async def balance(self, balancer: str, owner: str, what: list[str] | dict[str, Any]) -> None:
+        """Tell a load balancer what an owner brings to it, instead of what it brought before: a group its instances' ids,
+        a part its description. Nothing takes it out."""
+        ...
+
+    def note(self, record: ResourceRecord, sentence: str) -> None:
+        """Write a line about a resource into its stack's events."""
         ...
 
     def make_key(self, user: str, stack: str, token: str) -> tuple[str, str]:
@@ -93,7 +128,17 @@ class Services(Protocol):
 class Context:
     """One resource, while something is done to it."""
 
-    __slots__ = ("files", "metadata", "policy", "properties", "record", "registry", "services", "stack")
+    __slots__ = (
+        "files",
+        "metadata",
+        "policy",
+        "properties",
+        "record",
+        "registry",
+        "services",
+        "stack",
+        "update_policy",
+    )
 
     def __init__(
         self,
@@ -104,6 +149,7 @@ class Context:
         *,
         metadata: dict[str, Any] | None = None,
         policy: Any = None,
+        update_policy: Any = None,
         files: Mapping[str, str] | None = None,
         registry: Mapping[str, Any] | None = None,
     ) -> None:
@@ -113,6 +159,7 @@ class Context:
         self.properties = properties
         self.metadata = metadata if metadata is not None else record.metadata
         self.policy = policy
+        self.update_policy = update_policy
         self.files = files or {}
         self.registry = registry or {}
 
@@ -156,9 +203,17 @@ class ResourceType:
     nested: ClassVar[bool] = False
     """Whether its physical thing is a stack."""
     updates_metadata: ClassVar[bool] = True
+    keeps_signals: ClassVar[bool] = True
+    """Whether its signals are stored, as waiting for them needs; else they are only acted upon."""
+    repeats: ClassVar[bool] = False
+    """Whether an alarm that stays in its state signals it again and again."""
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
         """Return what is wrong beyond the schema; values may be Unknown."""
+        return []
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """Return what this platform can not do for a resource with these properties; values may be Unknown."""
         return []
 
     async def create(self, context: Context) -> None:
@@ -205,6 +260,15 @@ def failed(problem: BaseException) -> str:
     if isinstance(problem, PcloudError):
         return "; ".join(item.message for item in problem.problems)
     return str(problem) or type(problem).__name__
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of an ISO 8601 duration such as PT1H30M; 300 when it is none."""
+    match = re.fullmatch(r"PT(?:(\d{1,6})H)?(?:(\d{1,6})M)?(?:(\d{1,6})S)?", text)
+    if match is None or not any(match.groups()):
+        return 300.0
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(hours * 3600 + minutes * 60 + seconds)
 
 
 def known(value: Any) -> bool:

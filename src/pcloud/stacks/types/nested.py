@@ -19,7 +19,7 @@ class NestedType(ResourceType):
     """Base of types whose physical thing is a stack."""
 
     nested = True
-    attributes = None
+    attributes: ClassVar[frozenset[str] | None] = None
 
     def source(self, context: Context) -> Source:
         """Return what the nested stack is made from."""

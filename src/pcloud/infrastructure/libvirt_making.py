@@ -1,0 +1,145 @@
+"""How a guest's domain is made: address, disk, seed, definition, start.
+
+Owns the accelerator that was found to work. Concurrency: blocking functions for the connection's threads; calls for one
+guest never overlap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import libvirt
+import msgspec
+
+from pcloud.environment.infrastructure import GuestSpec
+from pcloud.infrastructure import libvirt_domains as domains
+from pcloud.infrastructure import libvirt_xml as xml
+from pcloud.infrastructure import seed
+from pcloud.infrastructure.iso import iso_image
+from pcloud.infrastructure.libvirt_network import Networks
+from pcloud.infrastructure.libvirt_settings import LibvirtSettings
+from pcloud.infrastructure.libvirt_storage import Storage
+
+
+class Making(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest about to be started: its domain, and the seed that its domain reads."""
+
+    plan: xml.DomainPlan
+    seed: bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that a saved state of this guest holds: another one, and the state is of something else."""
+        plan = self.plan
+        # Left out: `boot`, made anew at each start and of no consequence inside, and the accelerator, which may turn out not
+        # to work only when the guest is started (a state of another one is refused by QEMU).
+        record = msgspec.structs.replace(plan.record, boot="")
+        known = msgspec.json.encode([record, plan.memory, plan.cpus, plan.command_line, plan.network])
+        return hashlib.sha256(known + self.seed).hexdigest()[:16]
+
+
+class Maker:
+    """Makes and starts domains."""
+
+    def __init__(self, settings: LibvirtSettings, storage: Storage, networks: Networks) -> None:
+        self._settings = settings
+        self._storage = storage
+        self._networks = networks
+        self._accelerator = "" if settings.accelerator == "auto" else settings.accelerator
+
+    def accelerator(self, connection: Any) -> str:
+        """Return `kvm` or `tcg`: what was set, else KVM where libvirt offers it."""
+        if not self._accelerator:
+            try:
+                connection.getDomainCapabilities(None, "x86_64", "q35", "kvm", 0)
+                self._accelerator = "kvm"
+            except libvirt.libvirtError:
+                self._accelerator = "tcg"
+        return self._accelerator
+
+    def prepare(self, connection: Any, spec: GuestSpec, name: str, disk: str) -> Making:
+        """Reserve the guest's address and return what its domain shall be, with a disk at that path. Writes no volume."""
+        user_network = self._settings.network == "user"
+        address = "10.0.2.15" if user_network else self._networks.reserve(connection, name)
+        hosts = domains.hosts_beside(connection, self._settings.prefix, spec.deployable, spec.guest_id)
+        if address:
+            hosts[spec.identity.hostname] = address
+        ports = xml.format_ports(_free_ports(self._settings.forwarded_ports)) if user_network else ""
+        content, boot = self._boot(connection, spec, name, address, hosts)
+        plan = xml.DomainPlan(
+            name=name,
+            record=xml.Record(
+                guest_id=spec.guest_id,
+                deployable=spec.deployable,
+                hostname=spec.identity.hostname,
+                digest=spec.digest,
+                address=address,
+                boot=os.urandom(4).hex(),
+                ports=ports,
+            ),
+            accelerator=self.accelerator(connection),
+            memory=spec.memory or self._settings.memory,
+            cpus=max(1, round(spec.cpus)) if spec.cpus else self._settings.cpus,
+            disk=disk,
+            seed=self._storage.path(connection, f"{name}.seed"),
+            network="" if user_network else self._settings.network,
+            console=self._storage.path(connection, f"{name}.console"),
+            **boot,
+        )
+        return Making(plan=plan, seed=content)
+
+    def boot(self, connection: Any, making: Making) -> None:
+        """Write the seed, define the domain and start it; with TCG where KVM is there but does not work."""
+        self._storage.put(connection, f"{making.plan.name}.seed", making.seed)
+        self._define_and_start(connection, making.plan)
+
+    def _boot(
+        self, connection: Any, spec: GuestSpec, name: str, address: str, hosts: dict[str, str]
+    ) -> tuple[bytes, dict[str, Any]]:
+        """Return the seed, and how the machine boots: our own images by kernel, others by their boot loader."""
+        image = spec.image
+        if not image.kernel:
+            files = seed.nocloud(spec.guest_id, spec.identity, hosts, f"{name}-{spec.digest}")
+            return iso_image("cidata", files), {"seed_is_cdrom": True}
+        if self._settings.network == "user":
+            where = "pcloud.address=10.0.2.15/24 pcloud.gateway=10.0.2.2"
+            dns = "10.0.2.3"
+        else:
+            view = self._networks.view(connection)
+            where = f"pcloud.address={address}/{view.prefix} pcloud.gateway={view.gateway}" if address and view else ""
+            dns = view.gateway if view else ""
+        return seed.tar_seed(spec.guest_id, spec.identity, hosts, dns=dns, dhcp=not where), {
+            "kernel": self._storage.image_path(connection, image.digest, "kernel"),
+            "initrd": self._storage.image_path(connection, image.digest, "initrd"),
+            "command_line": f"root=/dev/vda rw console=ttyS0 net.ifnames=0 {where}".strip(),
+        }
+
+    def _define_and_start(self, connection: Any, plan: xml.DomainPlan) -> None:
+        domain = connection.defineXML(xml.domain_document(plan))
+        try:
+            domain.create()
+        except libvirt.libvirtError as error:
+            if domain.isActive():
+                return
+            if plan.accelerator == "kvm" and self._settings.accelerator == "auto" and "kvm" in str(error).lower():
+                self._accelerator = "tcg"  # the device is there, but it does not work
+                self._define_and_start(connection, xml.with_accelerator(plan, "tcg"))
+                return
+            raise
+
+
+def _free_ports(wanted: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of a guest's port and a free one of this host's loopback. Somebody may take it before QEMU does: the start
+    then fails, and the next try chooses another."""
+    with contextlib.ExitStack() as held:
+        pairs = []
+        for port in wanted:
+            probe = held.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            pairs.append((port, int(probe.getsockname()[1])))
+    return pairs

@@ -1,0 +1,90 @@
+"""What may reach an LXC guest: nftables in the guest's own network namespace, put there before its init runs.
+
+`firewall.nft` and the hook that loads it are in the guest's folder. This host always reaches the guest's agent and sshd, or
+it could not be kept running. Root in the guest could change the rules, as on any machine with a firewall of its own.
+Concurrency: functions block or await one short command; one guest's folder is touched by one call at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.model.deployable import FirewallRule
+
+MANAGED = (22, 3121)
+"""TCP ports of the guest that this host must reach: sshd and the agent."""
+_RULES = "firewall.nft"
+_HOOK = "firewall.sh"
+
+
+def script(rules: Sequence[FirewallRule], gateway: ipaddress.IPv4Address) -> str:
+    """Return the nftables rules, which replace those before in one transaction."""
+    inward = [
+        "ct state established,related accept",
+        'iif "lo" accept',
+        "meta l4proto ipv6-icmp accept",
+        f"ip saddr {gateway} tcp dport {{ {', '.join(str(port) for port in MANAGED)} }} accept",
+        *(_match(rule, "saddr") for rule in rules if rule.direction == "in"),
+        "counter drop",
+    ]
+    outward = [_match(rule, "daddr") for rule in rules if rule.direction == "out"]
+    if outward:
+        always = ["ct state established,related accept", 'oif "lo" accept', f"ip daddr {gateway} accept"]
+        outward = [*always, *outward, "counter drop"]
+    chains = [
+        *("  chain inward {", "    type filter hook input priority 0; policy accept;"),
+        *(f"    {line}" for line in inward),
+        *("  }", "  chain outward {", "    type filter hook output priority 0; policy accept;"),
+        *(f"    {line}" for line in outward),
+        "  }",
+    ]
+    return "\n".join(["table inet pcloud", "delete table inet pcloud", "table inet pcloud {", *chains, "}", ""])
+
+
+def _match(rule: FirewallRule, side: str) -> str:
+    words = []
+    if rule.network:
+        network = ipaddress.ip_network(rule.network, strict=False)
+        if network.prefixlen or network.version == 6:
+            words.append(f"{'ip' if network.version == 4 else 'ip6'} {side} {network}")
+        else:
+            words.append("meta nfproto ipv4")
+    if rule.protocol in ("tcp", "udp"):
+        ports = f"{rule.first}-{rule.last}" if rule.last > rule.first else str(rule.first)
+        words.append(f"{rule.protocol} dport {ports}" if rule.first or rule.last else f"meta l4proto {rule.protocol}")
+    elif rule.protocol == "icmp":
+        words.append("meta l4proto { icmp, ipv6-icmp }")
+    return " ".join([*words, "accept"])
+
+
+def prepare(folder: Path, rules: Sequence[FirewallRule] | None, gateway: ipaddress.IPv4Address) -> list[str]:
+    """Write the rules of a guest that is about to start; return the lines for its configuration."""
+    if rules is None:
+        for name in (_RULES, _HOOK):
+            (folder / name).unlink(missing_ok=True)
+        return []
+    hook = folder / _HOOK
+    (folder / _RULES).write_text(script(rules, gateway))
+    hook.write_text(f'#!/bin/sh\nexec nsenter --net="/proc/$LXC_PID/ns/net" nft -f "${{0%/*}}/{_RULES}"\n')
+    hook.chmod(0o700)
+    return [f"lxc.hook.start-host = {hook}"]
+
+
+async def apply(folder: Path, rules: Sequence[FirewallRule], gateway: ipaddress.IPv4Address, init: int) -> None:
+    """Change the rules of a running guest; those of its next start come from its definition."""
+    await asyncio.to_thread(prepare, folder, rules, gateway)
+    process = await asyncio.create_subprocess_exec(
+        str(folder / _HOOK),
+        env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LXC_PID": str(init)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, stderr = await process.communicate()
+    if process.returncode:
+        raise InfrastructureError(f"nft: {stderr.decode(errors='replace').strip()[-300:]}")

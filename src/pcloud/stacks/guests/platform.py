@@ -1,0 +1,173 @@
+"""The daemon's engine behind `pcloud.stacks.platform.Platform`.
+
+Concurrency: lives on the daemon's event loop. What it is asked for is stored by the engine before a method returns, so a
+crash at any moment leaves the wish or nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from pcloud.cpe.engine import CloudPolicyEngine
+from pcloud.cpe.settings import StackSettings, split_address
+from pcloud.environment.infrastructure import ExecResult, InfrastructureError
+from pcloud.events.broadcast import Closed, TooSlow
+from pcloud.events.event import Event
+from pcloud.events.filters import EventFilter
+from pcloud.images.definitions import definitions
+from pcloud.infrastructure import lxc_live
+from pcloud.infrastructure.lxc_network import Leases
+from pcloud.model.deployable import Deployable, ResourceState
+from pcloud.model.errors import Conflict, NotFound, Unavailable
+from pcloud.model.names import guest_id
+from pcloud.model.status import DeployableStatus
+from pcloud.stacks.guests.catalogue import Catalogue
+from pcloud.stacks.guests.endpoint import GuestEndpoint
+
+_LOOK = 0.2
+CLOUDWATCH_PORT = 8003
+"""Written into heat-cfntools' cfn-push-stats, hence the same everywhere."""
+_RECENT = 1000
+"""Events that are read again after an overrun."""
+
+
+class EnginePlatform:
+    """Deployables of stacks, kept alive by the engine of this daemon."""
+
+    def __init__(self, engine: CloudPolicyEngine, settings: StackSettings) -> None:
+        self._engine = engine
+        ports = [split_address(settings.cloudformation)[1], CLOUDWATCH_PORT]
+        self._state = engine.home.path / "infrastructure" / "lxc"
+        self.endpoint = GuestEndpoint(self._state, engine.settings.infrastructures.get("lxc", {}), ports)
+        self.infrastructure = settings.infrastructure
+        self.catalogue = Catalogue(settings, frozenset(definitions()))
+        # Seeds and further addresses are LXC's; elsewhere a server of a stack would lack its user data.
+        self.capabilities: frozenset[str] = frozenset()
+        if settings.infrastructure == "lxc":
+            firewall = {"firewall"} if shutil.which("nft") and shutil.which("nsenter") else set()
+            self.capabilities = frozenset({"guests", "addresses", *firewall})
+
+    def images(self) -> Sequence[str]:
+        """Return the names of the JEOS that guests can be made from."""
+        return sorted(definitions())
+
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        """Read a manifest; InvalidDocument with every problem."""
+        return self._engine.documents.read(msgspec.json.encode(document), "json", "")
+
+    async def prepare(self) -> str:
+        """Be reachable for guests before the first is made; return the URL."""
+        return await self.endpoint.open() if self.capabilities else ""
+
+    async def release(self) -> None:
+        """No stack has guests any more."""
+        await self.endpoint.close(leave=False)
+
+    async def definition(self, name: str) -> Deployable | None:
+        """Return the stored definition of a deployable; None when there is none, or when it is being deleted."""
+        row = self._engine.desired.rows.get(name)
+        if row is None or row.phase == "deleting":
+            return None
+        return (await self._engine.definition(name)).deployable
+
+    async def apply(self, deployable: Deployable) -> None:
+        """Store a deployable, or its changed form, and start it; waits for the end of one of that name that is leaving."""
+        while True:
+            try:
+                await self._engine.put(deployable)
+            except Conflict as problem:
+                if problem.code != "BEING_DELETED":
+                    raise
+                await asyncio.sleep(_LOOK)
+            else:
+                return
+
+    async def status(self, name: str) -> DeployableStatus | None:
+        """Return its state; None when there is none. Images that can not be built count as failed, whatever runs."""
+        try:
+            status = await self._engine.status(name)
+        except NotFound:
+            return None
+        overlay = self._engine.desired.overlays.get(name)
+        if overlay is not None and overlay.state is ResourceState.FAILED:
+            return msgspec.structs.replace(status, state=ResourceState.FAILED, reason=overlay.reason)
+        return status
+
+    async def holds_guest(self, deployable: str, assembly: str) -> bool:
+        """Return whether anything of a guest is left."""
+        row = self._engine.desired.rows.get(deployable)
+        if row is None or not row.loaded:
+            return False
+        # The driver gives the address back last of all.
+        leases = Leases(self._state)
+        return guest_id(deployable, assembly) in await asyncio.to_thread(leases.all)
+
+    async def allocate_address(self, holder: str) -> str:
+        """Take an address of the guests' network, the same for the same holder, until it is released."""
+        return await self.endpoint.take(f"_address.{holder}")
+
+    async def release_address(self, holder: str) -> None:
+        """Give it back."""
+        await self.endpoint.give_back(f"_address.{holder}")
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        """Bring a running guest's addresses and firewall to its stored definition, without a restart."""
+        definition = await self.definition(deployable)
+        found = next((one for one in definition.assemblies if one.name == assembly), None) if definition else None
+        if found is None:
+            return
+        folder = self._state / "guests" / guest_id(deployable, assembly)
+        network = self.endpoint.network()
+        if network is None or not await asyncio.to_thread(folder.is_dir):
+            return  # it gets both when it starts
+        try:
+            await lxc_live.settle(folder, found.addresses, found.firewall, network)
+        except InfrastructureError as problem:
+            raise Unavailable.of("NOT_SETTLED", f"{deployable}/{assembly}: {problem}") from problem
+
+    async def delete(self, name: str) -> None:
+        """Stop it, remove its guests and all of it; returns when it is gone."""
+        try:
+            await self._engine.delete(name)
+        except NotFound:
+            return
+        while name in self._engine.desired.rows:  # noqa: ASYNC110 - the engine tries until it is done; nobody tells
+            await asyncio.sleep(_LOOK)
+
+    async def recover(self, deployable: str, assembly: str, *, reason: str) -> None:
+        """Restart one assembly's guest and its resources through the engine, in dependency order."""
+        await self._engine.command(deployable, "restart", {"assembly": assembly, "reason": reason})
+
+    async def execute(
+        self, deployable: str, assembly: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
+    ) -> ExecResult:
+        """Run a command in a guest."""
+        return await self._engine.execute(deployable, assembly, argv, stdin=stdin, timeout=timeout)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield what happens to deployables from now on; what an overrun left out is read from the log."""
+        cursor = -1
+        while True:
+            with self._engine.subscribe() as live:
+                while cursor >= 0:
+                    missed, cursor_now = await self._engine.events(EventFilter(), after=cursor, limit=_RECENT)
+                    for event in missed:
+                        yield event
+                    cursor = cursor_now
+                    if not missed:
+                        break
+                try:
+                    while True:
+                        event_now = await live.next()
+                        if event_now is not None and event_now.sequence > cursor:
+                            cursor = event_now.sequence
+                            yield event_now
+                except TooSlow as problem:
+                    cursor = max(cursor, problem.cursor)
+                except Closed:
+                    return

@@ -1,0 +1,286 @@
+"""Addresses of both languages: further addresses of guests, from the guests' own network, that move between them.
+
+An elastic or floating address is one more address of the guest that it is associated with; the guest keeps its own. A port
+is an address that a server takes when it is made. Associating needs no restart; what a guest has survives its restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pcloud.stacks.guests import assemblies
+from pcloud.stacks.records import ResourceRecord
+from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, mapping, text
+from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
+
+_ONE_NETWORK = "guests share one network that gives the addresses"
+_WAIT = 600.0
+
+
+class Address(ResourceType):
+    """Base: an address of the guests' network, kept until it is deleted."""
+
+    needs = frozenset({"guests", "addresses"})
+
+    async def take(self, context: Context) -> str:
+        """Take an address (the same again after a crash); return it."""
+        given = await context.services.platform.allocate_address(context.token)
+        context.record.data["address"] = given
+        return given.partition("/")[0]
+
+    async def delete(self, context: Context) -> None:
+        """Take it off its guest and give it back."""
+        await detach(context, context.record.data.get("address", ""))
+        await context.services.platform.release_address(context.token)
+
+
+async def attach(context: Context, target: ResourceRecord, address: str) -> None:
+    """Give a guest an address; waits for a guest that is being made."""
+    record = context.record
+
+    async def there() -> bool:
+        place = context.services.place_of(target)
+        return place is not None and await assemblies.stored(context, place) is not None
+
+    await context.until(there, deadline=context.services.now() + _WAIT)
+    place = context.services.place_of(target)
+    assert place is not None
+    record.data["at"] = list(place)
+    context.services.save(record)
+    found = await assemblies.stored(context, place)
+    if found is None:
+        raise ResourceFailed(f"the guest of {target.name} is gone")
+    await assemblies.change_at(
+        context, place, lambda one: {"addresses": tuple(dict.fromkeys((*one.addresses, address)))}
+    )
+    await context.services.platform.settle(*place)
+
+
+async def detach(context: Context, address: str) -> None:
+    """Take an address off the guest that has it, if it is still there."""
+    data, services = context.record.data, context.services
+    if port := services.find(str(data.get("port", ""))):
+        port.data["floating"] = [other for other in port.data.get("floating", []) if other != address]
+        services.save(port)
+        server = server_of(services, port.physical)
+        if "at" not in data and server is not None and (taken := services.place_of(server)):
+            data["at"] = list(taken)
+    place = data.get("at")
+    if not place or not address:
+        return
+    if await assemblies.stored(context, (place[0], place[1])) is not None:
+        await assemblies.change_at(
+            context, (place[0], place[1]), lambda one: {"addresses": tuple(a for a in one.addresses if a != address)}
+        )
+        await context.services.platform.settle(place[0], place[1])
+    context.record.data.pop("at", None)
+
+
+def server_of(services: Services, reference: Any) -> ResourceRecord | None:
+    """Return the server that an id means: its own, or that of its port."""
+    found = services.find(str(reference)) if reference else None
+    if found is not None and "server" in found.data:
+        return services.find(str(found.data["server"]))
+    return found
+
+
+class ElasticIp(Address):
+    """AWS::EC2::EIP."""
+
+    names = ("AWS::EC2::EIP",)
+    attributes = frozenset({"AllocationId", "InstanceId"})
+    schema: ClassVar[Schema] = {
+        "Domain": text(allowed=("vpc", "standard"), inert="there is one kind of address"),
+        "InstanceId": text(),
+        "Tags": listing(on_change=OnChange.NOTHING),
+    }
+
+    async def create(self, context: Context) -> None:
+        """Take an address, and give it to the instance where one is named."""
+        record = context.record
+        record.physical = await self.take(context)
+        record.attributes = {"AllocationId": context.token, "InstanceId": context.properties.get("InstanceId") or ""}
+        if instance := context.properties.get("InstanceId"):
+            await attach(context, wanted(context, instance), record.data["address"])
+
+
+class ElasticIpAssociation(ResourceType):
+    """AWS::EC2::EIPAssociation."""
+
+    names = ("AWS::EC2::EIPAssociation",)
+    needs = frozenset({"guests", "addresses"})
+    schema: ClassVar[Schema] = {
+        "EIP": text(),
+        "AllocationId": text(),
+        "InstanceId": text(),
+        "NetworkInterfaceId": text(refused=_ONE_NETWORK),
+        "PrivateIpAddress": text(refused=_ONE_NETWORK),
+    }
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """An address and an instance."""
+        found = []
+        if not properties.get("EIP") and not properties.get("AllocationId"):
+            found.append(
+                PropertyProblem(code="MISSING_PROPERTY", message="EIP or AllocationId is needed", path=("EIP",))
+            )
+        if not properties.get("InstanceId"):
+            found.append(PropertyProblem(code="MISSING_PROPERTY", message="InstanceId is needed", path=("InstanceId",)))
+        return found
+
+    async def create(self, context: Context) -> None:
+        """Give the address to the instance."""
+        given = context.properties
+        address = address_of(context, given.get("EIP") or given.get("AllocationId"))
+        context.record.physical = context.physical_name()
+        context.record.data["address"] = address
+        await attach(context, wanted(context, given["InstanceId"]), address)
+
+    async def delete(self, context: Context) -> None:
+        """Take it off."""
+        await detach(context, context.record.data.get("address", ""))
+
+
+class FloatingIp(Address):
+    """OS::Neutron::FloatingIP."""
+
+    names = ("OS::Neutron::FloatingIP", "OS::Nova::FloatingIP")
+    attributes = frozenset({"floating_ip_address", "fixed_ip_address", "port_id", "router_id", "show", "ip", "pool"})
+    schema: ClassVar[Schema] = {
+        "floating_network": text(inert=_ONE_NETWORK),
+        "floating_network_id": text(inert=_ONE_NETWORK),
+        "floating_subnet": text(inert=_ONE_NETWORK),
+        "pool": text(inert=_ONE_NETWORK),
+        "port_id": text(),
+        "fixed_ip_address": text(inert=_ONE_NETWORK),
+        "floating_ip_address": text(refused=_ONE_NETWORK),
+        "dns_name": text(refused="there is no name service (Designate) behind this API"),
+        "dns_domain": text(refused="there is no name service (Designate) behind this API"),
+        "value_specs": mapping(refused="there is no Neutron behind this API"),
+    }
+
+    async def create(self, context: Context) -> None:
+        """Take an address; a port's server gets it now, or when it is made."""
+        record = context.record
+        address = await self.take(context)
+        record.physical = context.token
+        port = context.properties.get("port_id")
+        record.attributes = {
+            "floating_ip_address": address,
+            "ip": address,
+            "fixed_ip_address": "",
+            "port_id": port or "",
+            "router_id": "",
+            "pool": "guests",
+        }
+        if port:
+            await give_to_port(context, str(port), record.data["address"])
+
+
+class FloatingIpAssociation(ResourceType):
+    """OS::Neutron::FloatingIPAssociation and Nova's."""
+
+    names = ("OS::Neutron::FloatingIPAssociation", "OS::Nova::FloatingIPAssociation")
+    needs = frozenset({"guests", "addresses"})
+    schema: ClassVar[Schema] = {
+        "floatingip_id": text(),
+        "floating_ip": text(),
+        "port_id": text(),
+        "server_id": text(),
+        "fixed_ip_address": text(inert=_ONE_NETWORK),
+    }
+
+    async def create(self, context: Context) -> None:
+        """Give the address to the port's server."""
+        given = context.properties
+        address = address_of(context, given.get("floatingip_id") or given.get("floating_ip"))
+        context.record.physical = context.token
+        context.record.data["address"] = address
+        await give_to_port(context, str(given.get("port_id") or given.get("server_id")), address)
+
+    async def delete(self, context: Context) -> None:
+        """Take it off."""
+        await detach(context, context.record.data.get("address", ""))
+
+
+class Port(Address):
+    """OS::Neutron::Port: an address that a server takes."""
+
+    names = ("OS::Neutron::Port",)
+    attributes = frozenset({"fixed_ips", "network_id", "mac_address", "status", "show", "security_groups", "device_id"})
+    schema: ClassVar[Schema] = {
+        "network": text(inert=_ONE_NETWORK),
+        "network_id": text(inert=_ONE_NETWORK),
+        "name": text(on_change=OnChange.NOTHING),
+        "fixed_ips": listing(
+            fields={
+                "subnet": text(inert=_ONE_NETWORK),
+                "subnet_id": text(inert=_ONE_NETWORK),
+                "ip_address": text(refused=_ONE_NETWORK),
+            }
+        ),
+        "security_groups": listing(),
+        "admin_state_up": boolean(default=True, allowed=(True,)),
+        "device_id": text(refused="a server names its ports"),
+        "device_owner": text(refused="a server names its ports"),
+        "mac_address": text(refused="guests have one interface"),
+        "allowed_address_pairs": listing(inert="a guest may use any address"),
+        "port_security_enabled": boolean(inert="a guest may use any address"),
+        "replacement_policy": text(on_change=OnChange.NOTHING),
+        "binding:vnic_type": text(inert="guests have one interface"),
+        "value_specs": anything(refused="there is no Neutron behind this API"),
+    }
+
+    async def create(self, context: Context) -> None:
+        """Take an address."""
+        record = context.record
+        address = await self.take(context)
+        record.physical = context.token
+        record.attributes = {
+            "fixed_ips": [{"ip_address": address, "subnet_id": "guests"}],
+            "network_id": "guests",
+            "status": "ACTIVE",
+            "mac_address": "",
+            "device_id": "",
+            "security_groups": context.properties.get("security_groups") or [],
+        }
+
+
+async def give_to_port(context: Context, reference: str, address: str) -> None:
+    """Give an address to a port (and to its server, once that is there) or to a server."""
+    found = wanted(context, reference)
+    if found.type in Port.names and "server" not in found.data:
+        found.data["floating"] = list(dict.fromkeys((*found.data.get("floating", []), address)))
+        context.record.data["port"] = found.physical
+        context.services.save(found)
+        return
+    server = server_of(context.services, reference)
+    if server is None:
+        raise ResourceFailed(f"there is no server with the port {reference}")
+    await attach(context, server, address)
+
+
+def wanted(context: Context, reference: Any) -> ResourceRecord:
+    """Return the resource of an id; ResourceFailed when no stack has it."""
+    found = context.services.find(str(reference))
+    if found is None:
+        raise ResourceFailed(f"no stack has the resource {reference}")
+    return found
+
+
+def address_of(context: Context, reference: Any) -> str:
+    """Return `ADDRESS/PREFIX` of an address resource, named by its id or by the address."""
+    found = context.services.find(str(reference))
+    if found is None or "address" not in found.data:
+        raise ResourceFailed(f"no stack has the address {reference}")
+    return str(found.data["address"])
+
+
+TYPES: tuple[type[ResourceType], ...] = (
+    ElasticIp,
+    ElasticIpAssociation,
+    FloatingIp,
+    FloatingIpAssociation,
+    Port,
+)

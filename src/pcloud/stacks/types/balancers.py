@@ -1,0 +1,220 @@
+"""Load balancers: guests of ours with haproxy. AWS::ElasticLoadBalancing::LoadBalancer is here, Octavia's objects beside it.
+
+A balancer's configuration follows from its record and from the addresses that its instances have at that moment; it is
+written into the guest whenever either changes, and whenever the guest was started again (`engine.balancing`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from pcloud.environment.infrastructure import ExecResult
+from pcloud.model.errors import PcloudError
+from pcloud.stacks.records import ResourceRecord
+from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, integer, listing, mapping, text
+from pcloud.stacks.types.balancer_guest import make, remove
+from pcloud.stacks.types.balancing import Balancer, Check, Listener, Server, configuration, read_target
+from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
+
+_UPDATE = OnChange.UPDATE
+FILE = "/etc/haproxy/haproxy.cfg"
+_WRITE = (
+    'umask 077 && cat >"$1.new" && haproxy -c -q -f "$1.new" && mv "$1.new" "$1" && systemctl reload-or-restart haproxy'
+)
+_NO_CERTIFICATES = "there is no certificate store; serve TLS in the instances with Protocol TCP"
+READY_SECONDS = 300.0
+
+
+class HaproxyBalancer(Balancer):
+    """Base of balancers that have a guest."""
+
+    needs = frozenset({"guests"})
+
+    def listeners(self, context: Context, servers: Mapping[str, str]) -> tuple[Listener, ...]:
+        """Return what is served; `servers` is instance id → address now."""
+        raise NotImplementedError
+
+    def instances(self, context: Context) -> list[str]:
+        """Return the ids of all instances, each once, in order."""
+        groups = context.record.data.get("members") or {}
+        return list(
+            dict.fromkeys([*self.fixed(context), *(item for owner in sorted(groups) for item in groups[owner])])
+        )
+
+    def fixed(self, context: Context) -> list[str]:
+        """Return the ids of the instances that the template names."""
+        return []
+
+    async def create(self, context: Context) -> None:
+        """Make the guest, then let it serve."""
+        context.record.data["balancer"] = True
+        await make(context)
+        await self.ready(context)
+
+    async def ready(self, context: Context) -> None:
+        """Write the configuration, however long the guest takes to come."""
+        deadline = context.services.now() + READY_SECONDS
+        while True:
+            try:
+                await self.refresh(context, force=True)
+                return
+            except PcloudError as problem:
+                if context.services.now() >= deadline:
+                    raise ResourceFailed(f"the balancer's guest did not come: {problem}") from None
+            await asyncio.sleep(1.0)
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Serve by the changed properties."""
+        await self.refresh(context)
+
+    async def delete(self, context: Context) -> None:
+        """Remove the guest."""
+        await remove(context)
+
+    async def refresh(self, context: Context, *, force: bool = False) -> None:
+        """Write the configuration into the guest when it differs from what is there; PcloudError when that fails."""
+        services, record = context.services, context.record
+        place = services.place_of(record)
+        if place is None:
+            return
+        servers = {}
+        for identity in self.instances(context):
+            guest = services.find(identity)
+            address = await services.address_of(guest) if guest is not None else ""
+            if address:
+                servers[identity] = address
+        body = configuration(self.listeners(context, servers))
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        if digest == record.data.get("configuration") and not force:
+            return
+        done: ExecResult = await services.platform.execute(
+            *place, ["sh", "-c", _WRITE, "sh", FILE], stdin=body.encode(), timeout=30
+        )
+        if done.returncode != 0:
+            words = done.stderr.decode(errors="replace").strip()[-300:]
+            raise PcloudError.of("BALANCER", f"{record.name}: haproxy does not take its configuration: {words}")
+        record.data["configuration"] = digest
+        services.save(record)
+        services.note(record, f"serves {len(servers)} of {len(self.instances(context))} instances")
+
+
+class ElasticLoadBalancer(HaproxyBalancer):
+    """A classic load balancer."""
+
+    names = ("AWS::ElasticLoadBalancing::LoadBalancer",)
+    attributes = frozenset(
+        {
+            "DNSName",
+            "CanonicalHostedZoneName",
+            "CanonicalHostedZoneNameID",
+            "SourceSecurityGroup.GroupName",
+            "SourceSecurityGroup.OwnerAlias",
+        }
+    )
+    schema: ClassVar[Schema] = {
+        "AccessLoggingPolicy": mapping(on_change=_UPDATE, refused="there is no object store to log to"),
+        "AppCookieStickinessPolicy": listing(refused="only LBCookieStickinessPolicy is offered"),
+        "AvailabilityZones": listing(on_change=_UPDATE, inert="guests are placed by their infrastructure"),
+        "ConnectionDrainingPolicy": mapping(on_change=_UPDATE, inert="haproxy lets connections end when it reloads"),
+        "ConnectionSettings": mapping(on_change=_UPDATE, inert="connections may idle for 60 s"),
+        "CrossZone": boolean(on_change=_UPDATE, inert="there is one zone"),
+        "HealthCheck": mapping(
+            on_change=_UPDATE,
+            fields={
+                "Target": text(required=True),
+                "HealthyThreshold": integer(default=3, minimum=1),
+                "UnhealthyThreshold": integer(default=5, minimum=1),
+                "Interval": integer(default=30, minimum=1),
+                "Timeout": integer(default=5, minimum=1),
+            },
+        ),
+        "Instances": listing(on_change=_UPDATE),
+        "LBCookieStickinessPolicy": listing(on_change=_UPDATE),
+        "Listeners": listing(
+            required=True,
+            on_change=_UPDATE,
+            fields={
+                "LoadBalancerPort": integer(required=True, minimum=1, maximum=65535),
+                "InstancePort": integer(required=True, minimum=1, maximum=65535),
+                "Protocol": text(required=True, allowed=("HTTP", "HTTPS", "TCP", "SSL")),
+                "InstanceProtocol": text(),
+                "PolicyNames": listing(),
+                "SSLCertificateId": anything(refused=_NO_CERTIFICATES),
+            },
+        ),
+        "LoadBalancerName": text(),
+        "Policies": listing(refused="policies of backends are not offered"),
+        "Scheme": text(on_change=_UPDATE, inert="guests share one network"),
+        "SecurityGroups": listing(on_change=_UPDATE, inert="the balancer's ports are those of its listeners"),
+        "Subnets": listing(on_change=_UPDATE, inert="guests share one network"),
+        "Tags": listing(on_change=_UPDATE, inert="balancers are not searched by tags"),
+    }
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """TLS is not ended here, and the health check's target must be one."""
+        found = []
+        for index, listener in enumerate(properties.get("Listeners") or []):
+            if isinstance(listener, dict) and listener.get("Protocol") in ("HTTPS", "SSL"):
+                found.append(
+                    PropertyProblem(
+                        code="REFUSED",
+                        message=f"{listener['Protocol']} is refused: {_NO_CERTIFICATES}",
+                        path=("Listeners", index, "Protocol"),
+                    )
+                )
+        health = properties.get("HealthCheck")
+        target = health.get("Target") if isinstance(health, dict) else None
+        if isinstance(target, str) and read_target(target) is None:
+            message = f"'{target[:80]}' is not of the form HTTP:PORT/PATH or TCP:PORT"
+            found.append(PropertyProblem(code="BAD_PROPERTY", message=message, path=("HealthCheck", "Target")))
+        return found
+
+    def fixed(self, context: Context) -> list[str]:
+        """`Instances`."""
+        return [str(item) for item in context.properties.get("Instances") or []]
+
+    def listeners(self, context: Context, servers: Mapping[str, str]) -> tuple[Listener, ...]:
+        """`Listeners`, each with every instance."""
+        given = context.properties
+        health = given.get("HealthCheck")
+        check = None
+        if health:
+            target = read_target(health["Target"])
+            assert target is not None  # `check` saw to it
+            check = msgspec.structs.replace(
+                target,
+                interval=float(health["Interval"]),
+                timeout=float(health["Timeout"]),
+                healthy=health["HealthyThreshold"],
+                unhealthy=health["UnhealthyThreshold"],
+            )
+        behind = tuple(Server(name=identity, address=address) for identity, address in servers.items())
+        return tuple(
+            Listener(
+                port=item["LoadBalancerPort"],
+                target=item["InstancePort"],
+                protocol=item["Protocol"],
+                servers=behind,
+                check=check or Check(interval=10.0),
+                cookie=bool(given.get("LBCookieStickinessPolicy") and item.get("PolicyNames")),
+            )
+            for item in given["Listeners"]
+        )
+
+    def attribute(self, record: ResourceRecord, name: str, path: list[Any], services: Any) -> Any:
+        """`DNSName` is the guest's address: there is no name service."""
+        if name in ("DNSName", "CanonicalHostedZoneName"):
+            return record.attributes.get("address", "")
+        return ""
+
+    def reference(self, record: ResourceRecord, services: Any) -> Any:
+        """The name."""
+        return record.data.get("reference") or record.physical
+
+
+TYPES: tuple[type[ResourceType], ...] = (ElasticLoadBalancer,)

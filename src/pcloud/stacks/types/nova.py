@@ -1,0 +1,167 @@
+"""OS::Nova::Server and OS::Nova::KeyPair: a guest, and a public key for guests' root."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from pcloud.stacks.platform import Platform
+from pcloud.stacks.records import ResourceRecord
+from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, mapping, text
+from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services, known
+from pcloud.stacks.types.servers import ServerType
+from pcloud.stacks.types.software import boot_data
+
+_NOTHING = OnChange.NOTHING
+_NO_DISKS = "guests have no disks of their own"
+_KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?\n?")
+
+
+class KeyPair(ResourceType):
+    """A public key under a name; makes the pair when none is given."""
+
+    names = ("OS::Nova::KeyPair",)
+    attributes = frozenset({"public_key", "private_key"})
+    schema: ClassVar[Schema] = {
+        "name": text(required=True),
+        "public_key": text(),
+        "save_private_key": boolean(default=False),
+        "type": text(allowed=("ssh",)),
+        "user": text(refused="there are no other users' keys"),
+    }
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """The key must be one, on one line."""
+        key = properties.get("public_key")
+        if not known(key) or _KEY.fullmatch(str(key)):
+            return []
+        return [PropertyProblem(code="BAD_PROPERTY", message="this is no public key of OpenSSH", path=("public_key",))]
+
+    async def create(self, context: Context) -> None:
+        """Note the key; make one where none is given."""
+        record, given = context.record, context.properties
+        other = context.services.find(str(given["name"]))
+        if other is not None and other is not record and other.type in self.names:
+            raise ResourceFailed(f"there is a key pair {given['name']} already")
+        record.physical = str(given["name"])
+        public, private = given.get("public_key"), ""
+        if public is None and record.attributes.get("public_key"):
+            return  # made before a crash
+        if public is None:
+            made = await asyncio.to_thread(ed25519.Ed25519PrivateKey.generate)
+            public = (
+                made.public_key()
+                .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+                .decode()
+            )
+            private = made.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+            ).decode()
+        record.attributes = {
+            "public_key": str(public).strip(),
+            "private_key": private if given["save_private_key"] else "",
+        }
+
+
+class NovaServer(ServerType):
+    """A guest."""
+
+    names = ("OS::Nova::Server",)
+    image_property = "image"
+    size_property = "flavor"
+    group_properties = frozenset({"security_groups"})
+    attributes = frozenset(
+        {"accessIPv4", "accessIPv6", "addresses", "first_address", "instance_name", "name", "networks", "console_urls"}
+    )
+    schema: ClassVar[Schema] = {
+        "name": text(on_change=_NOTHING),
+        "image": text(required=True),
+        "flavor": text(required=True, on_change=OnChange.UPDATE),
+        "flavor_update_policy": text(on_change=_NOTHING, inert="a size is always changed in place"),
+        "image_update_policy": text(on_change=_NOTHING, inert="another image is always another guest"),
+        "key_name": text(),
+        "user_data": anything(default=""),
+        "user_data_format": text(default="HEAT_CFNTOOLS", allowed=("HEAT_CFNTOOLS", "RAW", "SOFTWARE_CONFIG")),
+        "user_data_update_policy": text(on_change=_NOTHING, inert="other user data is always another guest"),
+        "software_config_transport": text(on_change=_NOTHING, inert="deployments are carried out by the engine"),
+        "deployment_swift_data": anything(on_change=_NOTHING, inert="deployments are carried out by the engine"),
+        "metadata": mapping(on_change=_NOTHING),
+        "networks": listing(),
+        "security_groups": listing(on_change=OnChange.UPDATE),
+        "config_drive": boolean(inert="what a configuration drive holds is in the guest already"),
+        "availability_zone": text(inert="there is one place"),
+        "scheduler_hints": mapping(inert="there is one host"),
+        "tags": listing(on_change=_NOTHING),
+        "diskConfig": text(inert=_NO_DISKS),
+        "admin_pass": text(secret=True, on_change=_NOTHING, inert="guests take keys, no passwords"),
+        "personality": mapping(refused="write files by user data"),
+        "block_device_mapping": listing(refused=_NO_DISKS),
+        "block_device_mapping_v2": listing(refused=_NO_DISKS),
+        "reservation_id": text(refused="there are no reservations"),
+    }
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """Besides image and size: one network, the guests' own."""
+        found = super().check_on(properties, platform)
+        networks = properties.get("networks")
+        for index, network in enumerate(networks if isinstance(networks, list) else ()):
+            for key in ("fixed_ip", "subnet", "floating_ip") if isinstance(network, Mapping) else ():
+                if network.get(key) is not None:
+                    message = f"'{key}' can not be honoured: guests share one network that gives the addresses"
+                    found.append(PropertyProblem(code="REFUSED", message=message, path=("networks", index, key)))
+        return found
+
+    def instance(self, context: Context) -> str:
+        """A UUID."""
+        return context.token
+
+    def user_data(self, context: Context) -> str:
+        """As it stands, or a configuration's text."""
+        return boot_data(context.services, context.properties.get("user_data") or "")
+
+    def ports(self, context: Context) -> list[ResourceRecord]:
+        """Those of its networks."""
+        named = [each.get("port") for each in context.properties.get("networks") or [] if isinstance(each, Mapping)]
+        found = [context.services.find(str(name)) for name in named if name]
+        return [record for record in found if record is not None and "address" in record.data]
+
+    def groups(self, context: Context) -> list[Any]:
+        """Its own and its ports'."""
+        own = list(context.properties.get("security_groups") or [])
+        return own + [each for port in self.ports(context) for each in port.attributes.get("security_groups", ())]
+
+    def keys(self, context: Context) -> list[str]:
+        """The key pair's public key, where a stack has it."""
+        name = context.properties.get("key_name")
+        found = context.services.find(str(name)) if name else None
+        if found is None or found.type not in KeyPair.names:
+            return []
+        return [str(found.attributes.get("public_key", ""))]
+
+    def addresses(self, context: Context, address: str, place: str) -> dict[str, Any]:
+        """Nova's names."""
+        _, assembly = context.record.data["deployable"], context.record.data["assembly"]
+        return {
+            "accessIPv4": address,
+            "accessIPv6": "",
+            "first_address": address,
+            "addresses": {"guests": [{"addr": address, "version": 4, "port": context.record.physical}]},
+            "networks": {"guests": [address]},
+            "name": context.properties.get("name") or context.physical_name(),
+            "instance_name": assembly,
+            "console_urls": {},
+        }
+
+    def attribute(self, record: ResourceRecord, name: str, path: list[Any], services: Services) -> Any:
+        """Addresses by network: whatever a network is called, guests have one."""
+        if name in ("networks", "addresses") and path and str(path[0]) not in record.attributes.get(name, {}):
+            path = ["guests", *path[1:]]
+        return super().attribute(record, name, path, services)
+
+
+TYPES: tuple[type[ResourceType], ...] = (KeyPair, NovaServer)

@@ -1,0 +1,254 @@
+"""PCloud::Deployable, PCloud::Assembly and PCloud::Resource: what a manifest says, as resources of a stack.
+
+Their properties are the manifest's own words, read by the manifest's reader, so that the same is allowed and refused. An
+assembly is one of the stack's deployable; a resource is added to a guest of the stack, whatever type made that, and is
+monitored and restarted from then on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from pcloud.model.deployable import Assembly, Deployable, Resource, ResourceState
+from pcloud.model.errors import PcloudError
+from pcloud.stacks.functions.evaluation import unknown_in
+from pcloud.stacks.guests import assemblies
+from pcloud.stacks.platform import Platform
+from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, listing, mapping, text
+from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
+
+_UPDATE = OnChange.UPDATE
+
+
+def problems_of(platform: Platform, document: Mapping[str, Any], prefix: str, path: str = "") -> list[PropertyProblem]:
+    """Return what the manifest's reader says of a document, at the properties; `prefix` leads to them in the document."""
+    if unknown_in(document) is not None:
+        return []
+    try:
+        platform.read(document)
+    except PcloudError as problem:
+        return [
+            PropertyProblem(
+                code=each.code,
+                message=each.message,
+                path=tuple(filter(None, (path, *each.path.removeprefix(prefix).strip(".").split(".")))),
+                hint=each.hint,
+            )
+            for each in problem.problems
+        ]
+    return []
+
+
+class AssemblyType(ResourceType):
+    """One guest of the stack's deployable, in the manifest's words."""
+
+    names = ("PCloud::Assembly",)
+    needs = frozenset({"guests"})
+    attributes = frozenset({"address", "deployable", "name"})
+    schema: ClassVar[Schema] = {
+        key: value
+        for keys, value in (
+            (("image",), text(required=True, on_change=_UPDATE)),
+            (("arch", "agent", "transport"), text(on_change=_UPDATE)),
+            (("packages", "commands"), listing(on_change=_UPDATE)),
+            (("files", "resources", "escalation"), mapping(on_change=_UPDATE)),
+            (("memory", "cpus", "start_timeout", "stop_timeout"), anything(on_change=_UPDATE)),
+        )
+        for key in keys
+    }
+
+    def document(self, properties: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """Return the manifest of a deployable with this assembly."""
+        description = {key: value for key, value in properties.items() if value is not None}
+        return {"deployable": "stack", "assemblies": {name: description}}
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """As the manifest's reader says."""
+        return problems_of(platform, self.document(properties, "guest"), "assemblies.guest")
+
+    def assembly(self, context: Context) -> Assembly:
+        """Return it as it shall be."""
+        _, name = assemblies.place(context)
+        return context.services.platform.read(self.document(context.properties, name)).assemblies[0]
+
+    async def create(self, context: Context) -> None:
+        """Make the guest; it is there when it runs with all its services."""
+        await assemblies.put(context, self.assembly(context))
+        await self._arrived(context)
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """The engine touches only what differs; another image is another guest."""
+        added = [one for one in (await self._resources(context)) if one.attached]
+        wanted = self.assembly(context)
+        await assemblies.put(context, msgspec.structs.replace(wanted, resources=(*wanted.resources, *added)))
+        await self._arrived(context)
+
+    async def _resources(self, context: Context) -> tuple[Resource, ...]:
+        found = await assemblies.current(context)
+        return found.resources if found is not None else ()
+
+    async def _arrived(self, context: Context) -> None:
+        status = await assemblies.running(context)
+        name, assembly = assemblies.place(context)
+        context.record.physical = f"{name}/{assembly}"
+        context.record.attributes = {"address": status.address, "deployable": name, "name": assembly}
+
+    async def delete(self, context: Context) -> None:
+        """Remove the guest."""
+        await assemblies.remove(context)
+
+    async def drift(self, context: Context) -> dict[str, Any] | None:
+        """None when there is no guest any more."""
+        return {} if await assemblies.current(context) is not None else None
+
+
+class ResourceOfGuest(ResourceType):
+    """A service in a guest of the stack, monitored from now on. What it needs must be in the guest already."""
+
+    names = ("PCloud::Resource",)
+    needs = frozenset({"guests"})
+    attributes = frozenset({"name"})
+    schema: ClassVar[Schema] = {
+        "assembly": text(required=True),
+        "name": text(),
+        **{
+            key: value
+            for keys, value in (
+                (("template", "class", "provider", "type"), text(on_change=_UPDATE)),
+                (("monitor", "timeouts", "configure"), anything(on_change=_UPDATE)),
+                (("parameters", "escalation"), mapping(on_change=_UPDATE)),
+                (("processes", "after"), listing(on_change=_UPDATE)),
+            )
+            for key in keys
+        },
+    }
+
+    def document(self, properties: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """Return the manifest of a deployable with this resource."""
+        skipped = ("assembly", "name")
+        description = {key: value for key, value in properties.items() if key not in skipped and value is not None}
+        guest = {"image": "bookworm", "resources": {name: description}}
+        return {"deployable": "stack", "assemblies": {"guest": guest}}
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """As the manifest's reader says."""
+        return problems_of(platform, self.document(properties, "it"), "assemblies.guest.resources.it")
+
+    def _resource(self, context: Context) -> Resource:
+        name = context.properties.get("name") or re.sub(r"[^A-Za-z0-9_-]", "-", context.record.name)[:64]
+        found = context.services.platform.read(self.document(context.properties, str(name)))
+        # Without its template: the guest is there, and its image does not change for it.
+        return msgspec.structs.replace(found.assemblies[0].resources[0], template="", attached=True)
+
+    def _where(self, context: Context) -> tuple[str, str]:
+        reference = str(context.properties["assembly"])
+        found = context.services.find(reference)
+        place = context.services.place_of(found) if found is not None else None
+        if place is None:
+            raise ResourceFailed(f"no stack has the guest {reference}")
+        return place
+
+    async def create(self, context: Context) -> None:
+        """Add it to the guest and wait until it runs."""
+        wanted, where = self._resource(context), self._where(context)
+        record = context.record
+        record.physical = f"{where[0]}/{where[1]}/{wanted.name}"
+        record.attributes = {"name": wanted.name}
+        # Not `deployable` and `assembly`: those say whose guest a record is.
+        record.data["within"], record.data["name"] = list(where), wanted.name
+        context.services.save(record)
+
+        def edit(one: Assembly) -> dict[str, Any]:
+            kept = [each for each in one.resources if each.name != wanted.name]
+            return {"resources": (*kept, wanted)}
+
+        await assemblies.change_at(context, where, edit)
+        deadline = context.services.now() + assemblies.GONE_SECONDS
+
+        async def runs() -> bool:
+            status = await context.services.platform.status(where[0])
+            guests = [one for one in status.assemblies if one.name == where[1]] if status is not None else []
+            found = [each for one in guests for each in one.resources if each.name == wanted.name]
+            if found and found[0].state is ResourceState.UNRECOVERABLE:
+                raise ResourceFailed(found[0].reason or f"{wanted.name} can not be started")
+            return bool(found) and found[0].state is ResourceState.RUNNING
+
+        await context.until(runs, deadline=deadline)
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """The engine restarts it where that is needed."""
+        await self.create(context)
+
+    async def delete(self, context: Context) -> None:
+        """Take it out of the guest."""
+        where, name = context.record.data.get("within"), context.record.data.get("name")
+        if not where or await assemblies.stored(context, (where[0], where[1])) is None:
+            return
+        await assemblies.change_at(
+            context,
+            (where[0], where[1]),
+            lambda one: {"resources": tuple(each for each in one.resources if each.name != name)},
+        )
+
+
+class DeployableType(ResourceType):
+    """A whole deployable beside the stack's own, in the manifest's words."""
+
+    names = ("PCloud::Deployable",)
+    needs = frozenset({"guests"})
+    attributes = frozenset({"addresses", "name"})
+    schema: ClassVar[Schema] = {"manifest": mapping(required=True, on_change=_UPDATE)}
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """As the manifest's reader says."""
+        manifest = properties.get("manifest")
+        return problems_of(platform, manifest, "", "manifest") if isinstance(manifest, Mapping) else []
+
+    async def create(self, context: Context) -> None:
+        """Make it and wait until all of it runs."""
+        platform, record = context.services.platform, context.record
+        wanted = platform.read(context.properties["manifest"])
+        if record.data.get("name") != wanted.name:
+            if await platform.definition(wanted.name) is not None:
+                raise ResourceFailed(f"there is a deployable {wanted.name} already")
+            record.data["name"] = record.physical = wanted.name
+            context.services.save(record)
+        await self._apply(context, wanted)
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Only what differs is touched; its name stays."""
+        wanted = context.services.platform.read(context.properties["manifest"])
+        if wanted.name != context.record.physical:
+            raise ResourceFailed(f"a deployable's name stays: it is {context.record.physical}")
+        await self._apply(context, wanted)
+
+    async def _apply(self, context: Context, wanted: Deployable) -> None:
+        platform = context.services.platform
+        await platform.apply(wanted)
+        names = {one.name for one in wanted.assemblies}
+
+        async def runs() -> bool:
+            status = await platform.status(wanted.name)
+            if status is None:
+                return False
+            if status.state in (ResourceState.FAILED, ResourceState.UNRECOVERABLE):
+                raise ResourceFailed(status.reason or f"{wanted.name} can not be started")
+            context.record.attributes = {
+                "name": wanted.name,
+                "addresses": {one.name: one.address for one in status.assemblies},
+            }
+            return status.state is ResourceState.RUNNING and {one.name for one in status.assemblies} == names
+
+        await context.until(runs, deadline=context.services.now() + assemblies.START_SECONDS)
+
+    async def delete(self, context: Context) -> None:
+        """Remove it, if it was this resource that made it."""
+        if name := context.record.data.get("name"):
+            await context.services.platform.delete(str(name))
+
+
+TYPES: tuple[type[ResourceType], ...] = (AssemblyType, ResourceOfGuest, DeployableType)

@@ -1,0 +1,166 @@
+"""Servers of both languages: an assembly of the stack's deployable, with user data and metadata in the guest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pcloud.model.deployable import Assembly, FileAttributes
+from pcloud.stacks.guests import assemblies, seed
+from pcloud.stacks.platform import Platform
+from pcloud.stacks.records import ResourceRecord
+from pcloud.stacks.schema import PropertyProblem
+from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, known
+from pcloud.stacks.types.security_groups import firewall_of
+
+
+class ServerType(ResourceType):
+    """Base of what makes one guest: subclasses say which properties hold what."""
+
+    needs = frozenset({"guests"})
+    image_property: ClassVar[str]
+    size_property: ClassVar[str]
+    group_properties: ClassVar[frozenset[str]] = frozenset()
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """The image and the size must mean something here."""
+        found = []
+        image, size = properties.get(self.image_property), properties.get(self.size_property)
+        if known(image) and platform.catalogue.image(str(image)) is None:
+            found.append(
+                PropertyProblem(
+                    code="UNKNOWN_IMAGE",
+                    message=f"no image here is meant by '{image}'",
+                    path=(self.image_property,),
+                    hint=f"there are: {', '.join(platform.images())}; or map it in the settings, [stacks.images]",
+                )
+            )
+        if known(size) and platform.catalogue.size(str(size)) is None:
+            found.append(
+                PropertyProblem(
+                    code="UNKNOWN_SIZE",
+                    message=f"'{size}' is no size that is known here",
+                    path=(self.size_property,),
+                    hint=f"known are: {', '.join(platform.catalogue.sizes())}; more in the settings, [stacks.sizes]",
+                )
+            )
+        return found
+
+    def user_data(self, context: Context) -> str:
+        """Return the user data as the guest gets it."""
+        raise NotImplementedError
+
+    def groups(self, context: Context) -> list[Any]:
+        """Return the security groups that it names."""
+        return []
+
+    def ports(self, context: Context) -> list[ResourceRecord]:
+        """Return the ports that it takes."""
+        return []
+
+    def keys(self, context: Context) -> list[str]:
+        """Return public keys for the guest's root."""
+        return []
+
+    def instance(self, context: Context) -> str:
+        """Return the physical id."""
+        raise NotImplementedError
+
+    def assembly(self, context: Context) -> Assembly:
+        """Return the guest as it shall be."""
+        _, name = assemblies.place(context)
+        given, services = context.properties, context.services
+        catalogue = services.platform.catalogue
+        image = catalogue.image(str(given[self.image_property]))
+        if image is None:
+            raise ResourceFailed(f"no image here is meant by '{given[self.image_property]}'")
+        size = catalogue.size(str(given[self.size_property])) if given.get(self.size_property) else None
+        packages, files, commands, modes = seed.image_parts(context.metadata)
+        return Assembly(
+            name=name,
+            image=image,
+            packages=packages,
+            files=files,
+            file_attributes=tuple(FileAttributes(path=path, mode=mode) for path, mode in modes.items()),
+            commands=commands,
+            resources=seed.resources(context.metadata),
+            memory=size.memory if size else 0,
+            cpus=size.cpus if size else 0.0,
+            firewall=firewall_of(services, self.groups(context)),
+            addresses=tuple(address for port in self.ports(context) for address in addresses_of(port)),
+            seed=seed.files(
+                instance=context.record.physical,
+                hostname=name,
+                user_data=self.user_data(context),
+                metadata=context.metadata,
+                url=services.metadata_url,
+                region=services.region,
+                keys=self.keys(context),
+                meta=told(given),
+            ),
+        )
+
+    async def create(self, context: Context) -> None:
+        """Make the guest; it is there when its agent answers. Its user data may still run then, as on EC2."""
+        context.record.physical = self.instance(context)
+        wanted = await assemblies.current(context)
+        if wanted is None:
+            wanted = self.assembly(context)
+            for port in self.ports(context):
+                port.data["server"] = context.record.physical
+                context.services.save(port)
+        await assemblies.put(context, wanted)
+        await self.arrived(context)
+
+    async def arrived(self, context: Context, since: float = 0.0) -> None:
+        """Wait for the guest and note where it is."""
+        status = await assemblies.running(context, services=False, since=since)
+        context.record.attributes = self.addresses(context, status.address, status.place)
+
+    def addresses(self, context: Context, address: str, place: str) -> dict[str, Any]:
+        """Return the attributes that say where the guest is."""
+        raise NotImplementedError
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Another size: the guest is restarted with it, in order, its disk stays. Other security groups: at once."""
+        name, assembly = assemblies.place(context)
+        if changed & self.group_properties:
+            await assemblies.change(context, firewall=firewall_of(context.services, self.groups(context)))
+            await context.services.platform.settle(name, assembly)
+        if self.size_property not in changed:
+            return
+        size = context.services.platform.catalogue.size(str(context.properties.get(self.size_property)))
+        if size is None:
+            raise ResourceFailed(f"'{context.properties.get(self.size_property)}' is no size that is known here")
+        since = context.services.now()
+        await assemblies.change(context, memory=size.memory, cpus=size.cpus)
+        await context.services.platform.recover(name, assembly, reason="its size was changed by an update of its stack")
+        await self.arrived(context, since)
+
+    async def delete(self, context: Context) -> None:
+        """Remove the guest with all of it."""
+        await assemblies.remove(context)
+
+    async def drift(self, context: Context) -> dict[str, Any] | None:
+        """None when there is no guest any more."""
+        return {} if await assemblies.current(context) is not None else None
+
+
+def told(properties: Mapping[str, Any]) -> dict[str, str]:
+    """Return a server's tags and metadata, by which its values are found."""
+    tags, metadata = properties.get("Tags") or [], properties.get("metadata") or {}
+    named = {tag["Key"]: tag["Value"] for tag in tags if isinstance(tag, Mapping)} if isinstance(tags, list) else {}
+    return {str(key): str(value) for key, value in {**metadata, **named}.items()}
+
+
+def short_id(prefix: str, context: Context) -> str:
+    """Return an id in EC2's form."""
+    return f"{prefix}-{context.token.replace('-', '')[:17]}"
+
+
+def addresses_of(port: ResourceRecord) -> list[str]:
+    """Return what a port brings: its address, and the floating ones that it was given."""
+    return [str(port.data["address"]), *map(str, port.data.get("floating", ()))]
+
+
+TYPES: tuple[type[ResourceType], ...] = ()

@@ -1,0 +1,120 @@
+"""The real CloudFormation clients against a daemon of the tests' own, and the templates they bring up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.stage import ROOT, Stage, missing
+from tests.transport.sshd import free_port
+
+CLIENTS = ROOT / ".tools/stack-clients/bin"
+
+
+def template(name: str) -> Path:
+    """Return a template of the Heat project's own; skip where they are not."""
+    corpora = os.environ.get("PCLOUD_CORPORA")
+    if not corpora:
+        pytest.skip("PCLOUD_CORPORA is not set: the folder that holds heat-templates")
+    path = Path(corpora, "heat-templates", name)
+    if not path.is_file():
+        pytest.skip(f"PCLOUD_CORPORA has no heat-templates/{name}")
+    return path
+
+
+class StackStage(Stage):
+    """A daemon with its CloudFormation endpoint on a port of its own."""
+
+    def __init__(self, name: str) -> None:
+        if lacking := missing():
+            pytest.skip(lacking)
+        if not (CLIENTS / "aws").exists():
+            pytest.skip("the real clients are not installed: tools/setup-tests does that")
+        super().__init__(name)
+        self.port = free_port()
+
+    def begin(self) -> None:
+        """Start the daemon and make a key for the clients."""
+        ports = (("cloudformation", self.port), ("cloudwatch", free_port()), ("heat", free_port()))
+        self.open("[stacks]\n" + "".join(f'{key} = "127.0.0.1:{port}"\n' for key, port in ports))
+        key = self.json("access-key", "create")
+        self.clients = {
+            **self.environment,
+            "AWS_ACCESS_KEY_ID": key["access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": key["secret_access_key"],
+            "AWS_DEFAULT_REGION": "local",
+            "AWS_ENDPOINT_URL_CLOUDFORMATION": f"http://127.0.0.1:{self.port}/v1/",
+            "AWS_PAGER": "",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def aws(self, *words: str, code: int = 0, timeout: float = 900) -> str:
+        """Run `aws cloudformation …`, unmodified, and return what it prints."""
+        done = subprocess.run(
+            [CLIENTS / "aws", "cloudformation", *words], env=self.clients, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, timeout=timeout, cwd=self.files,
+        )  # fmt: skip
+        told = f"aws cloudformation {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode == code, f"{told}\n{self.diary()}"
+        return done.stdout
+
+    def ask(self, *words: str) -> Any:
+        """Run `aws cloudformation …` and return its JSON."""
+        return json.loads(self.aws(*words, "--output", "json"))
+
+    def boto3(self, script: str, *words: str, timeout: float = 900) -> str:
+        """Run a script with boto3 and return what it prints."""
+        done = subprocess.run(
+            [CLIENTS / "python", "-c", script, *words], env=self.clients, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, timeout=timeout, cwd=self.files,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.diary()}"
+        return done.stdout
+
+    def diary(self) -> str:
+        """Return the newest events, for the message of a failed test."""
+        return self.run("events", "--limit", "40").stdout[-6000:]
+
+    def outputs(self, stack: str) -> dict[str, str]:
+        """Return a stack's outputs."""
+        found = self.ask("describe-stacks", "--stack-name", stack)["Stacks"][0]
+        return {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", [])}
+
+    def places(self, stack: str) -> dict[str, str]:
+        """Return the subject `DEPLOYABLE/ASSEMBLY` of each server of a stack by its logical name."""
+        found = {}
+        for each in self.json("get"):
+            if each["name"].startswith(f"{stack}-"):
+                for assembly in self.status(each["name"])["assemblies"]:
+                    found[assembly["name"].rpartition("-")[0]] = f"{each['name']}/{assembly['name']}"
+        return found
+
+    def booted(self, subject: str) -> str:
+        """Return what changes when a guest is started again."""
+        return f"{self.guest_init(subject.replace('/', '.'))} {self.guest(subject, 'stat', '-c', '%Y', '/proc/1')}"
+
+
+def fetch(url: str) -> str:
+    """Fetch a page, redirects followed; the reason where there is none."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=10) as answer:
+            return str(answer.read().decode(errors="replace"))
+    except (urllib.error.URLError, OSError) as problem:
+        return f"no page: {problem}"
+
+
+def shows(url: str, text: str, seconds: float) -> None:
+    """Wait until a page shows a text."""
+    deadline = time.monotonic() + seconds
+    while text not in (page := fetch(url)):
+        assert time.monotonic() < deadline, f"{url} does not show {text!r} within {seconds:g} s but:\n{page[:2000]}"
+        time.sleep(0.25)

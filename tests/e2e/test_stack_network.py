@@ -1,0 +1,157 @@
+"""Security groups, elastic and floating addresses of guests, for real: packets pass, or they do not."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.stack_stage import StackStage
+from tests.e2e.stage import until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+SERVE = """#!/bin/sh
+cat > /etc/systemd/system/serve@.service <<UNIT
+[Service]
+ExecStart=/usr/bin/python3 -m http.server %i
+[Install]
+WantedBy=multi-user.target
+UNIT
+systemctl enable --now serve@8080 serve@8081
+"""
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[StackStage]:
+    """A daemon of our own."""
+    stage = StackStage("n")
+    stage.begin()
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
+def answers(address: str, port: int) -> bool:
+    """Tell whether something takes connections."""
+    try:
+        with socket.create_connection((address, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def document(*ports: int) -> dict[str, Any]:
+    """A guest with two servers in it, some of which may be reached, and an address more."""
+    ingress = [{"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "CidrIp": "0.0.0.0/0"} for port in ports]
+    return {
+        "Resources": {
+            "Group": {
+                "Type": "AWS::EC2::SecurityGroup",
+                "Properties": {"GroupDescription": "some ports", "SecurityGroupIngress": ingress},
+            },
+            "Server": {
+                "Type": "AWS::EC2::Instance",
+                "Properties": {
+                    "ImageId": "bookworm-cfntools",
+                    "InstanceType": "m1.tiny",
+                    "SecurityGroups": [{"Ref": "Group"}],
+                    "UserData": {"Fn::Base64": SERVE},
+                },
+            },
+            "Address": {"Type": "AWS::EC2::EIP"},
+            "Association": {
+                "Type": "AWS::EC2::EIPAssociation",
+                "Properties": {"EIP": {"Ref": "Address"}, "InstanceId": {"Ref": "Server"}},
+            },
+        },
+        "Outputs": {
+            "Own": {"Value": {"Fn::GetAtt": ["Server", "PublicIp"]}},
+            "Further": {"Value": {"Ref": "Address"}},
+        },
+    }
+
+
+def test_groups_and_elastic_addresses(stage: StackStage) -> None:
+    """What no rule lets in stays out, at both addresses; changed rules need no restart; a restart keeps them."""
+
+    def body(*ports: int) -> str:
+        return stage.write("network.template", json.dumps(document(*ports)))
+
+    stage.pcloud("stack", "create", "network", "-t", body(8080), "--wait")
+    told = stage.outputs("network")
+    own, further = told["Own"], told["Further"]
+    assert own != further
+    until("8080 answers", lambda: answers(own, 8080), 60)
+    assert answers(further, 8080)
+    place = stage.places("network")["server"]
+    assert "8081" in stage.guest(place, "ss", "-ltn")
+    assert not answers(own, 8081)
+    assert not answers(further, 8081)
+
+    before = stage.booted(place)
+    stage.pcloud("stack", "update", "network", "-t", body(8081), "--wait")
+    assert answers(own, 8081)
+    assert not answers(own, 8080)
+    assert stage.booted(place) == before
+
+    # Nothing is lost with a restart
+    stage.guest(place, "sh", "-c", "systemctl reboot --no-block; true")
+    until("another boot", lambda: stage.run("assembly", "exec", "-n", place, "--", "true").returncode == 0
+          and stage.booted(place) != before, 60)  # fmt: skip
+    until("8081 answers", lambda: answers(further, 8081), 30)
+    assert not answers(further, 8080)
+
+    stage.pcloud("stack", "delete", "network", "--wait")
+    assert stage.left() == []
+    leases = stage.home / "infrastructure/lxc/leases"
+    assert not leases.exists() or list(leases.iterdir()) == []
+
+
+HOT = """
+heat_template_version: 2016-10-14
+resources:
+  key: {type: "OS::Nova::KeyPair", properties: {name: netkey, save_private_key: true}}
+  group:
+    type: OS::Neutron::SecurityGroup
+    properties: {rules: [{protocol: icmp}, {protocol: tcp, port_range_min: 8080, port_range_max: 8080}]}
+  port:
+    type: OS::Neutron::Port
+    properties: {network: any, security_groups: [{get_resource: group}]}
+  server:
+    type: OS::Nova::Server
+    properties:
+      image: Fedora-cfntools
+      flavor: m1.tiny
+      key_name: {get_resource: key}
+      networks: [{port: {get_resource: port}}]
+      user_data_format: RAW
+      user_data: |
+        #!/bin/sh
+        for port in 8080 8081; do systemd-run python3 -m http.server $port; done
+  floating:
+    type: OS::Neutron::FloatingIP
+    properties: {floating_network: any, port_id: {get_resource: port}}
+outputs:
+  own: {value: {get_attr: [server, first_address]}}
+  at_port: {value: {get_attr: [port, fixed_ips, 0, ip_address]}}
+  floating: {value: {get_attr: [floating, floating_ip_address]}}
+"""
+
+
+def test_ports_keys_and_floating_addresses(stage: StackStage) -> None:
+    """A server has its port's address and the floating one; its root takes the key pair."""
+    template = stage.write("ports.yaml", HOT)
+    stage.pcloud("stack", "create", "ports", "-t", template, "--wait")
+    told = stage.outputs("ports")
+    until("8080 answers", lambda: answers(told["own"], 8080), 60)
+    for address in told.values():
+        assert answers(address, 8080), address
+        assert not answers(address, 8081), address
+    place = stage.places("ports")["server"]
+    assert "ssh-ed25519" in stage.guest(place, "cat", "/root/.ssh/authorized_keys")
+    stage.pcloud("stack", "delete", "ports", "--wait")
+    assert stage.left() == []

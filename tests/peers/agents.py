@@ -1,0 +1,136 @@
+"""Texts for the cluster of `cluster`: what prepares its namespaces, its configuration, and the agents that it runs."""
+
+HOLD = """
+ip link set lo up
+for d in /var/lib/pacemaker /var/log/pacemaker /etc/pacemaker /etc/corosync /var/lib/corosync /var/log/corosync \\
+  /dev/shm /run; do mkdir -p $d; mount -t tmpfs tmpfs $d; done
+chmod 1777 /dev/shm; mkdir -p /run/crm /run/resource-agents /run/lock /var/log/pacemaker/bundles
+for s in cib pengine blackbox cores; do mkdir -p /var/lib/pacemaker/$s; done
+chown -R hacluster:haclient /var/lib/pacemaker /run/crm /var/log/pacemaker; chmod 770 /var/log/pacemaker
+cp "$1/authkey" /etc/pacemaker/authkey; chown root:haclient /etc/pacemaker/authkey; chmod 640 /etc/pacemaker/authkey
+cp "$1/corosync.conf" /etc/corosync/
+mkdir -p /run/layers/u1 /run/layers/w1 /run/layers/u2 /run/layers/w2
+lay() { mount -t overlay overlay -o lowerdir=$1,upperdir=/run/layers/u$2,workdir=/run/layers/w$2 $1; }
+lay /usr/lib/ocf/resource.d 1; lay /usr/sbin 2
+cp -r "$1/agents/." /usr/lib/ocf/resource.d/; cp "$1/fence_test" /usr/sbin/
+touch "$1/$2.ready"; exec sleep infinity
+"""
+
+COROSYNC = """totem {{
+  version: 2
+  cluster_name: pcloud-test
+  transport: knet
+  crypto_cipher: none
+  crypto_hash: none
+}}
+nodelist {{
+  node {{
+    ring0_addr: {address}
+    name: node1
+    nodeid: 1
+  }}
+}}
+quorum {{
+  provider: corosync_votequorum
+}}
+logging {{
+  to_logfile: yes
+  logfile: /var/log/corosync/corosync.log
+  to_syslog: no
+}}
+"""
+
+FENCE = r"""#!/bin/sh
+# Asks the test, through files, to fence a node; answers when the test says that it is done.
+dir=@DIR@
+while read -r line; do case "$line" in action=*) action=${line#action=} ;; nodename=*) node=${line#nodename=} ;;
+  port=*|plug=*) [ -n "$node" ] || node=${line#*=} ;; esac; done
+case "${1#--action=}" in metadata|meta-data) action=metadata ;; esac
+[ "$1" = -o ] && action=$2
+case "$action" in
+metadata) cat <<'X'
+<?xml version="1.0"?>
+<resource-agent name="fence_test" shortdesc="for tests"><longdesc>for tests</longdesc><parameters>
+<parameter name="action" unique="0" required="1"><content type="string" default="reboot"/></parameter>
+<parameter name="port" unique="0" required="0"><content type="string"/></parameter></parameters>
+<actions><action name="on" automatic="0"/><action name="off"/><action name="reboot"/><action name="status"/>
+<action name="list"/><action name="monitor"/><action name="metadata"/></actions></resource-agent>
+X
+exit 0 ;;
+monitor|status|list|on) exit 0 ;;
+off|reboot)
+  echo "$action $node" >> $dir/fence.asked
+  for _ in $(seq 300); do
+    [ "$(wc -l < $dir/fence.asked)" = "$(cat $dir/fence.done 2>/dev/null | wc -l)" ] && exit 0; sleep 0.1; done
+  exit 1 ;;
+esac
+exit 1
+"""
+
+GUEST = r"""#!/bin/sh
+# A guest for tests: a small container (own network, mounts, processes) whose first process keeps our agent running. A pair
+# of virtual Ethernet devices joins it to the cluster. Parameters: command, state, network (three numbers of an address).
+running() { [ -s "$OCF_RESKEY_state" ] && grep -q '^State:.[^Z]' "/proc/$(cat "$OCF_RESKEY_state")/status" 2>/dev/null; }
+case "$1" in
+start) running && exit 0
+  ip link del guest0 2>/dev/null
+  setsid unshare -n -m -i -p --fork --kill-child --mount-proc --propagation private sh -c "
+    mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /dev/shm; mkdir -p /run/resource-agents /run/crm; ip link set lo up
+    while :; do $OCF_RESKEY_command; sleep 0.2; done" >>/run/guest.log 2>&1 </dev/null &
+  pid=$!; echo $pid > "$OCF_RESKEY_state"
+  until [ "$(readlink /proc/$pid/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do running || exit 1; sleep 0.05; done
+  ip link add guest0 type veth peer name guest1 && ip link set guest1 netns $pid || exit 1
+  ip addr add "$OCF_RESKEY_network.1/24" dev guest0 && ip link set guest0 up || exit 1
+  nsenter -t $pid -n ip addr add "$OCF_RESKEY_network.2/24" dev guest1 && nsenter -t $pid -n ip link set guest1 up ;;
+stop) if running; then pid=$(cat "$OCF_RESKEY_state"); kill -9 $pid; while running; do sleep 0.05; done; fi
+  rm -f "$OCF_RESKEY_state"; exit 0 ;;
+monitor) running && exit 0; exit 7 ;;
+meta-data) cat <<'X'
+<?xml version="1.0"?>
+<resource-agent name="guest" version="1.0"><version>1.1</version><longdesc lang="en">for tests</longdesc>
+<shortdesc lang="en">for tests</shortdesc><parameters>
+<parameter name="command"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/>
+</parameter><parameter name="state"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc>
+<content type="string"/></parameter><parameter name="network"><longdesc lang="en">x</longdesc>
+<shortdesc lang="en">x</shortdesc><content type="string"/></parameter>
+</parameters><actions><action name="start" timeout="20s"/><action name="stop" timeout="20s"/>
+<action name="monitor" timeout="20s" interval="10s"/><action name="meta-data" timeout="5s"/></actions></resource-agent>
+X
+;;
+esac
+"""
+
+CONTAINER = r"""#!/bin/sh
+# An LXC guest. Parameters: folder and name (lxc-start's -P and -n), address (the host's, of their link).
+lxc() { command=$1; shift; "lxc-$command" -P "$OCF_RESKEY_folder" -n "$OCF_RESKEY_name" "$@"; }
+running() { [ "$(lxc info -s -H 2>/dev/null)" = RUNNING ]; }
+case "$1" in
+start) running && exit 0
+  lxc start -d -o "$OCF_RESKEY_folder/log" </dev/null >/dev/null 2>&1 || exit 1
+  ip addr add "$OCF_RESKEY_address/30" dev "$OCF_RESKEY_name" && ip link set "$OCF_RESKEY_name" up ;;
+stop) running && lxc stop -k; running && exit 1; exit 0 ;;
+monitor) running && exit 0; exit 7 ;;
+meta-data) @META@ ;;
+esac
+"""
+
+ATTRIBUTES = r"""#!/bin/sh
+# A resource agent for tests that tells the cluster, through node attributes, that it runs. Parameter: dir.
+case "$1" in
+start) crm_node -n > "$OCF_RESKEY_dir/name" || exit 1
+  attrd_updater -n "test-$OCF_RESOURCE_INSTANCE" -U started || exit 1; touch "$OCF_RESKEY_dir/runs" ;;
+stop) rm -f "$OCF_RESKEY_dir/runs"; attrd_updater -n "test-$OCF_RESOURCE_INSTANCE" -D ;;
+monitor) [ -e "$OCF_RESKEY_dir/runs" ] || exit 7 ;;
+meta-data) @META@ ;;
+esac
+"""
+
+META = """cat <<'X'
+<?xml version="1.0"?>
+<resource-agent name="service" version="1.0"><version>1.1</version><longdesc lang="en">for tests</longdesc>
+<shortdesc lang="en">for tests</shortdesc><parameters>
+<parameter name="dir"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/></parameter>
+</parameters><actions><action name="start" timeout="20s"/><action name="stop" timeout="20s"/>
+<action name="monitor" timeout="20s" interval="10s"/><action name="meta-data" timeout="5s"/></actions></resource-agent>
+X
+exit 0"""

@@ -1,0 +1,81 @@
+"""A platform whose guests are only noted: what the stack engine asked of it, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from pcloud.environment.infrastructure import ExecResult
+from pcloud.events.event import Event
+from pcloud.model.deployable import Deployable
+from pcloud.model.errors import Unavailable
+from pcloud.model.status import DeployableStatus
+
+
+class NotingPlatform:
+    """Notes what it is asked to do; events are put in by the test."""
+
+    capabilities = frozenset({"guests"})
+    infrastructure = "noted"
+    catalogue = None
+
+    def __init__(self) -> None:
+        self.recovered: list[tuple[str, str, str]] = []
+        self.away = False
+        """Whether the engine does not answer."""
+        self.answer = ""
+        """What every command in a guest prints; nothing can be run while it is empty."""
+        self.queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def read(self, document: Mapping[str, Any]) -> Deployable:
+        raise NotImplementedError
+
+    async def prepare(self) -> str:
+        return ""
+
+    async def release(self) -> None:
+        pass
+
+    async def holds_guest(self, deployable: str, assembly: str) -> bool:
+        return False
+
+    async def allocate_address(self, holder: str) -> str:
+        raise NotImplementedError
+
+    async def release_address(self, holder: str) -> None:
+        pass
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        pass
+
+    def images(self) -> Sequence[str]:
+        return ("test",)
+
+    async def definition(self, name: str) -> Deployable | None:
+        return None
+
+    async def apply(self, deployable: Deployable) -> None:
+        raise NotImplementedError
+
+    async def status(self, name: str) -> DeployableStatus | None:
+        return None
+
+    async def delete(self, name: str) -> None:
+        raise NotImplementedError
+
+    async def recover(self, deployable: str, assembly: str, *, reason: str) -> None:
+        if self.away:
+            raise Unavailable.of("ENGINE_AWAY", "the engine is away")
+        self.recovered.append((deployable, assembly, reason))
+
+    async def execute(
+        self, deployable: str, assembly: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
+    ) -> ExecResult:
+        if not self.answer:
+            raise Unavailable.of("ENGINE_AWAY", "the engine is away")
+        return ExecResult(returncode=0, stdout=self.answer.encode(), stderr=b"")
+
+    async def events(self) -> AsyncIterator[Event]:
+        while True:
+            yield await self.queue.get()

@@ -1,0 +1,188 @@
+"""CloudWatch's Query protocol, as guests' tools and clients speak it: signed, and kept to their own stack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlencode
+from xml.etree import ElementTree
+
+import httpx2
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from pcloud.api.cloudformation import cloudformation_app
+from pcloud.stacks.engine.manager import StackManager
+from pcloud.stacks.records import Source, StackRecord
+from pcloud.stacks.store import SqliteStore
+from tests.stacks.fake_platform import NotingPlatform
+from tests.stacks.serving import serving
+from tests.stacks.test_alarms import alarm
+
+
+class Client:
+    """Signs Query requests, as boto does in a guest."""
+
+    def __init__(self, url: str, key: str, secret: str) -> None:
+        self._url, self._credentials = url, Credentials(key, secret)
+
+    async def __call__(self, action: str, fields: Mapping[str, object] | None = None) -> httpx2.Response:
+        form = {"Action": action, "Version": "2010-08-01", **{k: str(v) for k, v in (fields or {}).items()}}
+        body = urlencode(form)
+        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+        request = AWSRequest(method="POST", url=f"{self._url}/v1", data=body, headers=headers)
+        SigV4Auth(self._credentials, "monitoring", "local").add_auth(request)
+        async with httpx2.AsyncClient() as client:
+            return await client.post(f"{self._url}/v1", content=body, headers=dict(request.headers.items()))
+
+
+def template(name: str) -> Source:
+    body = {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Resources": {
+            "User": {"Type": "AWS::IAM::User"},
+            "Key": {"Type": "AWS::IAM::AccessKey", "Properties": {"UserName": {"Ref": "User"}}},
+            "Alarm": alarm(AlarmName=name),
+        },
+        "Outputs": {
+            "key": {"Value": {"Ref": "Key"}},
+            "secret": {"Value": {"Fn::GetAtt": ["Key", "SecretAccessKey"]}},
+        },
+    }
+    return Source(template=json.dumps(body))
+
+
+@pytest.fixture
+async def served(tmp_path: Path):
+    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NotingPlatform())
+    await manager.start()
+    async with serving(cloudformation_app(manager, lambda token: None)) as url:
+        yield manager, url
+    await manager.close()
+
+
+async def made(manager: StackManager, name: str) -> StackRecord:
+    stack = await manager.create(name, template(name))
+    await manager.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+    return stack
+
+
+def client_of(stack: StackRecord, url: str) -> Client:
+    return Client(url, stack.outputs["key"]["value"], stack.outputs["secret"]["value"])
+
+
+def failure(**more: object) -> dict[str, object]:
+    """What `cfn-push-stats --service-failure` sends, unit and all."""
+    return {
+        "Namespace": "system/linux",
+        "MetricData.member.1.MetricName": "ServiceFailure",
+        "MetricData.member.1.Value": 1,
+        "MetricData.member.1.Unit": "Counter",
+        "MetricData.member.1.Dimensions.member.1.Name": "InstanceId",
+        "MetricData.member.1.Dimensions.member.1.Value": "i-1",
+        **more,
+    }
+
+
+def texts(response: httpx2.Response, path: str) -> list[str | None]:
+    tree = ElementTree.fromstring(response.text)
+    return [item.text for item in tree.iterfind(".//" + "/".join(f"{{*}}{name}" for name in path.split("/")))]
+
+
+async def test_a_guest_pushes_with_its_stacks_key_and_only_its_own_alarm_goes_off(
+    served: tuple[StackManager, str],
+) -> None:
+    manager, url = served
+    one, two = await made(manager, "one"), await made(manager, "two")
+    push = client_of(one, url)
+    for _ in range(3):
+        answer = await push("PutMetricData", failure())
+        assert answer.status_code == 200, answer.text
+    manager.watcher.look()
+    assert manager.current(one)["Alarm"].data["state"] == "ALARM"
+    assert manager.current(two)["Alarm"].data["state"] == "INSUFFICIENT_DATA"
+
+
+async def test_a_stacks_key_may_do_nothing_else(served: tuple[StackManager, str]) -> None:
+    manager, url = served
+    one, two = await made(manager, "one"), await made(manager, "two")
+    push = client_of(one, url)
+    for action, fields in {
+        "DescribeAlarms": {},
+        "SetAlarmState": {"AlarmName": "one", "StateValue": "ALARM", "StateReason": "x"},
+        "DeleteStack": {"StackName": "two"},
+        "CreateStack": {"StackName": "three"},
+        "GetTemplate": {"StackName": "one"},
+    }.items():
+        answer = await push(action, fields)
+        assert answer.status_code == 403, (action, answer.text)
+    about = {"StackName": "one", "LogicalResourceId": "Alarm"}
+    assert (await push("DescribeStackResource", about)).status_code == 200
+    assert (await push("DescribeStackResource", {**about, "StackName": two.name})).status_code == 403
+    signal = {**about, "StackName": "two", "UniqueId": "1", "Status": "SUCCESS"}
+    assert (await push("SignalResource", signal)).status_code == 403
+    await manager.delete(one)
+    await manager.wait(one)
+    assert (await push("PutMetricData", failure())).status_code == 403, "the key went with its stack"
+
+
+async def test_alarms_and_values_are_shown_to_operators(served: tuple[StackManager, str]) -> None:
+    manager, url = served
+    await made(manager, "one")
+    ask = Client(url, *manager.make_key("native", "", "test"))
+    shown = await ask("DescribeAlarms", {"AlarmNames.member.1": "one"})
+    assert texts(shown, "StateValue") == ["INSUFFICIENT_DATA"]
+    assert texts(shown, "Period") == ["300"]
+    wanted = {"AlarmName": "one", "StateValue": "ALARM", "StateReason": "a drill"}
+    assert (await ask("SetAlarmState", wanted)).status_code == 200
+    manager.watcher.look()
+    assert texts(await ask("DescribeAlarms"), "StateValue") == ["ALARM"]
+    assert (await ask("DisableAlarmActions", {"AlarmNames.member.1": "one"})).status_code == 200
+    assert texts(await ask("DescribeAlarms"), "ActionsEnabled") == ["false"]
+    assert (await ask("PutMetricData", failure())).status_code == 200
+    assert texts(await ask("ListMetrics"), "Metrics/member/MetricName") == ["ServiceFailure"]
+    import datetime
+
+    now = datetime.datetime.fromtimestamp(manager.now(), datetime.UTC)
+    about = {
+        "Namespace": "system/linux",
+        "MetricName": "ServiceFailure",
+        "StartTime": (now - datetime.timedelta(seconds=60)).isoformat(),
+        "EndTime": (now + datetime.timedelta(seconds=60)).isoformat(),
+        "Period": 120,
+        "Statistics.member.1": "SampleCount",
+    }
+    assert texts(await ask("GetMetricStatistics", about), "SampleCount") == ["1.0"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"Namespace": "x"},
+        failure(**{"MetricData.member.1.Value": "nan"}),
+        failure(**{"MetricData.member.1.Value": "1e400"}),
+        failure(**{"MetricData.member.1.Value": "many"}),
+        failure(**{"MetricData.member.1.Timestamp": "yesterday"}),
+        failure(**{"MetricData.member.1.Counts.member.1": "1", "MetricData.member.1.Counts.member.2": "1"}),
+        {"Namespace": "x", "MetricData.member.1.MetricName": "m"},
+    ],
+)
+async def test_bad_values_get_the_protocols_error(served: tuple[StackManager, str], fields: dict[str, object]) -> None:
+    manager, url = served
+    answer = await Client(url, *manager.make_key("native", "", "test"))("PutMetricData", fields)
+    assert answer.status_code == 400, answer.text
+    assert "<ErrorResponse" in answer.text
+    assert manager.watcher.metrics.series == {}
+
+
+async def test_unknown_alarms_and_operations(served: tuple[StackManager, str]) -> None:
+    manager, url = served
+    ask = Client(url, *manager.make_key("native", "", "test"))
+    wanted = {"AlarmName": "none", "StateValue": "OK", "StateReason": ""}
+    assert (await ask("SetAlarmState", wanted)).status_code == 404
+    assert (await ask("PutDashboard", {})).status_code == 400

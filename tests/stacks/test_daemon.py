@@ -1,0 +1,147 @@
+"""The whole daemon as users meet it: `pcloud stack …`, /v1/stacks, and `kill -9` in the middle of an operation."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stacks.daemon import Daemon
+
+_WAIT = {"create": 0.4, "update": 0.4, "delete": 0.4}
+
+
+def _waiting(value: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "OS::Heat::TestResource", "properties": {"value": value, "action_wait_secs": _WAIT}}
+
+
+SLOW = json.dumps(
+    {
+        "heat_template_version": "2018-08-31",
+        "parameters": {"word": {"type": "string", "default": "one"}},
+        "resources": {
+            "a": _waiting({"get_param": "word"}),
+            "b": _waiting({"get_attr": ["a", "output"]}),
+            "c": _waiting({"get_attr": ["b", "output"]}),
+            "secret": {"type": "OS::Heat::RandomString"},
+        },
+        "outputs": {
+            "said": {"value": {"get_attr": ["c", "output"]}},
+            "secret": {"value": {"get_attr": ["secret", "value"]}},
+        },
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with Daemon(tmp_path_factory.mktemp("stacks")) as made:
+        yield made
+
+
+def until(what: str, happened: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
+        time.sleep(0.02)
+
+
+def status(daemon: Daemon, name: str) -> str:
+    return str(daemon.call("GET", f"/v1/stacks/{name}")["StackStatus"])
+
+
+def outputs(daemon: Daemon, name: str) -> dict[str, Any]:
+    return {item["OutputKey"]: item["OutputValue"] for item in daemon.call("GET", f"/v1/stacks/{name}")["Outputs"]}
+
+
+def begun(daemon: Daemon, name: str, resource: str, word: str) -> bool:
+    """Whether something is being done to a resource at this moment."""
+    rows = daemon.call("GET", f"/v1/stacks/{name}")["Resources"]
+    return any(row["LogicalResourceId"] == resource and row["ResourceStatus"] == f"{word}_IN_PROGRESS" for row in rows)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("resource", ["a", "c"])
+def test_kill_in_the_middle_of_each_operation(tmp_path: Path, resource: str) -> None:
+    with Daemon(tmp_path) as daemon:
+        daemon.call("POST", "/v1/stacks", {"name": "k", "template": SLOW})
+        until("a resource is being made", lambda: begun(daemon, "k", resource, "CREATE"))
+        daemon.kill()
+        daemon.start()
+        until("created", lambda: status(daemon, "k") == "CREATE_COMPLETE")
+        first = outputs(daemon, "k")
+        assert first["said"] == "one"
+        physical = {row["LogicalResourceId"]: row["PhysicalResourceId"] for row in _resources(daemon)}
+
+        daemon.call("PUT", "/v1/stacks/k", {"template": SLOW, "parameters": {"word": "two"}})
+        until("a resource is being changed", lambda: begun(daemon, "k", resource, "UPDATE"))
+        daemon.kill()
+        daemon.start()
+        until("updated", lambda: status(daemon, "k") == "UPDATE_COMPLETE")
+        assert outputs(daemon, "k") == {"said": "two", "secret": first["secret"]}
+        assert {row["LogicalResourceId"]: row["PhysicalResourceId"] for row in _resources(daemon)} == physical
+
+        daemon.call("DELETE", "/v1/stacks/k")
+        until("a resource is being deleted", lambda: begun(daemon, "k", resource, "DELETE"))
+        daemon.kill()
+        daemon.start()
+        until("deleted", lambda: daemon.call("GET", "/v1/stacks") == [])
+        again = daemon.call("POST", "/v1/stacks", {"name": "k", "template": SLOW})
+        assert again["StackStatus"] == "CREATE_IN_PROGRESS", "the name is free again"
+
+
+def _resources(daemon: Daemon) -> list[dict[str, Any]]:
+    return list(daemon.call("GET", "/v1/stacks/k")["Resources"])
+
+
+@pytest.mark.real
+def test_commands_of_a_stack(daemon: Daemon, tmp_path: Path) -> None:
+    template = tmp_path / "t.json"
+    template.write_text(SLOW.replace("0.4", "0"))
+    planned = daemon.pcloud("stack", "plan", "blog", "-t", str(template))
+    assert [line.split()[:3] for line in planned.splitlines()[:4]] == [
+        ["+", "create", name] for name in ("a", "secret", "b", "c")
+    ]
+    assert daemon.call("GET", "/v1/stacks") == [], "a plan makes nothing"
+    assert "CREATE_COMPLETE" in daemon.pcloud("stack", "create", "blog", "-t", str(template), "--wait")
+    (row,) = json.loads(daemon.pcloud("stack", "list", "-o", "json"))
+    assert (row["StackName"], row["StackStatus"]) == ("blog", "CREATE_COMPLETE")
+    changes = json.loads(daemon.pcloud("stack", "plan", "blog", "-t", str(template), "-p", "word=two", "-o", "json"))[
+        "changes"
+    ]
+    assert {change["name"]: change["action"] for change in changes} == {
+        "a": "update", "secret": "none", "b": "update", "c": "update",
+    }  # fmt: skip
+    told = daemon.pcloud("stack", "update", "blog", "-t", str(template), "-p", "word=two", "--wait")
+    assert "UPDATE_COMPLETE" in told
+    assert outputs(daemon, "blog")["said"] == "two"
+    events = json.loads(daemon.pcloud("stack", "events", "blog", "-o", "json"))
+    done = [(item["LogicalResourceId"], item["ResourceStatus"]) for item in events]
+    assert done[0] == ("blog", "CREATE_IN_PROGRESS")
+    assert done[-1] == ("blog", "UPDATE_COMPLETE")
+    assert ("c", "UPDATE_COMPLETE") in done
+    assert ("secret", "UPDATE_IN_PROGRESS") not in done, "what the plan leaves alone is left alone"
+    daemon.pcloud("stack", "delete", "blog", "--wait")
+    assert json.loads(daemon.pcloud("stack", "list", "-o", "json")) == []
+    assert "no" in daemon.run("stack", "events", "blog").stderr.lower()
+
+
+@pytest.mark.real
+def test_commands_refuse_with_a_reason(daemon: Daemon, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("heat_template_version: 2018-08-31\nresources:\n  q: {type: OS::Zaqar::Queue}\n")
+    refused = daemon.run("stack", "create", "bad", "-t", str(bad))
+    assert refused.returncode != 0
+    assert "Zaqar" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    absent = daemon.run("stack", "delete", "nothing")
+    assert absent.returncode != 0
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        daemon.call("POST", "/v1/stacks", {"name": "1x", "template": SLOW})
+    assert caught.value.code in {400, 422}
+    caught.value.close()
