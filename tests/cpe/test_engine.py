@@ -22,7 +22,7 @@ from pcloud.cpe.home import Home
 from pcloud.cpe.settings import DaemonSettings, load
 from pcloud.cpe.telling import concerns
 from pcloud.model.deployable import Assembly, Deployable, Resource, ResourceState
-from pcloud.model.errors import InvalidDocument
+from pcloud.model.errors import InvalidDocument, NotFound
 from pcloud.store.database import sqlite_url
 from pcloud.store.store import Store
 from tests.cpe.fakes import FolderImages
@@ -177,6 +177,32 @@ async def test_two_deployables_share_one_build(tmp_path: Path) -> None:
             await cpe.put(Deployable(name=name, assemblies=(Assembly(name="a", image="trixie"),)))
         await eventually(lambda: {"one", "two"} <= cpe.desired.statuses.keys(), "both run")
         assert (cpe.home.path / "images" / "builds.log").read_text() == "trixie-\n"
+
+
+async def test_an_image_that_can_not_be_built_is_no_running_deployable(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        await cpe.put(Deployable(name="one"))
+        await eventually(lambda: "one" in cpe.desired.statuses, "the empty one runs")
+        assert cpe.desired.summary(cpe.desired.rows["one"]).state is ResourceState.RUNNING
+        cpe.desired.overlay("one", ResourceState.FAILED, "its image could not be built", change="failed")
+        assert cpe.desired.summary(cpe.desired.rows["one"]).state is ResourceState.FAILED
+
+
+async def test_only_what_exists_is_recovered(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        resource = Resource(name="r", resource_class="ocf", provider="pacemaker", type="Dummy")
+        await cpe.put(Deployable(name="one", assemblies=(Assembly(name="a", image="trixie", resources=(resource,)),)))
+        await eventually(lambda: "one" in cpe.desired.statuses, "it runs")
+        for parts, code in (
+            (("b", ""), "NO_SUCH_ASSEMBLY"),
+            (("a", "s"), "NO_SUCH_RESOURCE"),
+            (("", "r"), "NO_SUCH_ASSEMBLY"),
+        ):
+            with pytest.raises(NotFound) as caught:
+                await cpe.recover("one", assembly=parts[0], resource=parts[1])
+            assert caught.value.problems[0].code == code
+        await cpe.recover("one", assembly="a", resource="r")
+        await cpe.recover("one")
 
 
 async def test_processes_that_never_connected_end_with_the_daemon(tmp_path: Path) -> None:

@@ -119,6 +119,17 @@ def test_down_does_not_end_a_daemon_with_another_state_folder(place: Place, tmp_
     os.kill(place.pid, 0)
 
 
+@pytest.mark.parametrize("options", [(), ("--detach",)])
+def test_up_beside_a_daemon_with_another_state_folder(place: Place, tmp_path: Path, options: tuple[str, ...]) -> None:
+    assert place.pcloud("up", "--detach").returncode == 0
+    place.environment["PCLOUD_HOME"] = str(tmp_path / "elsewhere")
+    ended = place.pcloud("up", *options)
+    assert ended.returncode == 4
+    assert "another daemon answers" in ended.stderr
+    place.environment["PCLOUD_HOME"] = str(place.home)
+    assert "already" in place.pcloud("up", "--detach").stdout
+
+
 def test_a_lock_file_without_a_daemon_kills_nobody(place: Place) -> None:
     (place.home / "run").mkdir(parents=True)
     (place.home / "run" / "cped.lock").write_text(f"{os.getpid()}\n")

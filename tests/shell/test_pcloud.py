@@ -6,6 +6,7 @@ import json
 import subprocess
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,9 @@ def test_explain_is_a_timeline(pcloud: Run, api: Running) -> None:
             "time": 1000.25,
             "number": 7,
             "trigger": "a process of the service ended",
-            "observations": [{"what": "web/httpd not running", "signal": "exit", "detail": "rc 7", "time": 1000.2}],
+            "observations": [
+                {"what": "operation", "subject": "web/httpd", "signal": "exit", "detail": "rc 7", "time": 1000.2}
+            ],
             "rules": [{"rule": "MONITOR_FAILED", "text": "stop, then start", "subject": "web/httpd"}],
             "actions": [
                 {"action": "start", "subject": "web/httpd", "why": "it shall run", "state": "done", "seconds": 0.21}
@@ -184,7 +187,7 @@ def test_explain_is_a_timeline(pcloud: Run, api: Running) -> None:
     ]
     text = pcloud("explain", "shop/web/httpd").stdout
     assert "#7  a process of the service ended" in text
-    assert "saw      web/httpd not running: rc 7  [signal: exit]  50 ms before" in text
+    assert "saw      operation web/httpd: rc 7  [signal: exit]  50 ms before" in text
     assert "rule     MONITOR_FAILED (web/httpd): stop, then start" in text
     assert "did      start web/httpd  done in 210 ms  (it shall run)" in text
     assert "cost     decision 1.2 ms, Pacemaker's library 0.5 ms" in text
@@ -208,6 +211,19 @@ def test_pause_and_resume(pcloud: Run, api: Running) -> None:
     assert api.fleet.deployables["shop"]["paused"]
     assert pcloud("resume", "shop").returncode == 0
     assert not api.fleet.deployables["shop"]["paused"]
+
+
+def test_status_without_a_name_lists_all(pcloud: Run, api: Running) -> None:
+    api.fleet.add("shop", {"web": ["httpd"]})
+    assert pcloud("status").stdout == pcloud("get").stdout
+    assert pcloud("status", "-o", "json").stdout == pcloud("get", "-o", "json").stdout
+    assert pcloud("status", "--watch").returncode == 2
+
+
+def test_version_as_an_option() -> None:
+    for program in ("pcloud", "pcloudsh"):
+        asked = subprocess.run([BIN / program, "--version"], capture_output=True, text=True, check=True)
+        assert asked.stdout.split() == [program, version("pacemaker-cloud")]
 
 
 def test_delete_waits_for_its_job(pcloud: Run, api: Running) -> None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pcloud.shell.simulate_command import _lines
+
 Run = Any
 
 
@@ -17,6 +19,21 @@ def test_simulate_tells_a_timeline(pcloud: Run, api: Any) -> None:
     assert lines[1].endswith("-> start guest web: it died")
     assert lines[2].endswith("web running: it answers")
     assert lines[3] == "after 0.6 s: running; started again: web"
+
+
+def test_what_a_newer_decision_replaced_is_not_told() -> None:
+    moment = {
+        "seconds": 0.0,
+        "kind": "action",
+        "subject": "web",
+        "text": "start guest",
+        "state": "cancelled",
+        "why": "x",
+    }
+    assert _lines(moment) == []
+    assert "(failed)" in _lines({**moment, "state": "failed"})[0]
+    told = _lines({"seconds": 0.0, "kind": "state", "subject": "", "text": "running", "state": "", "why": ""})
+    assert told[0].rstrip().endswith("all of it running")
 
 
 def test_simulate_sends_the_file_along(pcloud: Run, api: Any, tmp_path: Path) -> None:

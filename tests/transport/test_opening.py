@@ -23,7 +23,8 @@ def test_an_engine_process_starts_without_what_only_some_guests_need() -> None:
 
 async def test_an_unused_transport_closes() -> None:
     transports = open_transports()
-    assert {name: each.name for name, each in transports.items()} == {"remote": "remote", "ssh": "ssh"}
+    assert {"remote", "ssh"} <= transports.keys()
+    assert [each.name for each in transports.values()] == list(transports)
     for each in transports.values():
         await each.close()
 

@@ -187,6 +187,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """Something a decision was based on."""
 
     what: str = ""
+    subject: str = ""
+    """`ASSEMBLY` or `ASSEMBLY/RESOURCE`; empty for the deployable itself."""
     signal: str = ""
     detail: str = ""
     time: float = 0.0

@@ -131,7 +131,8 @@ class Desired:
                 reason = "; ".join(part for part in (reason, _CHANGE[overlay.change] + overlay.reason) if part)
             else:
                 reason = overlay.reason
-                if status is None or status.state is not ResourceState.RUNNING:
+                # Of a deployable that had no guest so far, "running" says nothing.
+                if status is None or status.state is not ResourceState.RUNNING or not status.assemblies:
                     state, since = overlay.state, overlay.since
         if row.phase == "deleting":
             reason = overlay.reason if overlay is not None else "being deleted"
@@ -140,7 +141,7 @@ class Desired:
     def change(self, row: DeployableRow) -> str:
         """Return what became of the last change while what ran before goes on: `building`, `failed`, or nothing to tell."""
         status, overlay = self.statuses.get(row.name), self.overlays.get(row.name)
-        if overlay is None or status is None or status.state is ResourceState.STOPPED:
+        if overlay is None or status is None or not status.assemblies or status.state is ResourceState.STOPPED:
             return ""
         return overlay.change
 

@@ -67,7 +67,14 @@ def _room(home: Path) -> Check:
 def _cgroups() -> Check:
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         return Check(check="cgroups", state="ok", detail="version 2")
-    return Check(check="cgroups", state="warning", detail="version 2 is not mounted", hint="guests' limits need it")
+    if Path("/sys/fs/cgroup/memory").is_dir():
+        return Check(check="cgroups", state="ok", detail="version 1")
+    return Check(
+        check="cgroups",
+        state="warning",
+        detail="no control groups are mounted",
+        hint="mount -t cgroup2 cgroup2 /sys/fs/cgroup; guests and their limits need them",
+    )
 
 
 def _memory() -> Check:

@@ -31,6 +31,7 @@ class Inside:
         self._owner.desired.active(name)
         if name in self._owner.desired.overlays and name not in self._owner.desired.statuses:
             return await self._owner.reload(name)  # what failed is its images
+        await self._has(name, assembly, resource)
         subject = "/".join(part for part in (assembly, resource) if part)
         await self.command(name, "recover", {"assembly": assembly, "resource": resource, "subject": subject})
         return await self._owner.status(name)
@@ -72,6 +73,22 @@ class Inside:
         if isinstance(result, Mapping):
             result = result.get("console", b"")
         return result.encode() if isinstance(result, str) else bytes(result or b"")
+
+    async def _has(self, name: str, assembly: str, resource: str) -> None:
+        """NotFound unless the deployable has that assembly, and the assembly that resource; empty asks for none."""
+        if assembly or resource:
+            await self._has_assembly(name, assembly)
+        if resource:
+            assemblies = (await self._owner.definition(name)).deployable.assemblies
+            names = [one.name for each in assemblies if each.name == assembly for one in each.resources]
+            if resource not in names:
+                raise NotFound(
+                    Problem(
+                        code="NO_SUCH_RESOURCE",
+                        message=f"assembly {name}/{assembly} has no resource `{resource[:80]}`",
+                        hint=f"it has: {', '.join(names) or 'none'}",
+                    )
+                )
 
     async def _has_assembly(self, name: str, assembly: str) -> None:
         names = [one.name for one in (await self._owner.definition(name)).deployable.assemblies]

@@ -7,7 +7,7 @@ from typing import Any
 from pcloud.events.event import Event
 from pcloud.policy.cib import Names
 from pcloud.policy.graph import Graph
-from pcloud.policy.observation import Observation
+from pcloud.policy.observation import GuestActed, GuestSeen, Observation, Operated
 from pcloud.policy.outcome import Rule
 from pcloud.policy.reasons import why_guest, why_service
 from pcloud.policy.recording import pack
@@ -53,7 +53,10 @@ class Decision:
             self._observations.append(entry)
             self.trigger = self.trigger or f"{subject}: {event.reason}"
         if not events:
-            self._observations.append({"what": kind, "signal": "", "detail": "", "time": self.time})
+            subject, detail = _plainly(observation)
+            entry = {"what": kind, "subject": subject, "signal": "", "detail": detail, "time": self.time}
+            self._observations.append(entry)
+            self.trigger = self.trigger or (f"{subject}: {detail}" if subject else "")
         self.trigger = self.trigger or _TRIGGERS.get(kind, "")
 
     def made(self, state: State, graph: Graph, names: Names, *, now: float, decide: float, library: float) -> None:
@@ -126,6 +129,20 @@ class Decision:
             "outcome": outcome if actions else "nothing to do",
             **kept,
         }
+
+
+def _plainly(observation: Observation) -> tuple[str, str]:
+    """Return subject and detail of an observation that changed no state; both empty where its kind says it all."""
+    match observation:
+        case GuestSeen(assembly=assembly, info=info):
+            return assembly, f"the infrastructure says that the guest is {info.state}"
+        case GuestActed(assembly=assembly, action=action, error=error):
+            return assembly, f"{action} of the guest failed: {error}" if error else f"{action} of the guest is done"
+        case Operated(subject=subject, action=action, interval=interval, rc=rc):
+            subject = subject.removesuffix("!configure")
+            return subject, f"{'recurring ' if interval else ''}{action} ended with code {rc}"
+        case _:
+            return "", ""
 
 
 _KINDS = {

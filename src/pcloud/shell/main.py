@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="The file that holds the access token. [$PCLOUD_TOKEN, else $PCLOUD_HOME/token]",
 )
+@click.version_option(package_name="pacemaker-cloud", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context, url: str | None, token_file: str | None) -> None:
     """Keep applications that are made of guests running, and say why.

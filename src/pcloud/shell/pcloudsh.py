@@ -182,6 +182,7 @@ def _wrap(text: str) -> list[str]:
     help="The file that holds the access token. [$PCLOUD_TOKEN, else $PCLOUD_HOME/token]",
 )
 @click.option("-k", "--keep-going", is_flag=True, help="In a script: go on after a command that failed.")
+@click.version_option(package_name="pacemaker-cloud", message="%(prog)s %(version)s")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def cli(url: str | None, token_file: str | None, keep_going: bool, command: tuple[str, ...]) -> int:
     """The shell of pacemaker-cloud: make images, assemblies and deployables, start them, watch them.

@@ -61,9 +61,12 @@ def _lines(moment: dict[str, Any]) -> list[str]:
     if moment["kind"] == "fault":
         return [out.styled(f"{when}== {moment['text']}", "suspect")]
     if moment["kind"] == "action":
+        if moment["state"] == "cancelled":  # a newer decision took its place and says what is done; -o json has both
+            return []
         failed = f" ({moment['state']})" if moment["state"] != "done" else ""
         return [f"{when}-> {moment['text']}{subject}{failed}: {moment['why']}"]
-    return [out.styled(f"{when}   {subject.strip() or 'all of it'} {moment['text']}: {moment['why']}", moment["text"])]
+    why = f": {moment['why']}" if moment["why"] else ""
+    return [out.styled(f"{when}   {subject.strip() or 'all of it'} {moment['text']}{why}", moment["text"])]
 
 
 def _because(report: dict[str, Any]) -> str:

@@ -81,8 +81,8 @@ def _section(head: str, entries: Sequence[str]) -> list[str]:
 
 
 def _observation(found: Observation, decided: float) -> str:
-
-    text = found.what + (f": {found.detail}" if found.detail else "")
+    text = " ".join(part for part in (found.what, found.subject if found.subject != "deployable" else "") if part)
+    text += f": {found.detail}" if found.detail else ""
     if found.signal:
         text += f"  [signal: {found.signal}]"
     if found.time and decided and abs(decided - found.time) >= 0.0005:

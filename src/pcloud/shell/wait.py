@@ -312,7 +312,6 @@ def _job_error(job: Job) -> Failed:
     problems = [
         Problem(**{field: getattr(record, field) for field in record.__struct_fields__}) for record in job.errors
     ]
-    summary = Problem(
-        code="JOB_" + job.state.upper(), message=f"{what} {job.state}" + (f": {job.message}" if job.message else "")
-    )
+    told = f": {job.message}" if job.message and not problems else ""  # the problems say it, and what to do
+    summary = Problem(code="JOB_" + job.state.upper(), message=f"{what} {job.state}{told}")
     return Failed(summary, *problems)

@@ -60,6 +60,7 @@ def up(session: Session, detach: bool, timeout: float) -> None:
 
     settings = _local(session)
     if _answers(session):
+        _is_of_this_home(session)
         if detach:
             out.done(f"the daemon answers at {settings.url} already")
             return
@@ -282,6 +283,23 @@ def _answers(session: Session) -> bool:
         return session.client.healthy()
     except Unreachable:
         return False
+
+
+def _is_of_this_home(session: Session) -> None:
+    """Conflict when the daemon that answers keeps its state elsewhere, which it does when it does not know our token."""
+    from pcloud.model.errors import Conflict, PcloudError
+
+    settings = session.client.settings
+    try:
+        session.client.version()
+    except PcloudError as error:
+        if error.problems[0].code not in ("UNAUTHORIZED", "FORBIDDEN", "NO_TOKEN"):
+            raise
+        raise Conflict.of(
+            "OTHER_DAEMON",
+            f"another daemon answers at {settings.url}: it does not know the token of {settings.home}",
+            hint="choose another address with $PCLOUD_URL, or name that daemon's folder with $PCLOUD_HOME",
+        ) from error
 
 
 def _program() -> str:

@@ -15,6 +15,7 @@ from pcloud.shell.framework import DEPLOYABLE, Command, Session, output_option, 
 from pcloud.shell.text import one_of
 
 if TYPE_CHECKING:
+    from pcloud.client.records import DeployableSummary
     from pcloud.model.deployable import ResourceState
     from pcloud.model.status import DeployableStatus
 
@@ -113,6 +114,10 @@ def get(session: Session, name: str | None, output: str) -> None:
         found = [one for one in found if one.name == name]
         if not found:
             raise NotFound.of("NOT_FOUND", f"there is no deployable {name!r}", hint="`pcloud get` lists all")
+    _list(found, output)
+
+
+def _list(found: list[DeployableSummary], output: str) -> None:
     if output != "table":
         out.document(found, output)
         return
@@ -123,17 +128,23 @@ def get(session: Session, name: str | None, output: str) -> None:
     cls=Command,
     short_help="Show its guests and services.",
     examples=[
+        ("pcloud status", "one line for each deployable, as `pcloud get`"),
         ("pcloud status shop", "its guests and services"),
         ("pcloud status shop -o json | jq -r .state", "one word, for a script"),
         ("pcloud status shop --watch", "keep it on the screen"),
     ],
 )
-@click.argument("name", type=DEPLOYABLE)
+@click.argument("name", required=False, type=DEPLOYABLE)
 @click.option("-w", "--watch", is_flag=True, help="Show it live, until Ctrl-C.")
 @output_option
 @pass_session
-def status(session: Session, name: str, watch: bool, output: str) -> None:
-    """Show a deployable with its assemblies (guests) and resources (services)."""
+def status(session: Session, name: str | None, watch: bool, output: str) -> None:
+    """Show a deployable with its assemblies (guests) and resources (services); without NAME, one line for each."""
+    if name is None:
+        if watch:
+            raise click.UsageError("--watch needs the name of a deployable")
+        _list(session.client.deployables(), output)
+        return
     if watch:
         if output != "table" or not sys.stdout.isatty():
             raise click.UsageError("--watch needs a terminal and the table form")
