@@ -405,3 +405,27 @@ def test_a_busy_group_grows_behind_its_balancer_and_shrinks_by_its_webhook(stage
     answers = Counter(page(outputs["url"]).strip()[:12] for _ in range(10))
     assert answers == {"I am member0": 10}
     stage.remove("asg")
+
+
+def test_autoscaling_from_the_corpus(stage: GroupStage) -> None:
+    """`hot/autoscaling.yaml`, unmodified: a group behind Octavia's objects, which its webhook makes larger."""
+    template = corpus("hot/autoscaling.yaml")
+    stage.write("lb_server.yaml", corpus("hot/lb_server.yaml").read_text())
+    given = {
+        "image": "F17-x86_64-cfntools", "key": "k", "flavor": "m1.small", "database_flavor": "m1.small",
+        "network": "private", "subnet_id": "private", "external_network_id": "public",
+    }  # fmt: skip
+    words = [word for name, value in given.items() for word in ("-p", f"{name}={value}")]
+    done = stage.run(
+        "stack", "create", "auto", "-t", str(template), "-f", "lb_server.yaml", *words, "--wait", timeout=600
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{stage.run('events', '--limit', '40').stdout}"
+    balancer = stage.places("auto")["lb"]
+
+    def behind() -> int:
+        return stage.guest(balancer, "cat", "/etc/haproxy/haproxy.cfg").count("\n    server ")
+
+    assert behind() == 1
+    post(stage.outputs("auto")["scale_up_url"])
+    until("the balancer serves two", lambda: behind() == 2, 120)
+    stage.remove("auto")
