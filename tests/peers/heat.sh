@@ -58,7 +58,7 @@ stop_all() {
   done
   for pid in "${ending[@]}"; do
     for _ in $(seq 150); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 "$pid" 2>/dev/null || true
+    kill -9 -- "-$pid" 2>/dev/null || kill -9 "$pid" 2>/dev/null || true
   done
   ERL_EPMD_PORT=$epmd_port epmd -kill > /dev/null 2>&1 || true
 }
