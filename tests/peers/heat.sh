@@ -42,7 +42,7 @@ install_all() {
 }
 
 ours() { # PID: whether the process is one of this peer's, not another one that got the number of one that ended long ago
-  { tr '\0' '\n' < "/proc/$1/cmdline"; tr '\0' '\n' < "/proc/$1/environ"; } 2>/dev/null | grep -qF "$peer/"
+  { tr '\0' '\n' < "/proc/$1/cmdline"; tr '\0' '\n' < "/proc/$1/environ"; } 2>/dev/null | grep -F "$peer/" > /dev/null  # -q would end before its writer, which pipefail takes for a no
 }
 
 stop_all() {
