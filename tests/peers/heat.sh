@@ -42,7 +42,7 @@ install_all() {
 }
 
 ours() { # PID: whether the process is one of this peer's, not another one that got the number of one that ended long ago
-  { tr '\0' '\n' < "/proc/$1/cmdline"; tr '\0' '\n' < "/proc/$1/environ"; } 2>/dev/null | grep -qF "$peer/"
+  { tr '\0' '\n' < "/proc/$1/cmdline"; tr '\0' '\n' < "/proc/$1/environ"; } 2>/dev/null | grep -F "$peer/" > /dev/null  # -q would end before its writer, which pipefail takes for a no
 }
 
 stop_all() {
@@ -58,7 +58,7 @@ stop_all() {
   done
   for pid in "${ending[@]}"; do
     for _ in $(seq 150); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 "$pid" 2>/dev/null || true
+    kill -9 -- "-$pid" 2>/dev/null || kill -9 "$pid" 2>/dev/null || true
   done
   ERL_EPMD_PORT=$epmd_port epmd -kill > /dev/null 2>&1 || true
 }
