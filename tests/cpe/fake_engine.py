@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
+import json
 import os
 import secrets
 import sys
@@ -78,6 +79,8 @@ class FakeEngine:
             self.record(deployable=name, state=str(int(carried) + 1).encode())
             with (self.guests / f"loads.{name}").open("a") as file:
                 file.write(f"{self.process} state={carried}\n")
+        digests = {one: material.image.digest for one, material in load.guests.items()}
+        (self.guests / f"images.{name}").write_text(json.dumps(digests))
         wanted = {f"{name}.{one.name}" for one in load.deployable.assemblies} if load.target == "started" else set()
         present = {path.name for path in self.guests.glob(f"{name}.*")}
         for guest in wanted - present:

@@ -18,6 +18,9 @@ from pcloud.model.errors import NotFound, Problem, Unavailable
 class FolderImages:
     """`bookworm` is there at once, `trixie` takes a second, `jammy` fails, `noble` never ends."""
 
+    version = ""
+    """Of what would build an image now; what is `held` was built by another one."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
@@ -32,8 +35,14 @@ class FolderImages:
         if assembly.image in self.imported():
             return self.imports.find(assembly.image, assembly.arch)
         if assembly.image == "bookworm" or (self.folder / key).exists():
-            return Image(name=assembly.image, digest=key)
+            return Image(name=assembly.image, digest=key + self.version)
         return None
+
+    def wish(self, assembly: Assembly) -> str:
+        return self.key(assembly)
+
+    def held(self, digest: str) -> Image | None:
+        return Image(name="held", digest=digest)
 
     async def build(self, assembly: Assembly, report: Report) -> Image:
         key = self.key(assembly)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -93,6 +94,30 @@ def row_started(row):  # type: ignore[no-untyped-def]
     import msgspec
 
     return msgspec.structs.replace(row, target="started")
+
+
+async def test_another_version_replaces_no_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade brings another agent, or builds images otherwise: guests keep what they were made from until their assembly
+    asks for something else, and then that assembly alone is made anew."""
+    record = tmp_path / "guests" / "images.shop"
+    httpd = Resource(name="httpd", resource_class="systemd", type="apache2")
+    web, db = (Assembly(name=one, image="bookworm", resources=(httpd,)) for one in ("web", "db"))
+    async with engine(tmp_path) as first:
+        await first.put(Deployable(name="shop", assemblies=(web, db)))
+        await eventually(lambda: record.exists(), "loaded")
+        before = json.loads(record.read_text())
+    record.unlink()
+    monkeypatch.setattr(FolderImages, "version", "+2")
+    async with engine(tmp_path) as second:
+        await eventually(lambda: record.exists(), "loaded by the new version")
+        assert json.loads(record.read_text()) == before
+        record.unlink()
+        changed = msgspec.structs.replace(web, packages=("php",))
+        await second.put(Deployable(name="shop", assemblies=(changed, db)))
+        await eventually(lambda: record.exists(), "the change loaded")
+        images = json.loads(record.read_text())
+        assert images["db"] == before["db"]
+        assert images["web"].endswith("php+2")
 
 
 async def test_isolation_moves_a_deployable_and_its_guests_stay(tmp_path: Path) -> None:

@@ -83,6 +83,16 @@ class StoreImages:
                 self._known[spec] = image
         return image
 
+    def wish(self, assembly: Assembly) -> str:
+        """Return what stays the same for as long as the assembly asks for the same image; empty for imported ones."""
+        if assembly.image in self._likes:
+            return ""
+        return image_spec(assembly, self._catalogue).wish
+
+    def held(self, digest: str) -> Image | None:
+        """Return an image that guests were made from, if it is still there."""
+        return self._store.held_assembly(digest)
+
     async def build(self, assembly: Assembly, report: Report) -> Image:
         """Make the assembly's image, and the JEOS below it, where it is not there; PcloudError when that fails."""
         if assembly.image in self._likes:

@@ -99,6 +99,15 @@ class Images(Protocol):
         """Return the assembly's image when it is there. Quick: called for thousands of assemblies in a row."""
         ...
 
+    def wish(self, assembly: Assembly) -> str:
+        """Return what stays the same for as long as the assembly asks for the same image, even where a newer version of us
+        would build it otherwise; empty where there is no such thing."""
+        ...
+
+    def held(self, digest: str) -> Image | None:
+        """Return an image that guests were made from, whichever version built it; None when it is gone."""
+        ...
+
     async def build(self, assembly: Assembly, report: Report) -> Image:
         """Make the assembly's image (and the JEOS below it) where it is not there; PcloudError when that fails."""
         ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -27,6 +27,8 @@ from pcloud.store.deployables import Deployables
 from pcloud.store.rows import Definition, DeployableRow
 
 _log = logging.getLogger(__name__)
+ABSENT = "absent"
+"""The digest of an image that is not there."""
 _CHUNK = 50
 
 
@@ -124,26 +126,28 @@ class Reconciler:
             row = self._desired.rows.get(name)
             if row is None or not self._wanted(row, link.slot) or self._moves(row, definition.deployable):
                 continue
-            images = self._images_of(row, definition.deployable)
+            images = self._images_of(row, definition.deployable, definition.images)
             if images is None:
                 await self._prepare(name)
                 if definition.applied is None:
                     continue
                 # What ran before goes on, watched and recovered, until the images of the change are there.
                 definition = msgspec.structs.replace(definition, deployable=definition.applied)
-                images = self._images_of(row, definition.deployable)
+                images = self._images_of(row, definition.deployable, definition.images)
                 former.add(name)
             if images is not None:
                 ready.append((row, definition, images))
         loads = await asyncio.to_thread(self._loads, link, ready)
+        made_from = {row.name: self._made_from(found.deployable, images) for row, found, images in ready}
         fresh = {
             row.name: found.deployable
             for row, found, _ in ready
-            if row.name not in former and (found.applied is not None or not row.loaded)
+            if row.name not in former
+            and (found.applied is not None or not row.loaded or made_from[row.name] != found.images)
         }
         if fresh:
             # Stored before it is sent: from here on guests may exist.
-            await self._store.given(fresh)
+            await self._store.given(fresh, made_from)
         for name in fresh:
             current = self._desired.rows.get(name)
             if current is not None:
@@ -164,15 +168,28 @@ class Reconciler:
             return False
         return row.loaded or row.target == "started"
 
-    def _images_of(self, row: DeployableRow, deployable: Deployable) -> dict[str, Image] | None:
-        """Return the image of each assembly; None when one is missing and needed."""
+    def _images_of(
+        self, row: DeployableRow, deployable: Deployable, given: Mapping[str, tuple[str, str]]
+    ) -> dict[str, Image] | None:
+        """Return the image of each assembly; None when one is missing and needed. A guest keeps the image it was made from
+        (`given`) for as long as its assembly asks for the same: another version of ours, with another agent or another way
+        to build, replaces no guest."""
         images: dict[str, Image] = {}
         for assembly in deployable.assemblies:
-            image = self._images.ready(assembly)
+            wish, digest = given.get(assembly.name, ("", ""))
+            image = self._images.held(digest) if wish and wish == self._images.wish(assembly) else None
+            image = image or self._images.ready(assembly)
             if image is None and row.target == "started":
                 return None
             images[assembly.name] = image or absent_image(assembly)
         return images
+
+    def _made_from(self, deployable: Deployable, images: Mapping[str, Image]) -> dict[str, tuple[str, str]]:
+        return {
+            one.name: (self._images.wish(one), images[one.name].digest)
+            for one in deployable.assemblies
+            if images[one.name].digest != ABSENT
+        }
 
     def _loads(
         self, link: EngineLink, ready: Sequence[tuple[DeployableRow, Definition, dict[str, Image]]]
@@ -246,4 +263,4 @@ class Reconciler:
 
 def absent_image(assembly: Assembly) -> Image:
     """Return what stands for an image that is not there, where none is needed (nothing will be started)."""
-    return Image(name=assembly.image, digest="absent")
+    return Image(name=assembly.image, digest=ABSENT)

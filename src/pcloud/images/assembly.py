@@ -53,6 +53,11 @@ class AssemblyImageSpec(msgspec.Struct, frozen=True, kw_only=True):
     transport: str = "remote"
 
     @property
+    def wish(self) -> str:
+        """Digest of what is asked for alone: it stays the same when a newer version of us would build it otherwise."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]
+
+    @property
     def digest(self) -> str:
         """Digest of the content's description: the spec, the JEOS below, and the agent that goes in."""
         payload = payload_digest(payload_for(self.agent))

@@ -87,6 +87,18 @@ class ImageStore:
             return None
         return Image(name=spec.jeos, digest=spec.digest, path=str(folder), layers=(*base.layers, str(folder / "layer")))
 
+    def held_assembly(self, digest: str) -> Image | None:
+        """Return a built assembly image by its digest, whichever version built it; None when it is gone."""
+        folder = self.root / "assemblies" / digest
+        try:
+            manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        base = self.root / "jeos" / manifest.jeos / "rootfs"
+        if not manifest.jeos or not base.is_dir():
+            return None
+        return Image(name=manifest.name, digest=digest, path=str(folder), layers=(str(base), str(folder / "layer")))
+
     async def build_jeos(self, name: str, arch: str, progress: Progress = _ignore) -> Image:
         """Return the JEOS image, built now where it is missing. Cancelling ends the build; the next one goes on with the
         packages that were fetched. NotFound, Unavailable (no mirror, not root, a program missing) or BuildFailed."""

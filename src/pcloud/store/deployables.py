@@ -16,6 +16,7 @@ from pcloud.store.schema import decisions, deployables, engine_state
 
 _definition = msgspec.json.Decoder(Deployable)
 _names = msgspec.json.Decoder(tuple[str, ...])
+_images = msgspec.json.Decoder(dict[str, tuple[str, str]])
 _FIELDS = DeployableRow.__struct_fields__
 _APART = frozenset({"loaded", "slot"})
 """Columns that only `given` and `moved` write after a row was made: whoever wants something else of a deployable holds a row
@@ -38,7 +39,8 @@ class Deployables:
     async def definitions(self, names: Iterable[str], *, state: bool = False) -> dict[str, Definition]:
         """Return the definitions of those that exist, by name; with the engines' newest states when `state`."""
         wanted = list(names)
-        columns = (deployables.c.name, deployables.c.definition, deployables.c.applied, deployables.c.library)
+        kinds = ("name", "definition", "applied", "images", "library")
+        columns = [deployables.c[kind] for kind in kinds]
         query = select(*columns).where(deployables.c.name.in_(wanted))
         async with self._database.read() as connection:
             states: dict[str, bytes] = {}
@@ -50,6 +52,7 @@ class Deployables:
                 row.name: Definition(
                     deployable=_definition.decode(row.definition),
                     applied=_definition.decode(row.applied) if row.applied else None,
+                    images=_images.decode(row.images) if row.images else {},
                     library=_names.decode(row.library),
                     state=states.get(row.name),
                 )
@@ -93,18 +96,29 @@ class Deployables:
             for row in rows:
                 await connection.execute(_update(row.name, msgspec.structs.asdict(row)))
 
-    async def given(self, definitions: Mapping[str, Deployable]) -> None:
-        """Store that engines are given these definitions, by name: from now on guests can exist. Where another one was
-        stored in the meantime, these stay known as what runs."""
+    async def given(
+        self, definitions: Mapping[str, Deployable], images: Mapping[str, Mapping[str, tuple[str, str]]] | None = None
+    ) -> None:
+        """Store that engines are given these definitions and images, by name: from now on guests can exist. Where another
+        definition was stored in the meantime, these stay known as what runs."""
         if not definitions:
             return
         text = bindparam("text", type_=Text())
         applied = case((deployables.c.definition == text, null()), else_=text)
-        change = update(deployables).where(deployables.c.name == bindparam("of")).values(loaded=True, applied=applied)
+        change = update(deployables).where(deployables.c.name == bindparam("of")).values(
+            loaded=True, applied=applied, images=bindparam("made_from", type_=Text())
+        )  # fmt: skip
         async with self._database.write() as connection:
             await connection.execute(
                 change,
-                [{"of": name, "text": msgspec.json.encode(given).decode()} for name, given in definitions.items()],
+                [
+                    {
+                        "of": name,
+                        "text": msgspec.json.encode(given).decode(),
+                        "made_from": msgspec.json.encode((images or {}).get(name, {})).decode(),
+                    }
+                    for name, given in definitions.items()
+                ],
             )
 
     async def moved(self, name: str, slot: str) -> None:

@@ -30,6 +30,7 @@ deployables = Table(
     Column("name", _name, primary_key=True),
     Column("definition", Text, nullable=False),
     Column("applied", Text),  # the definition that runs, where it is another one
+    Column("images", Text),  # JSON: assembly → what its image shall be, and the digest of what its guest is of
     Column("library", Text, nullable=False),  # JSON list: assemblies that are copies by reference of library assemblies
     Column("infrastructure", _name, nullable=False),
     Column("assemblies", Integer, nullable=False),
