@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.stack_stage import CLIENTS, StackStage, template
+from tests.e2e.stage import until
+from tests.e2e.test_stack_groups import post
 
 
 class OpenStackStage(StackStage):
@@ -99,3 +101,49 @@ def test_hello_world_is_a_guest(stage: OpenStackStage) -> None:
     stage.openstack("delete", "-y", "--wait", "hello")
     assert stage.json("get") == []
     assert stage.left() == []
+
+
+@pytest.mark.real
+@pytest.mark.timeout(900)
+def test_autoscaling(stage: OpenStackStage) -> None:
+    """A database, a group of web servers and Octavia's balancer as guests; the webhook makes the group larger, an update
+    changes a policy and nothing that runs."""
+    path = stage.files / "autoscaling.yaml"
+    for name in ("autoscaling.yaml", "lb_server.yaml"):
+        (stage.files / name).write_text(template(f"hot/{name}").read_text())
+    given = {
+        "image": "F17-x86_64-cfntools", "key": "k", "flavor": "m1.small", "database_flavor": "m1.small",
+        "network": "private", "subnet_id": "private", "external_network_id": "public",
+    }  # fmt: skip
+    words = [word for name, value in given.items() for word in ("--parameter", f"{name}={value}")]
+    stage.openstack("create", "--wait", "--poll", "1", "-t", str(path), *words, "auto")
+
+    def ids(*more: str) -> dict[str, str]:
+        rows = stage.openstack("resource", "list", *more, "auto", "-f", "json")
+        return {row["resource_name"]: row["physical_resource_id"] for row in rows}
+
+    before = ids()
+    assert {"db", "asg", "lb", "pool", "web_server_scaleup_policy"} <= set(before)
+    servers = running(stage)
+    url = stage.openstack("output", "show", "auto", "scale_up_url", "-f", "json")["output_value"]
+    post(url)
+    until("another server", lambda: len(running(stage)) > len(servers), 300)
+    path.write_text(path.read_text().replace("cooldown: 60", "cooldown: 5"))
+    stage.openstack("update", "--wait", "-t", str(path), *words, "auto")
+    assert ids() == before, "nothing was replaced"
+    assert len(running(stage)) > len(servers), "an update does not undo what was scaled"
+    statuses = [row["resource_status"] for row in stage.openstack("event", "list", "auto", "-f", "json")]
+    assert statuses[-1] == "UPDATE_COMPLETE"
+    stage.openstack("delete", "-y", "--wait", "auto")
+    assert stage.json("get") == []
+    assert stage.left() == []
+
+
+def running(stage: OpenStackStage) -> list[str]:
+    """The guests of all deployables that run."""
+    return [
+        f"{one['name']}/{assembly['name']}"
+        for one in stage.json("get")
+        for assembly in stage.status(one["name"])["assemblies"]
+        if assembly["state"] == "running"
+    ]
