@@ -2,6 +2,7 @@
 transport; with 3.0.0 also over TLS with X.509 certificates."""
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -66,10 +67,13 @@ async def test_the_daemon_killed_and_services_go_on(guest):
         assert (await connection.execute(Operation(action="start", **thing))).rc == 0
         guest.run("systemctl", "kill", "-s", "KILL", "--kill-whom=main", "pacemaker_remote")
         await recorder.until(lambda r: r.lost, 10)
-    async with asyncio.timeout(30):
-        while not guest.listens():
-            await asyncio.sleep(0.2)
-    async with connected(guest) as (connection, _):
+    async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
+        while True:  # what connects to a daemon that is on its way out, or in, is reset
+            try:
+                connection, _ = await stack.enter_async_context(connected(guest))
+                break
+            except TransportError:
+                await asyncio.sleep(0.2)
         assert (await connection.execute(Operation(action="monitor", **thing))).rc == 0
         assert (await connection.execute(Operation(action="stop", **thing))).rc == 0
 
