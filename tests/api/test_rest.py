@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import select
 import socket
 import threading
 import time
@@ -254,3 +255,17 @@ def test_no_input_yields_a_500(daemon: DaemonProcess, operations: list[tuple[str
     assert response.status_code < 500 or response.status_code == 503, (method, path, query, body, response.text)
     if response.status_code >= 400:
         assert response.json()["errors"][0]["code"]
+
+
+def test_a_client_may_ask_every_five_seconds_on_one_connection(daemon: DaemonProcess) -> None:
+    """As `openstack … --wait` does. A server that ends idle connections after five seconds resets such a client now and then."""
+    place = daemon.client.base_url
+    with socket.create_connection((place.host, place.port or 80), 5) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: pcloud\r\n\r\n")
+            answer = b""
+            while b"ok\n" not in answer:
+                piece = connection.recv(4096)
+                assert piece, "closed"
+                answer += piece
+            assert not select.select([connection], [], [], 6)[0], "closed while idle"

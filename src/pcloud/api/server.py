@@ -24,6 +24,11 @@ class _Server(uvicorn.Server):
         yield
 
 
+KEEP_ALIVE = 75
+"""Seconds for which an idle connection is kept: longer than clients wait between two questions (`openstack … --wait` asks every
+5 s), or a question meets a connection that is just being closed."""
+
+
 class HttpServer:
     """One application on one address."""
 
@@ -41,6 +46,7 @@ class HttpServer:
             server_header=False,
             ws="none",
             timeout_graceful_shutdown=int(grace),
+            timeout_keep_alive=KEEP_ALIVE,
             h11_max_incomplete_event_size=64 * 1024,
             ssl_certfile=certificate or None,
             ssl_keyfile=key or None,
