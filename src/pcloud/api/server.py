@@ -25,8 +25,8 @@ class _Server(uvicorn.Server):
 
 
 KEEP_ALIVE = 75
-"""Seconds for which an idle connection is kept: longer than clients wait between two questions (`openstack … --wait` asks every
-5 s), or a question meets a connection that is just being closed."""
+"""Seconds for which an idle connection is kept: longer than clients wait between two questions (`openstack … --wait` asks
+every 5 s), or a question meets a connection that is just being closed."""
 
 
 class HttpServer:
