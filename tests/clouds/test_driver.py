@@ -70,8 +70,6 @@ async def watching(infrastructure: OpenStackInfrastructure):
 class TestContract(InfrastructureContract):
     """What every infrastructure must do."""
 
-    death_noticed = 10.0
-
     @pytest.fixture
     def make_spec(self, image):
         return lambda name: spec(image, name)

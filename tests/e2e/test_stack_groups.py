@@ -11,11 +11,11 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.stack_stage import template as corpus
 from tests.e2e.stage import Stage, missing, until
 from tests.transport.sshd import free_port
 
@@ -94,17 +94,6 @@ def page(url: str) -> str:
             return str(answer.read().decode(errors="replace"))
     except (urllib.error.URLError, OSError):
         return ""
-
-
-def corpus(name: str) -> Path:
-    """Return a template of the Heat project's own; skip where they are not."""
-    corpora = os.environ.get("PCLOUD_CORPORA")
-    if not corpora:
-        pytest.skip("PCLOUD_CORPORA is not set: the folder that holds heat-templates")
-    path = Path(corpora, "heat-templates", name)
-    if not path.is_file():
-        pytest.skip(f"PCLOUD_CORPORA has no heat-templates/{name}")
-    return path
 
 
 @pytest.fixture(scope="module")

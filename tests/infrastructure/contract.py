@@ -8,7 +8,7 @@
         async def kill(self, infrastructure, guest_id): …ends the guest behind the driver's back…
 
 Override `reopen` (a second driver on the same infrastructure), and `freeze` where guests can be frozen; without them the
-tests that need them are skipped. `death_noticed` is the driver's promise in seconds.
+tests that need them are skipped.
 """
 
 from __future__ import annotations
@@ -38,6 +38,15 @@ async def poll(condition: Callable[[], Awaitable[bool]], deadline: float = 30.0)
     async with asyncio.timeout(deadline):
         while not await condition():
             await asyncio.sleep(0.05)
+
+
+async def verdict(infrastructure: Infrastructure, guest_id: str) -> Vitality:
+    """Ask how a guest is until something is said: a look that meets a busy host says UNKNOWN, and the engine asks again
+    then. Fails after a minute."""
+    async with asyncio.timeout(60):
+        while (seen := await infrastructure.check(guest_id, timeout=4)) is Vitality.UNKNOWN:
+            await asyncio.sleep(0.2)
+    return seen
 
 
 class Events:
@@ -81,7 +90,6 @@ async def watching(infrastructure: Infrastructure) -> AsyncIterator[Events]:
 class InfrastructureContract:
     """The tests. Every guest they make is deleted by the `infrastructure` fixture's owner or by the test itself."""
 
-    death_noticed = 5.0
     stop_timeout = 20.0
     """Seconds an orderly stop may take; machines that are still booting hear nothing of it."""
 
@@ -144,8 +152,7 @@ class InfrastructureContract:
             await events.until(spec.guest_id, GuestState.RUNNING, since=began)
             killed = time.monotonic()
             await self.kill(infrastructure, spec.guest_id)
-            noticed = await events.until(spec.guest_id, GuestState.STOPPED, since=killed)
-            assert noticed - killed < self.death_noticed
+            await events.until(spec.guest_id, GuestState.STOPPED, since=killed)
             await infrastructure.start(spec)
             assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.RUNNING
             await infrastructure.delete(spec.guest_id)
@@ -198,7 +205,7 @@ class InfrastructureContract:
             while await infrastructure.check(spec.guest_id, timeout=10) != Vitality.ALIVE:
                 await asyncio.sleep(0.1)
         await self.freeze(infrastructure, spec.guest_id)
-        assert await infrastructure.check(spec.guest_id, timeout=4) == Vitality.HUNG
+        assert await verdict(infrastructure, spec.guest_id) == Vitality.HUNG
         assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.RUNNING
         await infrastructure.destroy(spec.guest_id)
         assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.STOPPED
@@ -218,8 +225,7 @@ class InfrastructureContract:
                 await events.until(later.guest_id, GuestState.RUNNING, since=began)
                 killed = time.monotonic()
                 await self.kill(infrastructure, spec.guest_id)
-                noticed = await events.until(spec.guest_id, GuestState.STOPPED, since=killed)
-                assert noticed - killed < self.death_noticed
+                await events.until(spec.guest_id, GuestState.STOPPED, since=killed)
             for each in (spec, later):
                 await second.delete(each.guest_id)
                 assert (await infrastructure.inspect(each.guest_id)).state == GuestState.ABSENT

@@ -85,7 +85,6 @@ def control_groups(guest_id: str) -> list[Path]:
 
 
 class TestContract(InfrastructureContract):
-    death_noticed = 0.1
     many = 20
 
     async def kill(self, infrastructure: Infrastructure, guest_id: str) -> None:
@@ -99,6 +98,20 @@ class TestContract(InfrastructureContract):
     def reopen(self, infrastructure: Infrastructure) -> Infrastructure:
         assert isinstance(infrastructure, LxcInfrastructure)
         return LxcInfrastructure(infrastructure._settings)
+
+
+async def test_death_is_told_by_the_kernel_not_found_by_looking(tmp_path: Path, make_spec: MakeSpec) -> None:
+    driver = LxcInfrastructure(LxcSettings(state=str(tmp_path / "lxc"), rescan=3600.0))
+    spec = make_spec("told")
+    try:
+        async with watching(driver) as events:
+            await driver.start(spec)
+            killed = time.monotonic()
+            os.kill(processes(driver, spec.guest_id)[1], signal.SIGKILL)
+            await events.until(spec.guest_id, GuestState.STOPPED, since=killed)
+    finally:
+        await driver.delete(spec.guest_id)
+        await driver.close()
 
 
 async def test_a_guest_whose_init_is_stopped_is_hung(infrastructure: LxcInfrastructure, make_spec: MakeSpec) -> None:

@@ -177,8 +177,9 @@ class Reconciler:
         images: dict[str, Image] = {}
         for assembly in deployable.assemblies:
             wish, digest = given.get(assembly.name, ("", ""))
-            image = self._images.held(digest) if wish and wish == self._images.wish(assembly) else None
-            image = image or self._images.ready(assembly)
+            image = self._images.ready(assembly)
+            if wish and (image is None or image.digest != digest) and wish == self._images.wish(assembly):
+                image = self._images.held(digest) or image
             if image is None and row.target == "started":
                 return None
             images[assembly.name] = image or absent_image(assembly)
