@@ -106,7 +106,7 @@ def fetch(url: str) -> str:
     """Fetch a page, redirects followed; the reason where there is none."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=10) as answer:
+        with opener.open(url, timeout=30) as answer:
             return str(answer.read().decode(errors="replace"))
     except (urllib.error.URLError, OSError) as problem:
         return f"no page: {problem}"

@@ -185,7 +185,7 @@ class Stage:
         """Fetch the page of the web guest."""
         address = next(each["address"] for each in self.status(name)["assemblies"] if each["name"] == "web")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{address}/", timeout=5) as answer:
+        with opener.open(f"http://{address}/", timeout=30) as answer:
             return str(answer.read().decode())
 
     def cursor(self) -> int:

@@ -207,7 +207,7 @@ class InfrastructureContract:
         assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.RUNNING
         await infrastructure.destroy(spec.guest_id)
         assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.STOPPED
-        assert await infrastructure.check(spec.guest_id, timeout=3) == Vitality.GONE
+        assert await infrastructure.check(spec.guest_id, timeout=30) == Vitality.GONE
         await infrastructure.delete(spec.guest_id)
 
     async def test_a_second_driver_adopts_what_runs(self, infrastructure: Infrastructure, make_spec: MakeSpec) -> None:
