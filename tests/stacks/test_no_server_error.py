@@ -19,8 +19,6 @@ from pcloud.api.query import service
 from tests.stacks.daemon import Daemon
 
 SCHEMATHESIS = Path(__file__).resolve().parents[2] / ".tools/schemathesis/bin/schemathesis"
-SECONDS = 25
-"""Of each schemathesis run."""
 NAME = "fuzzed"
 TEMPLATE = {
     "heat_template_version": "2018-08-31",
@@ -54,12 +52,12 @@ def test_schemathesis_finds_no_server_error(daemon: Daemon, tmp_path: Path, name
         [
             SCHEMATHESIS, "--config-file", str(configuration), "run", f"{daemon.url}/openapi.json",
             "--header", f"Authorization: Bearer {daemon.token}", "--checks", "not_a_server_error",
-            "--request-timeout", "10", "--phases", "coverage,fuzzing", "--max-examples", "10", "--max-time", str(SECONDS),
+            "--request-timeout", "10", "--phases", "coverage,fuzzing", "--max-examples", "3",
             "--exclude-path-regex", "|".join(_LEFT_OUT), "--exclude-operation-id", build,
             "--suppress-health-check", "all", "--continue-on-failure", "--warnings", "off", "--seed", "1",
             "--report-har-path", str(report),
         ],
-        cwd=tmp_path, env=daemon.environment, capture_output=True, text=True, timeout=110, check=False,
+        cwd=tmp_path, env=daemon.environment, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     statuses = collections.Counter(
