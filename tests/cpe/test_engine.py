@@ -71,21 +71,21 @@ def sample(name: str, **more: object) -> Deployable:
 
 
 @pytest.mark.timeout(300)
-async def test_five_thousand_deployables(tmp_path: Path) -> None:
-    """They are loaded, and loaded again by another daemon, spread over its engine processes."""
+async def test_a_thousand_deployables(tmp_path: Path) -> None:
+    """They are loaded, and loaded again by another daemon, spread over its engine processes. (`bench memory` has 5,000.)"""
     async with engine(tmp_path) as first:
-        for number in range(5000):
+        for number in range(1000):
             await first.put(sample(f"d{number}"), start=False)
         rows = first.desired.rows
-        assert len(rows) == 5000
+        assert len(rows) == 1000
         await first.store.deployables.put_rows([row_started(rows[name]) for name in rows])
     async with engine(tmp_path) as second:
 
         def running() -> int:
             return sum(one.state is ResourceState.RUNNING for one in second.desired.statuses.values())
 
-        await eventually(lambda: running() == 5000, "all of them run", timeout=300)
-        assert len(second.summaries()) == 5000
+        await eventually(lambda: running() == 1000, "all of them run", timeout=300)
+        assert len(second.summaries()) == 1000
         slots = [len(second.desired.of_slot(slot)) for slot in second.shared_slots()]
         assert max(slots) - min(slots) <= 1, "placed evenly"
 
@@ -252,7 +252,7 @@ async def test_processes_that_never_connected_end_with_the_daemon(tmp_path: Path
         await eventually(lambda: all(slot.pid for slot in cpe.fleet.slots.values()), "started")
         pids = {name: slot.pid for name, slot in cpe.fleet.slots.items()}
     assert pids
-    await eventually(lambda: not any(processes.is_engine(pid, slot) for slot, pid in pids.items()), "ended", timeout=10)
+    await eventually(lambda: not any(processes.is_engine(pid, slot) for slot, pid in pids.items()), "ended")
 
 
 async def test_stopping_cancels_the_build(tmp_path: Path) -> None:
