@@ -71,7 +71,10 @@ def test_apply_change_and_delete(daemon: DaemonProcess) -> None:
     assert code(daemon.client.post("/v1/deployables/none/start")) == (404, "NO_SUCH_DEPLOYABLE")
     assert daemon.client.post("/v1/deployables/shop/explode").status_code == 422
     assert daemon.call("GET", "/v1/deployables/shop/explain", 200, params={"assembly": "db"})[0]["outcome"] == "done"
-    assert daemon.call("GET", "/v1/deployables/shop/explain", 200, params={"assembly": "nobody"}) == []
+    unknown = daemon.client.get("/v1/deployables/shop/explain", params={"assembly": "nobody"})
+    assert code(unknown) == (404, "NO_SUCH_ASSEMBLY")
+    unknown = daemon.client.get("/v1/deployables/shop/explain", params={"assembly": "db", "resource": "nothing"})
+    assert code(unknown) == (404, "NO_SUCH_RESOURCE")
     job = daemon.call("DELETE", "/v1/deployables/shop", 202)["job"]
     until(lambda: daemon.call("GET", f"/v1/jobs/{job}")["state"] == "done", "deleted")
     assert daemon.call("GET", "/v1/deployables") == []

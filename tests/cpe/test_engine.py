@@ -146,6 +146,22 @@ def with_image(name: str, image: str) -> Deployable:
     )
 
 
+async def test_a_change_is_pending_until_its_engine_has_taken_it_up(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        await cpe.put(sample("shop"))
+        await eventually(lambda: "shop" in cpe.desired.statuses, "loaded")
+        process = cpe.fleet.slots[cpe.desired.rows["shop"].slot].pid
+        os.kill(process, signal.SIGSTOP)
+        try:
+            await cpe.put(msgspec.structs.replace(sample("shop"), priority=7))
+            status = await cpe.status("shop")
+            assert (status.state, status.change) == (ResourceState.RUNNING, "pending")
+        finally:
+            os.kill(process, signal.SIGCONT)
+        await eventually(lambda: cpe.summaries()[0].change == "", "taken up")
+        assert (await cpe.status("shop")).revision == cpe.desired.rows["shop"].revision
+
+
 async def test_a_failed_change_is_told_beside_the_state_of_what_runs_and_leaves_it_managed(tmp_path: Path) -> None:
     async with engine(tmp_path) as cpe:
         await cpe.put(sample("shop"))
