@@ -166,12 +166,11 @@ class Stage:
 
     def processes(self, name: str = "shop") -> dict[str, str]:
         """Return what must not change when nothing is restarted."""
-        return {
-            "mariadb": self.main_pid(f"{name}/db", "mariadb"),
-            "apache2": self.main_pid(f"{name}/web", "apache2"),
-            "db": self.guest(f"{name}/db", "stat", "-c", "%Y", "/proc/1"),
-            "web": self.guest(f"{name}/web", "stat", "-c", "%Y", "/proc/1"),
-        }
+        found: dict[str, str] = {}
+        for assembly, unit in (("db", "mariadb"), ("web", "apache2")):
+            script = f"systemctl show -p MainPID --value {unit} && stat -c %Y /proc/1"
+            found[unit], found[assembly] = self.guest(f"{name}/{assembly}", "sh", "-c", script).splitlines()
+        return found
 
     def status(self, name: str = "shop") -> Any:
         """Return the status."""
