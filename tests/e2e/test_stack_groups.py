@@ -383,8 +383,10 @@ def test_a_busy_group_grows_behind_its_balancer_and_shrinks_by_its_webhook(stage
     )
     stage.guest(places["member0"], "sh", "-c", serve)
     until("the balancer serves the first", lambda: "I am member0" in page(outputs["url"]), 60)
-    stage.guest(places["member0"], "sh", "-c", "setsid -f timeout 60 sh -c 'while :; do :; done' >/dev/null 2>&1")
-    until("the group grew", lambda: "member1" in stage.places("asg"), 120)
+    busy = "setsid -f timeout 300 sh -c 'while [ ! -e /run/calm ]; do :; done' >/dev/null 2>&1"
+    stage.guest(places["member0"], "sh", "-c", busy)
+    until("the group grew", lambda: "member1" in stage.places("asg"), 240)
+    stage.guest(places["member0"], "touch", "/run/calm")
     second = stage.places("asg")["member1"]
     stage.running(second.partition("/")[0], 120)
     stage.guest(second, "sh", "-c", serve)

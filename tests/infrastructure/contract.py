@@ -33,7 +33,7 @@ from pcloud.environment.infrastructure import (
 MakeSpec = Callable[[str], GuestSpec]
 
 
-async def poll(condition: Callable[[], Awaitable[bool]], deadline: float = 30.0) -> None:
+async def poll(condition: Callable[[], Awaitable[bool]], deadline: float = 120.0) -> None:
     """Wait until something holds; fail after `deadline` seconds."""
     async with asyncio.timeout(deadline):
         while not await condition():
@@ -62,7 +62,7 @@ class Events:
             self.seen.append((time.monotonic(), event))
             self._more.set()
 
-    async def until(self, guest_id: str, state: GuestState, *, since: float, deadline: float = 30.0) -> float:
+    async def until(self, guest_id: str, state: GuestState, *, since: float, deadline: float = 120.0) -> float:
         """Return when (monotonic) the guest was first told to have that state after `since`."""
         async with asyncio.timeout(deadline):
             while True:

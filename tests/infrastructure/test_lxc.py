@@ -28,7 +28,7 @@ from pcloud.infrastructure import lxc_process
 from pcloud.infrastructure.lxc import LxcInfrastructure
 from pcloud.infrastructure.lxc_settings import LxcSettings, veth_name
 from pcloud.model.image import Image
-from tests.infrastructure.contract import InfrastructureContract, MakeSpec, poll, watching
+from tests.infrastructure.contract import InfrastructureContract, MakeSpec, poll, verdict, watching
 
 pytestmark = [
     pytest.mark.real,
@@ -125,7 +125,7 @@ async def test_a_guest_whose_init_is_stopped_is_hung(infrastructure: LxcInfrastr
         return lxc_process.state(init) == "T"
 
     await poll(stopped)
-    assert await infrastructure.check(spec.guest_id, timeout=3) == Vitality.HUNG
+    assert await verdict(infrastructure, spec.guest_id) == Vitality.HUNG
     await infrastructure.stop(spec.guest_id, timeout=0.5)
     assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.STOPPED
 

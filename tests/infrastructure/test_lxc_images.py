@@ -65,7 +65,7 @@ async def test_a_guest_boots_with_its_agent_and_opens_to_its_key_alone(
         result = await lxc.execute(guest_id, ["systemctl", "is-system-running"])
         return result.stdout.strip() in (b"running", b"degraded")
 
-    await poll(booted, 60)
+    await poll(booted)
     failed = await lxc.execute(guest_id, ["systemctl", "--failed", "--no-legend", "--plain"])
     assert failed.stdout == b""
     state = await lxc.execute(guest_id, ["systemctl", "is-active", unit])
