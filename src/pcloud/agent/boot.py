@@ -23,7 +23,7 @@ if _first:
     import pcloud.agent.dispatch
     import pcloud.wire.gnutls  # noqa: F401 - imported late, compiled here
 
-    if os.path.exists(_COMPILED):  # else nothing can be written here: once is enough
+    if sys.executable and os.path.exists(_COMPILED):  # else nothing can be written here: once is enough
         _again = getattr(sys, "orig_argv", [sys.executable, "-I", "-S", "-OO", *sys.argv])
         os.execv(sys.executable, _again)  # noqa: S606 - no shell is wanted
 
