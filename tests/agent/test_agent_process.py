@@ -78,7 +78,9 @@ def test_the_first_start_in_a_guest_holds_no_more_than_later_ones(tmp_path):
     tree = shutil.copytree(SOURCE / "pcloud", tmp_path / "pcloud", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "authkey").write_bytes(b"k" * 64)
     held = []
-    for _ in range(2):
+    for changed in (False, False, True):  # first, again, and after an upgrade
+        for file in tree.rglob("*.py") if changed else ():
+            os.utime(file, (1, 1))
         port = free_port()
         command = [*COMMAND[:-1], str(tree / "agent/boot.py"), "--address=127.0.0.1", f"--port={port}"]
         process = subprocess.Popen([*command, f"--authkey={tmp_path}/authkey", "--log-level=error"])
@@ -92,7 +94,7 @@ def test_the_first_start_in_a_guest_holds_no_more_than_later_ones(tmp_path):
         finally:
             process.terminate()
             assert process.wait(30) == 0
-    assert held[0] < held[1] * 1.08, held
+    assert max(held) < held[1] * 1.08, held
 
 
 @pytest.mark.parametrize(
