@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pcloud.api.cloudformation import cloudformation_app
+from pcloud.api.aws.app import cloudformation_app
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import ResourceRecord, Source, StackRecord

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 
 from pcloud.api.access import need
-from pcloud.api.cloudformation import cloudformation_app
-from pcloud.api.cloudformation_views import event_view, plan_view, resource_view, stack_view
+from pcloud.api.aws.app import cloudformation_app
+from pcloud.api.aws.cloudformation.views import event_view, plan_view, resource_view, stack_view
 from pcloud.api.heat import heat_app
 from pcloud.api.heat_views import source_from
 from pcloud.api.server import HttpServer
