@@ -252,31 +252,33 @@ class Cluster:
         which = f'class="ocf" provider="test" type="{agent}"'
         if ":" in agent:
             which = 'class="{}" type="{}"'.format(*agent.split(":"))
-        self.create(
-            "resources",
-            f'<primitive id="{name}" {which}><instance_attributes id="{name}-i">'
-            f'<nvpair id="{name}-i-dir" name="dir" value="{SHARED}/{name}"/></instance_attributes><operations>'
-            f'<op id="{name}-m" name="monitor" interval="{interval}" timeout="20s"/></operations></primitive>',
-        )
         operation, score = ("ne", "-INFINITY") if pinned else ("eq", "100")
         # Where there is no systemd, a cluster can not even ask whether a unit runs.
         discovery = "exclusive" if ":" in agent else "always"
         if discovery == "exclusive":
             operation, score = ("eq", "INFINITY")
-        self.create(
-            "constraints",
+        resource = (
+            f'<primitive id="{name}" {which}><instance_attributes id="{name}-i">'
+            f'<nvpair id="{name}-i-dir" name="dir" value="{SHARED}/{name}"/></instance_attributes><operations>'
+            f'<op id="{name}-m" name="monitor" interval="{interval}" timeout="20s"/></operations></primitive>'
+        )
+        constraint = (
             f'<rsc_location id="l-{name}" rsc="{name}" resource-discovery="{discovery}"><rule id="l-{name}-r" '
             f'score="{score}"><expression id="l-{name}-e" attribute="#uname" operation="{operation}" value="{node}"/>'
-            "</rule></rsc_location>",
+            "</rule></rsc_location>"
         )
+        # Both at once: a cluster would look for the resource everywhere before it knew where it may be.
+        both = f"<resources>{resource}</resources><constraints>{constraint}</constraints>"
+        both = f"<configuration>{both}</configuration>"
+        self.run("cluster", "cibadmin", "-M", "-c", "-o", "configuration", "-X", both)
 
     def remove(self, name: str) -> None:
         """Stop a `service` and take it out of the configuration."""
         self.meta(name, "target-role", "Stopped")
         self.wait_where(name, "")
         self.until(self.idle, 30, "the cluster idle")
-        self.run("cluster", "cibadmin", "-D", "-X", f'<rsc_location id="l-{name}"/>')
-        self.run("cluster", "cibadmin", "-D", "-X", f'<primitive id="{name}"/>')
+        both = f"//configuration//*[@id='l-{name}' or @id='{name}']"
+        self.run("cluster", "cibadmin", "--delete-all", "--force", "--xpath", both)
         shutil.rmtree(self.state / name)
 
     def pid(self, name: str) -> str:
