@@ -52,11 +52,12 @@ esac
 """
 
 
+UNIT = "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\n"
+
+
 def put_services(upper: Path) -> None:
     """Put a systemd unit `thing` and an init script `daemon` into a guest's own layer."""
-    (upper / "etc/systemd/system/thing.service").write_text(
-        "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\n"
-    )
+    (upper / "etc/systemd/system/thing.service").write_text(UNIT)
     (upper / "etc/init.d").mkdir(exist_ok=True)
     (upper / "etc/init.d/daemon").write_text(SCRIPT)
     (upper / "etc/init.d/daemon").chmod(0o755)

@@ -1,7 +1,9 @@
 """The agent as a process: its clients, strangers, end, size, and what it runs on."""
 
 import ast
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from pcloud.environment.transport import TransportError
 from pcloud.transport.remote import RemoteTransport
 from pcloud.wire import messages as m
 from tests.certificates import authority, credentials
+from tests.remoted import AGENT as COMMAND
 from tests.remoted import SOURCE, Daemon, free_port, wait_for
 from tests.transport.client import connected, operation
 
@@ -57,6 +60,30 @@ def test_it_imports_little_and_starts_fast():
         "inspect",
     }
     assert not heavy & set(loaded), heavy & set(loaded)
+
+
+def test_the_first_start_in_a_guest_holds_no_more_than_later_ones(tmp_path):
+    """Its modules are compiled at that start, which would cost three quarters of a megabyte for good."""
+    tree = shutil.copytree(SOURCE / "pcloud", tmp_path / "pcloud", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "authkey").write_bytes(b"k" * 64)
+    held = []
+    for changed in (False, False, True):  # first, again, and after an upgrade
+        for file in tree.rglob("*.py") if changed else ():
+            os.utime(file, (1, 1))
+        port = free_port()
+        command = [*COMMAND[:-1], str(tree / "agent/boot.py"), "--address=127.0.0.1", f"--port={port}"]
+        process = subprocess.Popen([*command, f"--authkey={tmp_path}/authkey", "--log-level=error"])
+        try:
+            with socket.socket() as probe:
+                wait_for(lambda p=probe, n=port: p.connect_ex(("127.0.0.1", n)) == 0, 30, "listening")
+            # A process that begins anew keeps its id.
+            assert process.poll() is None
+            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+            held.append(sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")))
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
+    assert max(held) < held[1] * 1.08, held
 
 
 @pytest.mark.parametrize(
@@ -249,6 +276,8 @@ async def test_exits_are_noticed_long_before_the_next_monitor(agent):
         for number in range(5):
             await connection.execute(operation(agent, "start"))
             await connection.execute(operation(agent, "monitor", interval=3600))
+            # While a process is just being executed the agent can not tell whose it is.
+            wait_for(lambda: agent.service_pid() in watched(agent.process.pid), 30, "the process watched")
             os.kill(agent.service_pid(), signal.SIGKILL)
             await recorder.until(lambda r, n=number: len(r.results) > n)
             await connection.execute(operation(agent, "stop"))
@@ -272,6 +301,52 @@ async def test_processes_are_found_by_name_or_pid_file(agent, how, tmp_path):
         service.wait()
         await recorder.until(lambda r: r.results)
         assert (recorder.results[0].rc, recorder.results[0].signal) == (7, "exit")
+
+
+async def test_processes_that_are_found_late(agent):
+    """Nothing tells of the service's process when its monitor begins (as while it is just being executed): the agent looks
+    for it again long before the interval, an hour, is over, and sees it end even if it did before it was found."""
+    pid_file = agent.state / "late"
+    changes = {"interval": 3600, "parameters": {"dir": str(agent.state), "pidfile": str(pid_file)}}
+    async with connected(agent) as (connection, recorder):
+        for found in (True, False):
+            service = subprocess.Popen(["sleep", "4243"], env={"PATH": os.environ["PATH"]})
+            (agent.state / "pid").write_text(str(service.pid))
+            assert (await connection.execute(operation(agent, "monitor", **changes))).rc == 0
+            if found:
+                pid_file.write_text(str(service.pid))
+                wait_for(lambda pid=service.pid: pid in watched(agent.process.pid), 30, "the process watched")
+                pid_file.unlink()
+            service.kill()
+            service.wait()
+            await recorder.until(lambda r: r.results, 30)
+            result = recorder.results.pop()
+            assert (result.rc, result.signal) == (7, "exit" if found else "interval")
+            await connection.execute(operation(agent, "stop"))
+
+
+def watched(agent: int) -> set[int]:
+    """Processes of which a process holds a pidfd."""
+    lines: list[str] = []
+    for file in Path(f"/proc/{agent}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed in this moment
+            lines += file.read_text().splitlines()
+    return {int(line.split()[1]) for line in lines if line.startswith("Pid:")}
+
+
+async def test_a_resource_without_processes_is_left_alone_after_a_few_looks(agent):
+    service = subprocess.Popen(["sleep", "4244"], env={"PATH": os.environ["PATH"]})
+    (agent.state / "pid").write_text(str(service.pid))
+    try:
+        async with connected(agent) as (connection, _):
+            assert (await connection.execute(operation(agent, "monitor", interval=3600))).rc == 0
+            wait_for(lambda: agent.calls().count("monitor") == 4, 60, "the looks")
+            begun = time.monotonic()
+            wait_for(lambda: time.monotonic() - begun > 1, what="a second")
+            assert agent.calls().count("monitor") == 4
+    finally:
+        service.kill()
+        service.wait()
 
 
 async def test_a_monitor_that_sees_nothing_after_an_exit_is_not_hammered(agent):

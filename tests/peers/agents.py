@@ -1,20 +1,36 @@
 """Texts for the cluster of `cluster`: what prepares its namespaces, its configuration, and the agents that it runs."""
 
+SHARED = "/srv/state"
+"""Where `Cluster.state` is in the cluster, on the remote host and in the guest."""
+
+ENTER = """
+mkdir -p "$1/root"; mount -t tmpfs tmpfs "$1/root"; cd "$1/root"; mkdir u w m
+mount -t overlay overlay -o "lowerdir=$3,upperdir=u,workdir=w" m
+for d in dev sys proc; do mount --rbind /$d m/$d; done
+mkdir -p "m$1"; mount --bind "$1" "m$1"
+exec chroot m bash -c "$4" hold "$1" "$2"
+"""
+"""What changes into another distribution's root: arguments are the folder, who, the root, and what goes on there."""
+
 HOLD = """
 ip link set lo up
 for d in /var/lib/pacemaker /var/log/pacemaker /etc/pacemaker /etc/corosync /var/lib/corosync /var/log/corosync \\
-  /dev/shm /run; do mkdir -p $d; mount -t tmpfs tmpfs $d; done
+  /var/lib/lxc /dev/shm /run; do mkdir -p $d; mount -t tmpfs tmpfs $d; done
 chmod 1777 /dev/shm; mkdir -p /run/crm /run/resource-agents /run/lock /var/log/pacemaker/bundles
 for s in cib pengine blackbox cores; do mkdir -p /var/lib/pacemaker/$s; done
 chown -R hacluster:haclient /var/lib/pacemaker /run/crm /var/log/pacemaker; chmod 770 /var/log/pacemaker
 cp "$1/authkey" /etc/pacemaker/authkey; chown root:haclient /etc/pacemaker/authkey; chmod 640 /etc/pacemaker/authkey
 cp "$1/corosync.conf" /etc/corosync/
+mkdir -p @SHARED@; mount --bind "$1/state" @SHARED@
+# LXC looks for a bridge below /sys, which shows the devices of the network that it was mounted in.
+mkdir /run/groups; mount --rbind /sys/fs/cgroup /run/groups
+mount -t sysfs sysfs /sys; mount --rbind /run/groups /sys/fs/cgroup; umount -l /run/groups
 mkdir -p /run/layers/u1 /run/layers/w1 /run/layers/u2 /run/layers/w2
 lay() { mount -t overlay overlay -o lowerdir=$1,upperdir=/run/layers/u$2,workdir=/run/layers/w$2 $1; }
 lay /usr/lib/ocf/resource.d 1; lay /usr/sbin 2
 cp -r "$1/agents/." /usr/lib/ocf/resource.d/; cp "$1/fence_test" /usr/sbin/
 touch "$1/$2.ready"; exec sleep infinity
-"""
+""".replace("@SHARED@", SHARED)
 
 COROSYNC = """totem {{
   version: 2
@@ -65,53 +81,6 @@ off|reboot)
   exit 1 ;;
 esac
 exit 1
-"""
-
-GUEST = r"""#!/bin/sh
-# A guest for tests: a small container (own network, mounts, processes) whose first process keeps our agent running. A pair
-# of virtual Ethernet devices joins it to the cluster. Parameters: command, state, network (three numbers of an address).
-running() { [ -s "$OCF_RESKEY_state" ] && grep -q '^State:.[^Z]' "/proc/$(cat "$OCF_RESKEY_state")/status" 2>/dev/null; }
-case "$1" in
-start) running && exit 0
-  ip link del guest0 2>/dev/null
-  setsid unshare -n -m -i -p --fork --kill-child --mount-proc --propagation private sh -c "
-    mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /dev/shm; mkdir -p /run/resource-agents /run/crm; ip link set lo up
-    while :; do $OCF_RESKEY_command; sleep 0.2; done" >>/run/guest.log 2>&1 </dev/null &
-  pid=$!; echo $pid > "$OCF_RESKEY_state"
-  until [ "$(readlink /proc/$pid/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do running || exit 1; sleep 0.05; done
-  ip link add guest0 type veth peer name guest1 && ip link set guest1 netns $pid || exit 1
-  ip addr add "$OCF_RESKEY_network.1/24" dev guest0 && ip link set guest0 up || exit 1
-  nsenter -t $pid -n ip addr add "$OCF_RESKEY_network.2/24" dev guest1 && nsenter -t $pid -n ip link set guest1 up ;;
-stop) if running; then pid=$(cat "$OCF_RESKEY_state"); kill -9 $pid; while running; do sleep 0.05; done; fi
-  rm -f "$OCF_RESKEY_state"; exit 0 ;;
-monitor) running && exit 0; exit 7 ;;
-meta-data) cat <<'X'
-<?xml version="1.0"?>
-<resource-agent name="guest" version="1.0"><version>1.1</version><longdesc lang="en">for tests</longdesc>
-<shortdesc lang="en">for tests</shortdesc><parameters>
-<parameter name="command"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc><content type="string"/>
-</parameter><parameter name="state"><longdesc lang="en">x</longdesc><shortdesc lang="en">x</shortdesc>
-<content type="string"/></parameter><parameter name="network"><longdesc lang="en">x</longdesc>
-<shortdesc lang="en">x</shortdesc><content type="string"/></parameter>
-</parameters><actions><action name="start" timeout="20s"/><action name="stop" timeout="20s"/>
-<action name="monitor" timeout="20s" interval="10s"/><action name="meta-data" timeout="5s"/></actions></resource-agent>
-X
-;;
-esac
-"""
-
-CONTAINER = r"""#!/bin/sh
-# An LXC guest. Parameters: folder and name (lxc-start's -P and -n), address (the host's, of their link).
-lxc() { command=$1; shift; "lxc-$command" -P "$OCF_RESKEY_folder" -n "$OCF_RESKEY_name" "$@"; }
-running() { [ "$(lxc info -s -H 2>/dev/null)" = RUNNING ]; }
-case "$1" in
-start) running && exit 0
-  lxc start -d -o "$OCF_RESKEY_folder/log" </dev/null >/dev/null 2>&1 || exit 1
-  ip addr add "$OCF_RESKEY_address/30" dev "$OCF_RESKEY_name" && ip link set "$OCF_RESKEY_name" up ;;
-stop) running && lxc stop -k; running && exit 1; exit 0 ;;
-monitor) running && exit 0; exit 7 ;;
-meta-data) @META@ ;;
-esac
 """
 
 ATTRIBUTES = r"""#!/bin/sh

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.peers.agents import ATTRIBUTES, CONTAINER, COROSYNC, FENCE, GUEST, HOLD, META
+from tests.peers.agents import ATTRIBUTES, COROSYNC, ENTER, FENCE, HOLD, META, SHARED
 from tests.remoted import AGENT, SERVICE
 
 PATIENCE = 120.0
@@ -27,9 +27,13 @@ PATIENCE = 120.0
 
 
 class Cluster:
-    """The cluster and the remote host beside it."""
+    """The cluster and the remote host beside it.
 
-    def __init__(self, folder: Path) -> None:
+    `root` is the root of the distribution whose cluster it is; None for this machine's.
+    """
+
+    def __init__(self, folder: Path, root: Path | None = None) -> None:
+        self.root = root
         tag = secrets.token_hex(2)
         number = secrets.randbelow(250) + 1
         self.folder = folder
@@ -43,11 +47,14 @@ class Cluster:
         self.state = folder / "state"
         self.state.mkdir(mode=0o777)
         self.fence: Callable[[], None] = lambda: None
+        self.at_end: list[Callable[[], None]] = []
+        """What remains to be done when all processes have ended."""
         self._closing = False
 
     def start(self) -> None:
         """Bring all of it up; skip where the machine can not."""
-        for program in ("corosync", "pacemakerd", "cibadmin", "crm_mon", "unshare", "ip"):
+        of_cluster = () if self.root else ("corosync", "pacemakerd", "cibadmin", "crm_mon")
+        for program in (*of_cluster, "unshare", "ip"):
             if not shutil.which(program):
                 pytest.skip(f"needs the program {program} (Debian packages corosync, pacemaker, iproute2)")
         if os.geteuid() != 0:
@@ -61,8 +68,6 @@ class Cluster:
         )
         for path, text in (
             (agents / "service", service),
-            (agents / "guest", GUEST),
-            (agents / "container", CONTAINER.replace("@META@", META)),
             (agents / "attributes", ATTRIBUTES.replace("@META@", META)),
             (self.folder / "fence_test", FENCE.replace("@DIR@", str(self.folder))),
         ):
@@ -84,7 +89,8 @@ class Cluster:
                 "--propagation",
                 "private",
             ]
-            command += ["bash", "-c", HOLD, "hold", str(self.folder), who]
+            command += ["bash", "-c", ENTER if self.root and who == "cluster" else HOLD, "hold", str(self.folder), who]
+            command += [str(self.root), HOLD]
             with (self.folder / f"{who}.log").open("wb") as log:
                 self.holders[who] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
             self._until(lambda who=who: (self.folder / f"{who}.ready").exists(), 20, f"namespaces of the {who}")
@@ -108,7 +114,7 @@ class Cluster:
 
     def command(self, who: str, *argv: str) -> list[str]:
         """Return the command line that runs `argv` in the namespaces of `cluster` or `remote`."""
-        return ["nsenter", "-t", str(self.pids[who]), "-n", "-m", "-i", "-p", "--", *argv]
+        return ["nsenter", "-t", str(self.pids[who]), "-n", "-m", "-i", "-p", "-r", "-w", "--", *argv]
 
     def run(self, who: str, *argv: str, check: bool = True, stdin: str = "") -> str:
         """Run a command there and return its output."""
@@ -239,36 +245,40 @@ class Cluster:
         agent: str = "service",
         *,
         pinned: bool = True,
-        folder: Path | None = None,
     ) -> None:
         """Configure a `test:service` (or another agent: one of the tests, or `CLASS:TYPE`) that may run on one node only,
-        or prefers it. `folder`: where it keeps its state, made by the caller; else below `state`."""
-        if folder is None:
-            folder = self.state / name
-            folder.mkdir(mode=0o777)
+        or prefers it. Its state is below `state`."""
+        (self.state / name).mkdir(mode=0o777)
         which = f'class="ocf" provider="test" type="{agent}"'
         if ":" in agent:
             which = 'class="{}" type="{}"'.format(*agent.split(":"))
-        self.create(
-            "resources",
-            f'<primitive id="{name}" {which}><instance_attributes id="{name}-i">'
-            f'<nvpair id="{name}-i-dir" name="dir" value="{folder}"/></instance_attributes><operations>'
-            f'<op id="{name}-m" name="monitor" interval="{interval}" timeout="20s"/></operations></primitive>',
-        )
         operation, score = ("ne", "-INFINITY") if pinned else ("eq", "100")
-        self.create(
-            "constraints",
-            f'<rsc_location id="l-{name}" rsc="{name}"><rule id="l-{name}-r" score="{score}"><expression id="l-{name}-e" '
-            f'attribute="#uname" operation="{operation}" value="{node}"/></rule></rsc_location>',
+        # Where there is no systemd, a cluster can not even ask whether a unit runs.
+        discovery = "exclusive" if ":" in agent else "always"
+        if discovery == "exclusive":
+            operation, score = ("eq", "INFINITY")
+        resource = (
+            f'<primitive id="{name}" {which}><instance_attributes id="{name}-i">'
+            f'<nvpair id="{name}-i-dir" name="dir" value="{SHARED}/{name}"/></instance_attributes><operations>'
+            f'<op id="{name}-m" name="monitor" interval="{interval}" timeout="20s"/></operations></primitive>'
         )
+        constraint = (
+            f'<rsc_location id="l-{name}" rsc="{name}" resource-discovery="{discovery}"><rule id="l-{name}-r" '
+            f'score="{score}"><expression id="l-{name}-e" attribute="#uname" operation="{operation}" value="{node}"/>'
+            "</rule></rsc_location>"
+        )
+        # Both at once: a cluster would look for the resource everywhere before it knew where it may be.
+        both = f"<resources>{resource}</resources><constraints>{constraint}</constraints>"
+        both = f"<configuration>{both}</configuration>"
+        self.run("cluster", "cibadmin", "-M", "-c", "-o", "configuration", "-X", both)
 
     def remove(self, name: str) -> None:
         """Stop a `service` and take it out of the configuration."""
         self.meta(name, "target-role", "Stopped")
         self.wait_where(name, "")
         self.until(self.idle, 30, "the cluster idle")
-        self.run("cluster", "cibadmin", "-D", "-X", f'<rsc_location id="l-{name}"/>')
-        self.run("cluster", "cibadmin", "-D", "-X", f'<primitive id="{name}"/>')
+        both = f"//configuration//*[@id='l-{name}' or @id='{name}']"
+        self.run("cluster", "cibadmin", "--delete-all", "--force", "--xpath", both)
         shutil.rmtree(self.state / name)
 
     def pid(self, name: str) -> str:
@@ -280,8 +290,12 @@ class Cluster:
         self._closing = True
         for pid in self.pids.values():
             os.kill(pid, signal.SIGKILL)  # the namespace's first process: all in it end
-        for process in [*self.processes, *self.holders.values()]:
+        for process in self.processes:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        for holder in self.holders.values():
+            holder.wait(60)  # it ends when all that were in its namespaces have
         subprocess.run(["ip", "link", "del", self.links[0]], capture_output=True, check=False)
+        for rest in self.at_end:
+            rest()

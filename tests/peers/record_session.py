@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.peers.agents import SHARED
 from tests.peers.cluster import Cluster
 from tests.remoted import real_daemon
 
@@ -57,7 +58,7 @@ def main() -> None:
             text = raw.read_text()
         finally:
             cluster.stop()
-    state = str(cluster.state / "d9")
+    state = f"{SHARED}/d9"
     lines = [
         json.dumps([mark, message.replace(state, "@STATE@")]) for mark, message in map(json.loads, text.splitlines())
     ]

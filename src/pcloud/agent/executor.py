@@ -27,8 +27,11 @@ _CONFIRM = 0.1
 reaped the process yet."""
 _QUIET_EXITS = 2
 """Exits in a row after which a monitor saw nothing, beyond which an exit no longer triggers one at once."""
+_SEARCH_AGAIN = (0.2, 0.8, 3.2)
+"""Seconds to the next look at a service that is well while no process of it is found: one that is just being executed shows
+no environment, a pid file may be written late. The interval may be an hour."""
 _SEARCH_EVERY = 30.0
-"""Seconds between searches for a resource's processes while none is found."""
+"""Seconds between searches for a resource's processes after those."""
 
 
 class Executor:
@@ -217,6 +220,8 @@ class Executor:
             command.signal = ""
             if well and not triggered:
                 resource.quiet = 0
+            if well and not resource.watch and 0 < resource.searches <= len(_SEARCH_AGAIN):
+                wait = min(wait, _SEARCH_AGAIN[resource.searches - 1])
         command.again = False
         command.timer = self._loop.later(wait, lambda: self._due(resource, command))
         if not well:
@@ -234,8 +239,7 @@ class Executor:
         if resource.watch:
             resource.searches = 0
             return
-        # A process that is just being executed shows no environment: one fruitless search says little.
-        if hurry or (resource.searches >= 3 and now < resource.searched + _SEARCH_EVERY):
+        if hurry or (resource.searches > len(_SEARCH_AGAIN) and now < resource.searched + _SEARCH_EVERY):
             return
         resource.searches += 1
         resource.searched = now
