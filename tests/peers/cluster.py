@@ -26,7 +26,9 @@ from tests.remoted import AGENT, SERVICE
 class Cluster:
     """The cluster and the remote host beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, key: bytes = b"") -> None:
+        """`key` is that of the remote nodes; a new one where none is given."""
+        self._key = key or secrets.token_bytes(4096)
         tag = secrets.token_hex(2)
         number = secrets.randbelow(250) + 1
         self.folder = folder
@@ -49,7 +51,7 @@ class Cluster:
                 pytest.skip(f"needs the program {program} (Debian packages corosync, pacemaker, iproute2)")
         if os.geteuid() != 0:
             pytest.skip("needs root for namespaces")
-        (self.folder / "authkey").write_bytes(secrets.token_bytes(4096))
+        (self.folder / "authkey").write_bytes(self._key)
         (self.folder / "corosync.conf").write_text(COROSYNC.format(address=self.address))
         agents = self.folder / "agents" / "test"
         agents.mkdir(parents=True)
@@ -84,7 +86,7 @@ class Cluster:
             command += ["bash", "-c", HOLD, "hold", str(self.folder), who]
             with (self.folder / f"{who}.log").open("wb") as log:
                 self.holders[who] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-            self._until(lambda who=who: (self.folder / f"{who}.ready").exists(), 20, f"namespaces of the {who}")
+            self._until((self.folder / f"{who}.ready").exists, 20, f"namespaces of the {who}")
             holder = self.holders[who].pid
             self.pids[who] = int(Path(f"/proc/{holder}/task/{holder}/children").read_text().split()[0])
         subprocess.run(["ip", "link", "add", self.links[0], "type", "veth", "peer", "name", self.links[1]], check=True)
@@ -205,7 +207,7 @@ class Cluster:
         """Wait until a resource is active on that node (empty: nowhere)."""
         self._until(lambda: self.where(resource) == node, timeout, f"{resource} on {node or 'no node'}")
 
-    def _until(self, condition, timeout: float, what: str) -> None:
+    def _until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
@@ -218,7 +220,7 @@ class Cluster:
                 pytest.fail(f"{what} did not happen within {timeout:.0f} s\n{text}\n{log}")
             time.sleep(0.1)
 
-    def until(self, condition, timeout: float, what: str) -> None:
+    def until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
         """Poll until `condition()` holds."""
         self._until(condition, timeout, what)
 
