@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from pcloud.cpe.home import Home
 from pcloud.cpe.keys import Keys
 from pcloud.cpe.main import Daemon, real_documents, serve, set_up_logging
-from pcloud.cpe.ports import Jeos, Report
+from pcloud.cpe.ports import ImportRequest, Jeos, Report
 from pcloud.cpe.settings import ApiSettings, DaemonSettings
 from pcloud.environment.infrastructure import Identity, Image
 from pcloud.model.deployable import Assembly
@@ -50,6 +50,12 @@ class PretendedImages:
 
     async def delete_jeos(self, name: str, arch: str) -> None:
         raise NotImplementedError("the fleet builds nothing")
+
+    def imported(self) -> Mapping[str, str]:
+        return {}
+
+    async def import_image(self, wanted: ImportRequest, content: AsyncIterator[bytes]) -> Jeos:
+        raise NotImplementedError("the fleet imports nothing")
 
     def keys(self, hostname: str) -> Keys:
         # Secrets of the size that real guests have, so that they weigh what they weigh.

@@ -83,6 +83,21 @@ esac
 exit 1
 """
 
+CONTAINER = r"""#!/bin/sh
+# An LXC guest. Parameters: folder and name (lxc-start's -P and -n), address (the host's, of their link; none on a bridge).
+lxc() { command=$1; shift; "lxc-$command" -P "$OCF_RESKEY_folder" -n "$OCF_RESKEY_name" "$@"; }
+running() { [ "$(lxc info -s -H 2>/dev/null)" = RUNNING ]; }
+case "$1" in
+start) running && exit 0
+  lxc start -d -o "$OCF_RESKEY_folder/log" </dev/null >/dev/null 2>&1 || exit 1
+  [ -n "$OCF_RESKEY_address" ] || exit 0
+  ip addr add "$OCF_RESKEY_address/30" dev "$OCF_RESKEY_name" && ip link set "$OCF_RESKEY_name" up ;;
+stop) running && lxc stop -k; running && exit 1; exit 0 ;;
+monitor) running && exit 0; exit 7 ;;
+meta-data) @META@ ;;
+esac
+"""
+
 ATTRIBUTES = r"""#!/bin/sh
 # A resource agent for tests that tells the cluster, through node attributes, that it runs. Parameter: dir.
 case "$1" in

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.peers.agents import ATTRIBUTES, COROSYNC, ENTER, FENCE, HOLD, META, SHARED
+from tests.peers.agents import ATTRIBUTES, CONTAINER, COROSYNC, ENTER, FENCE, HOLD, META, SHARED
 from tests.remoted import AGENT, SERVICE
 
 PATIENCE = 120.0
@@ -29,11 +29,13 @@ PATIENCE = 120.0
 class Cluster:
     """The cluster and the remote host beside it.
 
-    `root` is the root of the distribution whose cluster it is; None for this machine's.
+    `root` is the root of the distribution whose cluster it is; None for this machine's. `key` is that of the remote nodes; a
+    new one where none is given.
     """
 
-    def __init__(self, folder: Path, root: Path | None = None) -> None:
+    def __init__(self, folder: Path, root: Path | None = None, *, key: bytes = b"") -> None:
         self.root = root
+        self._key = key or secrets.token_bytes(4096)
         tag = secrets.token_hex(2)
         number = secrets.randbelow(250) + 1
         self.folder = folder
@@ -59,7 +61,7 @@ class Cluster:
                 pytest.skip(f"needs the program {program} (Debian packages corosync, pacemaker, iproute2)")
         if os.geteuid() != 0:
             pytest.skip("needs root for namespaces")
-        (self.folder / "authkey").write_bytes(secrets.token_bytes(4096))
+        (self.folder / "authkey").write_bytes(self._key)
         (self.folder / "corosync.conf").write_text(COROSYNC.format(address=self.address))
         agents = self.folder / "agents" / "test"
         agents.mkdir(parents=True)
@@ -68,6 +70,7 @@ class Cluster:
         )
         for path, text in (
             (agents / "service", service),
+            (agents / "container", CONTAINER.replace("@META@", META)),
             (agents / "attributes", ATTRIBUTES.replace("@META@", META)),
             (self.folder / "fence_test", FENCE.replace("@DIR@", str(self.folder))),
         ):
@@ -93,7 +96,7 @@ class Cluster:
             command += [str(self.root), HOLD]
             with (self.folder / f"{who}.log").open("wb") as log:
                 self.holders[who] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-            self._until(lambda who=who: (self.folder / f"{who}.ready").exists(), 20, f"namespaces of the {who}")
+            self._until((self.folder / f"{who}.ready").exists, 20, f"namespaces of the {who}")
             holder = self.holders[who].pid
             self.pids[who] = int(Path(f"/proc/{holder}/task/{holder}/children").read_text().split()[0])
         subprocess.run(["ip", "link", "add", self.links[0], "type", "veth", "peer", "name", self.links[1]], check=True)
@@ -214,7 +217,7 @@ class Cluster:
         """Wait until a resource is active on that node (empty: nowhere)."""
         self._until(lambda: self.where(resource) == node, timeout, f"{resource} on {node or 'no node'}")
 
-    def _until(self, condition, timeout: float, what: str) -> None:
+    def _until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
         timeout = max(timeout, PATIENCE)
         deadline = time.monotonic() + timeout
         while not condition():
@@ -228,7 +231,7 @@ class Cluster:
                 pytest.fail(f"{what} did not happen within {timeout:.0f} s\n{text}\n{log}")
             time.sleep(0.1)
 
-    def until(self, condition, timeout: float, what: str) -> None:
+    def until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
         """Poll until `condition()` holds."""
         self._until(condition, timeout, what)
 

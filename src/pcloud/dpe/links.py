@@ -20,6 +20,9 @@ ATTEMPT_TIMEOUT = 5.0
 """Seconds for one attempt to connect, and for one second opinion."""
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 5.0
+BOOT_SHARE = 0.1
+"""A starting guest is tried again after this share of the time waited for it so far: noticing adds no more than that."""
+BOOT_FIRST, BOOT_LONGEST = 0.05, 1.0
 
 
 class Links:
@@ -52,17 +55,16 @@ class Links:
         asked before every attempt, then and later: a guest may come back elsewhere."""
         await self.drop(assembly)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        wait = FIRST_WAIT
+        begun = loop.time()
         while True:
             try:
                 await self._attempt(assembly, transport, endpoint, min(ATTEMPT_TIMEOUT, timeout))
                 return
             except TransportError:
-                if loop.time() + wait >= deadline:
+                wait = min(max((loop.time() - begun) * BOOT_SHARE, BOOT_FIRST), BOOT_LONGEST)
+                if loop.time() + wait >= begun + timeout:
                     raise
             await asyncio.sleep(wait)
-            wait = min(wait * 1.5, 1.0)
 
     async def _attempt(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint], timeout: float) -> None:
         """Connect once. A connection that is lost before anybody could hold it was never made: TransportError."""
