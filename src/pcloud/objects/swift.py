@@ -10,6 +10,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -109,7 +110,7 @@ class Containers:
         if answer.status_code >= 300 and answer.status_code not in fine:
             raise ObjectStoreError.of(
                 f"HTTP_{answer.status_code}",
-                f"the object store answers {method} of a container with {answer.status_code} {answer.reason_phrase}",
+                f"the object store answers {method} of a container with {_words(answer.status_code)}",
             )
         return answer
 
@@ -124,7 +125,7 @@ class Containers:
             if answer.status_code >= 300 or not url or not token:
                 raise ObjectStoreError.of(
                     "NOT_AUTHENTICATED",
-                    f"the object store gives {settings.user} no token: {answer.status_code} {answer.reason_phrase}",
+                    f"the object store gives {settings.user} no token: {_words(answer.status_code)}",
                 )
             if urlsplit(settings.auth_url).scheme == "https" and urlsplit(url).scheme != "https":
                 raise ObjectStoreError.of(
@@ -149,3 +150,11 @@ class Containers:
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             detail = f"{type(error).__name__}: {error}".replace(self._key, "***")[:300]
             raise ObjectStoreError.of("NO_ANSWER", f"the object store does not answer ({detail})") from None
+
+
+def _words(status: int) -> str:
+    """Return a status in words: ours, since the store's own may hold anything."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)

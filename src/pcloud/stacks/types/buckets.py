@@ -173,7 +173,7 @@ class BucketPolicy(ResourceType):
         record = context.record
         record.physical = context.physical_name()
         bucket = record.data["bucket"] = context.properties["Bucket"]
-        record.data["reference"] = f"s3-bucket-policy/{bucket}"
+        record.data["reference"] = _reference(bucket)
         await context.services.keep(record)
         await self.update(context, {}, frozenset())
 
@@ -188,9 +188,13 @@ class BucketPolicy(ResourceType):
         data = context.record.data
         if "bucket" not in data:
             return
-        now = context.services.find(data["reference"])
-        if now is None or now.id == context.record.id:
+        data.pop("reference", None)  # so that only another resource can be found
+        if context.services.find(_reference(data["bucket"])) is None:
             await buckets_of(context).set_policy(data["bucket"], None)
+
+
+def _reference(bucket: str) -> str:
+    return f"s3-bucket-policy/{bucket}"
 
 
 def _website(given: Mapping[str, Any]) -> dict[str, Any]:
