@@ -34,6 +34,7 @@ def refused(tmp_path: Path, text: str) -> dict[str, str]:
         ("timeout = 0", "timeout", "seconds"),
         ('[object_store.swift]\nuser = "a:b"', "swift.auth_url", "together"),
         ('[object_store.swift]\nauth_url = "https://x"', "swift.user", "together"),
+        ('[object_store.swift]\nauth_url = "https://x"\nuser = "u"\ncloud = "c"', "swift.cloud", "exclude"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, key: str, sentence: str) -> None:

@@ -8,7 +8,8 @@
 #   swift.sh stop           ends all of it
 #
 # PEER_DIR is where everything is kept (default /var/cache/pcloud-test/swift); its filesystem must have extended attributes.
-# The user is pcloud:test, who has the whole account; S3's access key is `pcloud:test`, key and secret are in PEER_DIR/secret.
+# With KEYSTONE_URL it is that Keystone's users who have projects' accounts (no S3 then); swift's own user there is its administrator.
+# Otherwise the user is pcloud:test, who has the whole account; S3's access key is `pcloud:test`, key and secret are in PEER_DIR/secret.
 set -euo pipefail
 peer=${PEER_DIR:-/var/cache/pcloud-test/swift}
 mkdir -p "$peer"
@@ -16,7 +17,7 @@ peer=$(cd "$peer" && pwd)
 ip=127.0.0.1
 proxy_port=18080 object_port=18081 container_port=18082 account_port=18083 memcached_port=18084
 etc=$peer/etc logs=$peer/log run=$peer/run devices=$peer/devices
-packages=(python3-swift memcached python3-setuptools curl)
+packages=(python3-swift python3-keystonemiddleware memcached python3-setuptools curl)
 
 # The daemons must not inherit what whoever calls this holds open, such as a lock.
 for fd in /proc/$$/fd/*; do
@@ -102,6 +103,10 @@ use = egg:swift#$1
 X
 }
 
+authentication() { # what stands in the pipeline for it
+  if [ -z "${KEYSTONE_URL:-}" ]; then echo s3api tempauth; else echo authtoken keystoneauth; fi
+}
+
 write_configuration() {
   printf '[swift-hash]\nswift_hash_path_prefix = pcloud\nswift_hash_path_suffix = pcloud\n[storage-policy:0]\nname = one\ndefault = yes\n' > "$etc/swift.conf"
   ring account $account_port
@@ -119,7 +124,7 @@ user = root
 swift_dir = $etc
 log_address = $run/no-syslog
 [pipeline:main]
-pipeline = catch_errors gatekeeper cache listing_formats bulk s3api tempauth staticweb copy dlo proxy-server
+pipeline = catch_errors gatekeeper cache listing_formats bulk $(authentication) staticweb copy dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -144,6 +149,21 @@ check_bucket_owner = true
 use = egg:swift#tempauth
 user_pcloud_test = $(cat "$peer/secret") .admin
 storage_url_scheme = http
+[filter:authtoken]
+paste.filter_factory = keystonemiddleware.auth_token:filter_factory
+www_authenticate_uri = ${KEYSTONE_URL:-}
+auth_url = ${KEYSTONE_URL:-}
+auth_type = password
+project_domain_name = Default
+user_domain_name = Default
+project_name = admin
+username = admin
+password = secret
+delay_auth_decision = true
+service_token_roles_required = false
+[filter:keystoneauth]
+use = egg:swift#keystoneauth
+operator_roles = admin
 [filter:staticweb]
 use = egg:swift#staticweb
 [filter:copy]

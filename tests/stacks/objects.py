@@ -15,16 +15,21 @@ import pytest
 from pcloud.objects.settings import ObjectStoreSettings, SwiftSettings
 
 SCRIPT = Path(__file__).parents[1] / "peers/swift.sh"
-FOLDER = Path(os.environ.get("PEER_DIR", "/var/cache/pcloud-test/swift"))
+FOLDER = Path(os.environ.get("SWIFT_PEER_DIR", "/var/cache/pcloud-test/swift"))
 USER, REGION = "pcloud:test", "local"
 
 
-def peer(*arguments: str) -> None:
+def peer(*arguments: str, keystone: str = "") -> None:
     """Run the script."""
     log = FOLDER / "tests.log"
     with log.open("ab") as file:  # a pipe would be held open by the daemons
         done = subprocess.run(
-            [str(SCRIPT), *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
+            [str(SCRIPT), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            check=False,
+            env={**os.environ, "PEER_DIR": str(FOLDER), "KEYSTONE_URL": keystone},
         )
     assert done.returncode == 0, log.read_text(errors="replace")[-2000:]
 
@@ -82,8 +87,9 @@ def client(url: str, key: str, secret: str) -> Any:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Swift]:
-    """Run it. What an aborted run left is ended first; another run on this machine is waited for."""
+def running(keystone: str = "") -> Iterator[Swift]:
+    """Run it, with users of its own or a Keystone's (its URL). What an aborted run left is ended first; another run on this
+    machine is waited for."""
     if os.geteuid() != 0:
         pytest.skip("needs root: the daemons of Swift")
     if subprocess.run([str(SCRIPT), "installed"], capture_output=True, check=False).returncode:
@@ -92,7 +98,7 @@ def running() -> Iterator[Swift]:
     with (FOLDER / "tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (FOLDER / "tests.log").unlink(missing_ok=True)
-        peer("start")
+        peer("start", keystone=keystone)
         try:
             yield Swift()
         finally:

@@ -27,6 +27,8 @@ class SwiftSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Where a token is asked for (version 1), such as `https://swift.example.org/auth/v1.0`."""
     user: str = ""
     """`ACCOUNT:USER`."""
+    cloud: str = ""
+    """Instead of the others: entry of `clouds.yaml` whose Keystone gives the token and tells where the store is."""
     key_file: str = ""
     """File with the user's key, readable by its owner alone; empty takes `$PCLOUD_SWIFT_KEY`."""
 
@@ -61,6 +63,8 @@ def problems(settings: ObjectStoreSettings) -> Iterator[tuple[str, str]]:
         yield "access_key" if settings.url else "url", "url and access_key must be set together"
     if bool(settings.swift.auth_url) != bool(settings.swift.user):
         yield "swift.user" if settings.swift.auth_url else "swift.auth_url", "auth_url and user must be set together"
+    if settings.swift.cloud and settings.swift.auth_url:
+        yield "swift.cloud", "cloud (Keystone) and auth_url (version 1) exclude each other"
     if settings.addressing not in ("path", "virtual"):
         yield "addressing", "must be path or virtual"
     if settings.website_url and ("{bucket}" not in settings.website_url or _wrong_url(settings.website_url)):

@@ -21,21 +21,21 @@ class ObjectStore:
         """Read the secrets and connect to nothing. Blocking for two small files."""
         settings = settings or ObjectStoreSettings()
         environment = os.environ if environment is None else environment
-        self.configured = bool(settings.url or settings.swift.auth_url)
+        self.configured = bool(settings.url or settings.swift.auth_url or settings.swift.cloud)
         self.buckets: Buckets | None = None
         self.containers: Containers | None = None
         self.no_buckets = self.no_containers = UNCONFIGURED
         if self.configured:
             self.no_buckets = "the object store that is configured has no S3 endpoint (object_store.url)"
-            self.no_containers = (
-                "the object store that is configured has no Swift endpoint (object_store.swift.auth_url)"
-            )
+            self.no_containers = "the object store that is configured has no Swift endpoint (object_store.swift)"
         if settings.url:
             try:
                 self.buckets = Buckets(settings, secret(settings.secret_file, S3_SECRET, environment))
             except NoSecret as problem:
                 self.no_buckets = f"the secret key of the object store is missing: {problem}"
-        if settings.swift.auth_url:
+        if settings.swift.cloud:
+            self.containers = Containers(settings, "")
+        elif settings.swift.auth_url:
             try:
                 self.containers = Containers(settings, secret(settings.swift.key_file, SWIFT_KEY, environment))
             except NoSecret as problem:

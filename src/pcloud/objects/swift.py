@@ -1,4 +1,4 @@
-"""Containers by OpenStack Swift's own API, with a token of its version 1.
+"""Containers by OpenStack Swift's own API, with a token of its version 1 or of Keystone.
 
 Every method may be called again and then changes nothing: what is there already, or gone already, is no error.
 Concurrency: any task of one loop; the token is asked for by one at a time, and again when it has run out.
@@ -11,7 +11,7 @@ import json
 import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from pcloud.objects.errors import ObjectStoreError
@@ -119,19 +119,55 @@ class Containers:
         async with self._lock:
             if self._token != stale:
                 return
-            settings = self.settings.swift
-            answer = await self._send("GET", settings.auth_url, {"X-Auth-User": settings.user, "X-Auth-Key": self._key})
-            url, token = answer.headers.get("X-Storage-Url", ""), answer.headers.get("X-Auth-Token", "")
-            if answer.status_code >= 300 or not url or not token:
-                raise ObjectStoreError.of(
-                    "NOT_AUTHENTICATED",
-                    f"the object store gives {settings.user} no token: {_words(answer.status_code)}",
-                )
-            if urlsplit(settings.auth_url).scheme == "https" and urlsplit(url).scheme != "https":
+            if self.settings.swift.cloud:
+                where, url, token = await asyncio.to_thread(self._ask_keystone)
+            else:
+                where, url, token = await self._ask_swift()
+            if urlsplit(where).scheme == "https" and urlsplit(url).scheme != "https":
                 raise ObjectStoreError.of(
                     "NOT_PROTECTED", "the object store wants the token sent in the clear: its storage URL is not https"
                 )
             self._url, self._token = url.rstrip("/"), token
+
+    async def _ask_swift(self) -> tuple[str, str, str]:
+        """Return who was asked, the account's URL and a token of Swift's own, version 1."""
+        settings = self.settings.swift
+        answer = await self._send("GET", settings.auth_url, {"X-Auth-User": settings.user, "X-Auth-Key": self._key})
+        url, token = answer.headers.get("X-Storage-Url", ""), answer.headers.get("X-Auth-Token", "")
+        if answer.status_code >= 300 or not url or not token:
+            raise ObjectStoreError.of(
+                "NOT_AUTHENTICATED",
+                f"the object store gives {settings.user} no token: {_words(answer.status_code)}",
+            )
+        return settings.auth_url, url, token
+
+    def _ask_keystone(self) -> tuple[str, str, str]:
+        """Return who was asked, the project's URL and a token, by an entry of clouds.yaml. Blocking."""
+        name = self.settings.swift.cloud
+        try:
+            from keystoneauth1.exceptions import ClientException
+            from openstack.config import OpenStackConfig
+            from openstack.exceptions import ConfigException
+        except ImportError:
+            sentence = "openstacksdk is not installed: the object store's Keystone can not be asked"
+            raise ObjectStoreError.of("NO_ANSWER", sentence) from None
+        try:
+            region = OpenStackConfig(app_name="pacemaker-cloud").get_one(
+                cloud=name, api_timeout=self.settings.timeout, **_trusting(self.settings.ca_file)
+            )
+            session = region.get_session()
+            url = session.get_endpoint(
+                service_type="object-store",
+                interface=region.get_interface("object-store"),
+                region_name=region.get_region_name("object-store"),
+            )
+            token = session.get_token()
+        except (ClientException, ConfigException) as error:
+            sentence = f"Keystone of the cloud {name} gives no token: {type(error).__name__}: {str(error)[:200]}"
+            raise ObjectStoreError.of("NOT_AUTHENTICATED", sentence) from None
+        if not url or not token:
+            raise ObjectStoreError.of("NO_CONTAINERS", f"the catalogue of the cloud {name} has no object store")
+        return str(region.config["auth"].get("auth_url", "")), str(url), str(token)
 
     async def _send(self, method: str, url: str, headers: Mapping[str, str]) -> httpx2.Response:
         import httpx2  # heavy, and most daemons have no object store
@@ -148,8 +184,14 @@ class Containers:
                 )
             return await self._client.request(method, url, headers=dict(headers))
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            detail = f"{type(error).__name__}: {error}".replace(self._key, "***")[:300]
+            detail = f"{type(error).__name__}: {error}"[:300]
+            if self._key:
+                detail = detail.replace(self._key, "***")
             raise ObjectStoreError.of("NO_ANSWER", f"the object store does not answer ({detail})") from None
+
+
+def _trusting(ca_file: str) -> dict[str, Any]:
+    return {"cacert": ca_file} if ca_file else {}
 
 
 def _words(status: int) -> str:
