@@ -192,6 +192,49 @@ async def test_two_stacks_at_once_do_not_share_a_name(manager: StackManager, swi
         await deleted(manager, stack)
 
 
+async def test_things_of_other_types_do_not_take_names(manager: StackManager) -> None:
+    user = "AWS::IAM::User", {"UserName": "media"}
+    body = json.loads(cfn(User=user, B=bucket(BucketName="media")).template)
+    body["Resources"]["B"]["DependsOn"] = "User"
+    await deleted(manager, await made(manager, Source(template=json.dumps(body))))
+
+
+async def test_a_claim_is_kept_over_a_crash(swift: Swift, tmp_path: Path) -> None:
+    """Two resources want one name; the first is killed between its claim and its bucket. The other does not get it."""
+    first = open_manager(swift, tmp_path / "stacks.db")
+    assert first.platform.objects.buckets is not None
+    claimed = asyncio.Event()
+
+    async def never(name: str) -> None:
+        claimed.set()
+        await asyncio.Event().wait()
+
+    first.platform.objects.buckets.create = never  # type: ignore[method-assign]
+    await first.start()
+    await first.create("one", cfn(A=bucket(BucketName="contested")))
+    async with asyncio.timeout(60):
+        await claimed.wait()
+    await close(first)
+    again = open_manager(swift, tmp_path / "stacks.db")
+    assert again.platform.objects.buckets is not None
+    buckets, go = again.platform.objects.buckets, asyncio.Event()
+    create = buckets.create
+
+    async def later(name: str) -> None:
+        await go.wait()
+        await create(name)
+
+    buckets.create = later  # type: ignore[method-assign]
+    await again.start()
+    other = await made(again, cfn(A=bucket(BucketName="contested")), "ROLLBACK_COMPLETE", name="two")
+    go.set()
+    one = await ended(again, again.get("one"), "CREATE_COMPLETE")
+    assert swift.names() == ["contested"]
+    await deleted(again, other)
+    await deleted(again, one)
+    await close(again)
+
+
 # --- what a bucket is
 
 
@@ -381,3 +424,17 @@ async def test_a_store_of_one_kind_refuses_the_other(swift: Swift, tmp_path: Pat
         manager.plan(None, cfn(C=container()), "x")
     assert len(manager.plan(None, cfn(B=bucket()), "x").changes) == 1
     await close(manager)
+
+
+async def test_what_others_removed_is_drift_and_no_obstacle(manager: StackManager, swift: Swift) -> None:
+    stack = await made(manager, cfn(B=bucket(BucketName="fleeting"), C=container(name="box")))
+    await manager.detect_drift(stack)
+    assert stack.drift["status"] == "IN_SYNC"
+    for name in ("fleeting", "box"):
+        swift.s3().delete_bucket(Bucket=name)
+    await manager.detect_drift(stack)
+    assert {name: record.drift["status"] for name, record in manager.current(stack).items()} == {
+        "B": "DELETED",
+        "C": "DELETED",
+    }
+    await deleted(manager, stack)

@@ -22,9 +22,12 @@ async def claim(context: Context, given: str | None, longest: int, exists: Calla
     if record.physical:
         return record.physical
     name = given or generated_name(context, longest)
-    async with services.lock(f"object store/{name}"):
-        if given and (services.find(name) is not None or await exists(name)):
+    claimed = f"object-store/{name}"
+    async with services.lock(claimed):
+        # Claimed by a resource whose thing is not made yet, or there.
+        if given and (services.find(claimed) is not None or await exists(name)):
             raise ResourceFailed(f"{name} already exists")
         record.physical = name
+        record.data["reference"] = claimed
         await services.keep(record)
     return name
