@@ -131,6 +131,24 @@ async def test_a_certificate_is_checked_and_a_token_stays_protected(tmp_path: Pa
         await trusting.close()
 
 
+@pytest.mark.parametrize("listing", [b"<html>", b"[1]", b"{}x", b'[{"subdir": "a/"}]', b"\xff"])
+async def test_a_listing_of_nonsense(listing: bytes) -> None:
+    def answer(head: bytes) -> bytes:
+        if b"/auth/" in head:
+            host = head.split(b"\r\nHost: ")[1].split(b"\r\n")[0].decode()
+            return reply("200 OK", b"", "X-Auth-Token: t", f"X-Storage-Url: http://{host}/v1/a")
+        return reply("200 OK", listing) if head.startswith(b"GET") else reply("409 Conflict")
+
+    async with answering(answer) as url:
+        objects = store(url)
+        assert objects.containers is not None
+        with pytest.raises(ObjectStoreError, match="words of its own"):
+            await objects.containers.delete("box", purge=True)
+        with pytest.raises(ObjectStoreError, match="Unicode"):
+            await objects.containers.change("box", {"X-Container-Read": "\u20ac"})
+        await objects.close()
+
+
 @pytest.mark.parametrize(
     ("addressing", "website", "domain", "url"),
     [

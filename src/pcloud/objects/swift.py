@@ -69,27 +69,31 @@ class Containers:
                 await asyncio.sleep(_PAUSE)
 
     async def _purge(self, name: str) -> int:
+        """Remove what the next page of the listing names; return how much of it was there."""
         where = quote(name, safe="")
         answer = await self._call("GET", f"{where}?format=json&limit={_PAGE}", fine=(404,))
         if answer.status_code == 404:
             return 0
-        names = [str(item["name"]) for item in json.loads(answer.content or b"[]") if "name" in item]
+        try:
+            names = [str(item["name"]) for item in json.loads(answer.content or b"[]")]
+        except (ValueError, TypeError, KeyError):
+            raise ObjectStoreError.of("NO_ANSWER", "the object store lists a container in words of its own") from None
         slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def remove(item: str) -> None:
+        async def remove(item: str) -> int:
             async with slots:
-                await self._call("DELETE", f"{where}/{quote(item, safe='')}", fine=(404,))
+                said = await self._call("DELETE", f"{where}/{quote(item, safe='')}", fine=(404,))
+                return said.status_code != 404
 
         try:
             async with asyncio.TaskGroup() as group:
-                for item in names:
-                    group.create_task(remove(item))
+                tasks = [group.create_task(remove(item)) for item in names]
         except* ObjectStoreError as problems:
             first = problems.exceptions[0]
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
             raise first from None
-        return len(names)
+        return sum(task.result() for task in tasks)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -183,7 +187,7 @@ class Containers:
                     timeout=self.settings.timeout, follow_redirects=False, verify=context, limits=limits
                 )
             return await self._client.request(method, url, headers=dict(headers))
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as error:
             detail = f"{type(error).__name__}: {error}"[:300]
             if self._key:
                 detail = detail.replace(self._key, "***")
