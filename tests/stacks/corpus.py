@@ -84,12 +84,12 @@ def value_for(schema: ParameterSchema) -> Any:
     )
 
 
-def outcomes(folder: Path) -> Iterator[Outcome]:
-    """Read and plan every template of a folder, as a client would send it."""
+def outcomes(folder: Path, settings: StackSettings | None = None) -> Iterator[Outcome]:
+    """Read and plan every template of a folder, as a client would send it, with `[stacks]` as it comes or as given."""
     engine: Any = SimpleNamespace(
         home=SimpleNamespace(path=Path("/nonexistent")), settings=SimpleNamespace(infrastructures={})
     )
-    manager = StackManager(SqliteStore(":memory:"), EnginePlatform(engine, StackSettings()))
+    manager = StackManager(SqliteStore(":memory:"), EnginePlatform(engine, settings or StackSettings()))
     for path in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES):
         yield _outcome(manager, folder, path)
     manager.store._queue.put(None)  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ class Daemon:
     """`pcloud-cped` over a state folder, which survives its end so that another one can carry on. `images` is a store of
     its own, for tests that might remove some of the shared one."""
 
-    def __init__(self, home: Path, *, bridge: str = "pcsc0", images: Path | None = None) -> None:
+    def __init__(self, home: Path, *, bridge: str = "pcsc0", images: Path | None = None, settings: str = "") -> None:
         self.home = home / "home"
         self.home.mkdir(mode=0o700, exist_ok=True)
         self._ports = ports = {name: free_port() for name in ("api", "cloudformation", "cloudwatch", "heat")}
@@ -36,7 +36,9 @@ class Daemon:
             f'[api]\nlisten = "{places["api"]}"\n'
             f'[stacks]\ncloudformation = "{places["cloudformation"]}"\ncloudwatch = "{places["cloudwatch"]}"\n'
             f'heat = "{places["heat"]}"\n'
-            f'[infrastructures.lxc]\nbridge = "{bridge}"\n' + (f'[images]\nfolder = "{images}"\n' if images else "")
+            f'[infrastructures.lxc]\nbridge = "{bridge}"\n'
+            + (f'[images]\nfolder = "{images}"\n' if images else "")
+            + settings
         )
         self.environment = {
             **{key: value for key, value in os.environ.items() if key in {"PATH", "LANG", "HOME"}},

@@ -11,6 +11,7 @@ from pcloud.events.event import Event
 from pcloud.model.deployable import Deployable
 from pcloud.model.errors import Unavailable
 from pcloud.model.status import DeployableStatus
+from pcloud.objects.store import ObjectStore
 
 
 class NotingPlatform:
@@ -19,6 +20,7 @@ class NotingPlatform:
     capabilities = frozenset({"guests"})
     infrastructure = "noted"
     catalogue = None
+    objects = ObjectStore()
 
     def __init__(self) -> None:
         self.recovered: list[tuple[str, str, str]] = []

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import collections
+import re
+import tomllib
 
+import msgspec
 import pytest
 
+from pcloud.cpe.settings import StackSettings
 from tests.stacks.corpus import PAGE, Outcome, corpus, outcomes, page_with
 
 
@@ -41,3 +45,21 @@ def test_every_refusal_has_a_reason(found: list[Outcome]) -> None:
 
 def test_no_refusal_is_the_fault_of_the_values_given(found: list[Outcome]) -> None:
     assert not [item for item in found if any(reason.startswith("parameter ") for reason in item.reasons)]
+
+
+def test_names_of_other_clouds_can_be_given_a_meaning(found: list[Outcome]) -> None:
+    """The example of docs/stacks-guests.md leaves no image and no size of the corpus unknown."""
+    unknown = ("no image here is meant", "is no size that is known")
+    folder = corpus()
+    assert folder is not None
+    page = PAGE.with_name("stacks-guests.md").read_text()
+    (example,) = [part for part in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "[stacks.images]" in part]
+    settings = msgspec.convert(tomllib.loads(example)["stacks"], StackSettings)
+    before = {item.name: item for item in found}
+    named = [item.name for item in found if any(word in reason for reason in item.reasons for word in unknown)]
+    assert named
+    after = {item.name: item for item in outcomes(folder, settings)}
+    for name in named:
+        assert not [reason for reason in after[name].reasons if any(word in reason for word in unknown)]
+    planned = {name for name, item in after.items() if item.result == "planned" and before[name].result == "refused"}
+    assert "hot/native_waitcondition.yaml" in planned

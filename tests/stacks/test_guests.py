@@ -141,6 +141,30 @@ async def test_a_guest_that_can_not_be_made_fails_the_stack(tmp_path: Path) -> N
     await manager.close()
 
 
+async def test_a_ports_name_is_known_and_changes_in_place(tmp_path: Path) -> None:
+    class Giving(MemoryPlatform):
+        async def allocate_address(self, holder: str) -> str:
+            return "192.0.2.7/24"
+
+    def template(**properties: str) -> Source:
+        body = {
+            "heat_template_version": "2018-08-31",
+            "resources": {"port": {"type": "OS::Neutron::Port", "properties": properties}},
+            "outputs": {"name": {"value": {"get_attr": ["port", "name"]}}, "id": {"value": {"get_resource": "port"}}},
+        }
+        return Source(template=json.dumps(body))
+
+    manager = await opened(tmp_path, Giving())
+    stack = await manager.create("ports", template())
+    await manager.wait(stack)
+    before = {key: output["value"] for key, output in stack.outputs.items()}
+    assert before["name"].startswith("ports-port-")
+    await manager.update(stack, template(name="front"))
+    await manager.wait(stack)
+    assert {key: output["value"] for key, output in stack.outputs.items()} == {**before, "name": "front"}
+    await manager.close()
+
+
 @pytest.mark.parametrize(
     ("properties", "says"),
     [

@@ -17,6 +17,7 @@ from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import split_address
 from pcloud.cpe.tokens import TokenBook
 from pcloud.model.errors import PcloudError
+from pcloud.objects.store import ObjectStore
 from pcloud.stacks.guests.platform import EnginePlatform
 
 
@@ -34,7 +35,8 @@ async def start(
         certificate, key = str(made[0]), str(made[1])
     metrics = Metrics(engine)
     stacks = engine.settings.stacks
-    manager = await open_stacks(engine.home.path, EnginePlatform(engine, stacks), tokens, stacks)
+    objects = await asyncio.to_thread(ObjectStore, engine.settings.object_store)
+    manager = await open_stacks(engine.home.path, EnginePlatform(engine, stacks, objects), tokens, stacks)
     app = make_app(engine, tokens, metrics, shutdown, manager)
     server = HttpServer(app, host, port, certificate=certificate, key=key)
     try:

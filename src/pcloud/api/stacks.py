@@ -202,3 +202,4 @@ class Closing:
         platform = self._manager.platform
         if isinstance(platform, EnginePlatform):
             await platform.endpoint.close(leave=True)
+            await platform.objects.close()

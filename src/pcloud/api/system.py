@@ -17,6 +17,7 @@ from pcloud.cpe.processes import memory
 from pcloud.cpe.version import version as installed_version
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.model.errors import Problem, Unavailable
+from pcloud.objects.checks import checks
 from pcloud.store.rows import Job
 
 router = APIRouter(tags=["system"])
@@ -152,7 +153,10 @@ async def doctor(request: Request) -> Response:
     from pcloud.cpe.doctor import doctor as examine
 
     engine = cpe(request)
-    return Json(await asyncio.to_thread(examine, engine.home.path, engine.settings.infrastructures))
+    found = await asyncio.to_thread(examine, engine.home.path, engine.settings.infrastructures)
+    manager = getattr(request.app.state, "stacks", None)
+    objects = await checks(manager.platform.objects) if manager is not None else []
+    return Json([*found, *objects])
 
 
 @router.post(

@@ -17,6 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pcloud.cpe.home import Home
+from pcloud.objects.settings import VARIABLES
+
+_OWN = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC"}) | VARIABLES
+"""Of the daemon's environment, what its engine processes must not have."""
 
 
 def holder(home: Home, slot: str) -> int | None:
@@ -63,9 +67,7 @@ def spawn(home: Home, slot: str, command: Sequence[str]) -> subprocess.Popen[byt
     argv = [*command, "--socket", str(home.socket), "--slot", slot, "--home", str(home.path)]
     log = os.open(home.logs / f"dped-{slot}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        environment = {
-            name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")
-        }
+        environment = {name: value for name, value in os.environ.items() if name not in _OWN}
         return subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/", env=environment
         )

@@ -17,6 +17,8 @@ import msgspec
 from pcloud.events.event import Severity
 from pcloud.events.filters import EventFilter
 from pcloud.model.errors import InvalidDocument, Problem
+from pcloud.objects.settings import ObjectStoreSettings
+from pcloud.objects.settings import problems as object_store_problems
 
 _PREFIX = "PCLOUD__"
 
@@ -98,9 +100,9 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     infrastructure: str = "lxc"
     """Where servers of stacks are made; only `lxc` can give them user data."""
     images: dict[str, str] = {}
-    """Image name of templates, or a pattern such as `F17-*` → JEOS; added to the table in docs/stacks.md."""
+    """Image name of templates, or a pattern such as `F17-*` → JEOS; added to the table in docs/stacks-guests.md."""
     sizes: dict[str, StackSize] = {}
-    """Instance type or flavor of templates → size; added to the table in docs/stacks.md."""
+    """Instance type or flavor of templates → size; added to the table in docs/stacks-guests.md."""
 
 
 class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,6 +148,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     store: StoreSettings = StoreSettings()
     images: ImageSettings = ImageSettings()
     stacks: StackSettings = StackSettings()
+    object_store: ObjectStoreSettings = ObjectStoreSettings()
     sinks: tuple[SinkSettings, ...] = ()
     infrastructures: dict[str, dict[str, Any]] = {}
     """By name; given to the drivers as it stands."""
@@ -230,6 +233,8 @@ def check(settings: DaemonSettings, path: Path) -> None:
     for key in ("keep_events", "keep_events_days", "keep_decisions", "keep_jobs_days"):
         if getattr(settings.store, key) < 0:
             add(f"store.{key}", "must not be negative")
+    for key, sentence in object_store_problems(settings.object_store):
+        add(f"object_store.{key}", sentence)
     names: set[str] = set()
     for sink in settings.sinks:
         where = f"sinks.{sink.name}"

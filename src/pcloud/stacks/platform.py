@@ -14,6 +14,7 @@ from pcloud.events.event import Event
 from pcloud.model.deployable import Deployable
 from pcloud.model.errors import PcloudError, Unavailable
 from pcloud.model.status import DeployableStatus
+from pcloud.objects.store import ObjectStore
 
 
 class Platform(Protocol):
@@ -27,6 +28,8 @@ class Platform(Protocol):
     """Where guests are made."""
     catalogue: Any
     """What image names and instance types of templates mean here (`guests.catalogue.Catalogue`)."""
+    objects: ObjectStore
+    """Where buckets and containers are made, and why there are none where there are none."""
 
     def images(self) -> Sequence[str]:
         """Return the names of the images (JEOS) that guests can be made from."""
@@ -99,6 +102,7 @@ class NoPlatform:
     capabilities: frozenset[str] = frozenset()
     infrastructure = ""
     catalogue: Any = None
+    objects = ObjectStore()
 
     def read(self, document: Mapping[str, Any]) -> Deployable:
         """Refuse."""

@@ -206,6 +206,11 @@ class State:
             del current[record.name]
         self.store.put(record)
 
+    async def keep(self, record: ResourceRecord) -> None:
+        """Store what was changed in a record, durable on return."""
+        self.save(record)
+        await self.store.flush()
+
     def _note_watched(self, record: ResourceRecord) -> None:
         if "alarm" in record.data:
             self.alarms[record.id] = record

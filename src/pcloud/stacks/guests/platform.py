@@ -26,6 +26,7 @@ from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import Conflict, NotFound, Unavailable
 from pcloud.model.names import guest_id
 from pcloud.model.status import DeployableStatus
+from pcloud.objects.store import ObjectStore
 from pcloud.stacks.guests.catalogue import Catalogue
 from pcloud.stacks.guests.endpoint import GuestEndpoint
 
@@ -39,8 +40,9 @@ _RECENT = 1000
 class EnginePlatform:
     """Deployables of stacks, kept alive by the engine of this daemon."""
 
-    def __init__(self, engine: CloudPolicyEngine, settings: StackSettings) -> None:
+    def __init__(self, engine: CloudPolicyEngine, settings: StackSettings, objects: ObjectStore | None = None) -> None:
         self._engine = engine
+        self.objects = objects or ObjectStore()
         ports = [split_address(settings.cloudformation)[1], CLOUDWATCH_PORT]
         self._state = engine.home.path / "infrastructure" / "lxc"
         self.endpoint = GuestEndpoint(self._state, engine.settings.infrastructures.get("lxc", {}), ports)

@@ -208,11 +208,23 @@ class Port(Address):
     """OS::Neutron::Port: an address that a server takes."""
 
     names = ("OS::Neutron::Port",)
-    attributes = frozenset({"fixed_ips", "network_id", "mac_address", "status", "show", "security_groups", "device_id"})
+    attributes = frozenset(
+        {
+            "fixed_ips",
+            "network_id",
+            "mac_address",
+            "status",
+            "show",
+            "security_groups",
+            "device_id",
+            "name",
+            "admin_state_up",
+        }
+    )
     schema: ClassVar[Schema] = {
         "network": text(inert=_ONE_NETWORK),
         "network_id": text(inert=_ONE_NETWORK),
-        "name": text(on_change=OnChange.NOTHING),
+        "name": text(on_change=OnChange.UPDATE),
         "fixed_ips": listing(
             fields={
                 "subnet": text(inert=_ONE_NETWORK),
@@ -238,6 +250,8 @@ class Port(Address):
         address = await self.take(context)
         record.physical = context.token
         record.attributes = {
+            "name": context.properties.get("name") or context.physical_name(),
+            "admin_state_up": True,
             "fixed_ips": [{"ip_address": address, "subnet_id": "guests"}],
             "network_id": "guests",
             "status": "ACTIVE",
@@ -245,6 +259,11 @@ class Port(Address):
             "device_id": "",
             "security_groups": context.properties.get("security_groups") or [],
         }
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Take the other name."""
+        name = context.properties.get("name") or context.physical_name()
+        context.record.attributes = {**context.record.attributes, "name": name}
 
 
 async def give_to_port(context: Context, reference: str, address: str) -> None:

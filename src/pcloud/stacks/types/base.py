@@ -124,6 +124,10 @@ class Services(Protocol):
         """Store what was changed in a record."""
         ...
 
+    async def keep(self, record: ResourceRecord) -> None:
+        """Store what was changed in a record, durable on return: for what a crash must not forget."""
+        ...
+
 
 class Context:
     """One resource, while something is done to it."""

@@ -32,12 +32,14 @@ _MODULES = (
     "deployments",
     "balancers",
     "octavia",
+    "buckets",
+    "containers",
 )
 
 _NO_SERVICE = "there is no {} behind this API"
 REFUSED: Mapping[str, str] = {
-    "AWS::S3::Bucket": "no object store is configured",
-    "OS::Swift::Container": "no object store is configured",
+    "AWS::S3::*": "of S3 only buckets and their policies are offered",
+    "OS::Swift::*": "of Swift only containers are offered",
     "OS::Barbican::*": _NO_SERVICE.format("secret store (Barbican)"),
     "OS::Blazar::*": _NO_SERVICE.format("reservation service (Blazar)"),
     "OS::Ceilometer::*": "there is no telemetry service (Ceilometer); of its alarms those over guests' meters are offered",
