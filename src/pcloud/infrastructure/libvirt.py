@@ -60,6 +60,7 @@ class LibvirtInfrastructure:
         self._maker = Maker(settings, self._storage, self._networks)
         self._saved = SavedStates(self._libvirt, self._storage, self._maker)
         self._slots: asyncio.Semaphore | None = None
+        self._starts = 0
         self._uploads: dict[str, asyncio.Lock] = {}
 
     # --- the interface
@@ -83,7 +84,7 @@ class LibvirtInfrastructure:
         known = await self.inspect(spec.guest_id)
         if known.state is GuestState.RUNNING and known.digest == spec.digest:
             return await self._address(spec, known)
-        async with await self._parallel():
+        async with self._making():
             if known.state is not GuestState.ABSENT and known.digest != spec.digest:
                 await self.delete(spec.guest_id)
                 known = GuestInfo(guest_id=spec.guest_id, state=GuestState.ABSENT)
@@ -150,9 +151,8 @@ class LibvirtInfrastructure:
                 domain.undefineFlags(flags)
             if self._settings.network != "user":
                 self._networks.release(connection, name)
-            if not any(d.name().startswith(self._settings.prefix) for d in connection.listAllDomains(0)):
-                self._networks.remove_unused(connection)
-                self._storage.remove_pool(connection)
+            self._networks.remove_unused(connection, lambda: self._unused(connection))
+            self._storage.remove_pool(connection, lambda: self._unused(connection))
 
         await self._libvirt.call(remove)
 
@@ -217,6 +217,23 @@ class LibvirtInfrastructure:
         await self._libvirt.close()
 
     # --- helpers
+
+    @contextlib.asynccontextmanager
+    async def _making(self) -> AsyncIterator[None]:
+        """Hold one of the slots for starts; keep what guests share (pool, network) meanwhile, for a guest that is being made
+        has no domain yet which would tell of it."""
+        self._starts += 1
+        try:
+            async with await self._parallel():
+                yield
+        finally:
+            self._starts -= 1
+
+    def _unused(self, connection: Any) -> bool:
+        """Tell whether there is no guest of ours, and none is being made."""
+        return not self._starts and not any(
+            domain.name().startswith(self._settings.prefix) for domain in connection.listAllDomains(0)
+        )
 
     async def _parallel(self) -> asyncio.Semaphore:
         if self._slots is None:
