@@ -15,11 +15,12 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (make set
 
 import libvirt
 
-from pcloud.environment.infrastructure import GuestSpec, GuestState, Identity, Image
+from pcloud.environment.infrastructure import GuestSpec, GuestState, Identity, Image, Vitality
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
+from tests.infrastructure.contract import verdict
 from tests.infrastructure.libvirtd import Libvirtd
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -167,3 +168,21 @@ async def test_the_last_guest_leaves_while_another_is_made(libvirtd, image):
     await infrastructure.close()
     assert libvirtd.guests_volumes() == []
     assert libvirtd.names("net-list") == libvirtd.names("pool-list") == []
+
+
+async def test_a_hung_guest_is_asked_about_again_and_again(libvirtd, image):
+    """libvirtd serves five requests of a connection at once, and each question to a QEMU that hangs is one: they must not
+    take what the guest's isolation needs."""
+    infrastructure = LibvirtInfrastructure(settings(libvirtd))
+    await infrastructure.start(spec("hung", image))
+    libvirtd.freeze("pct-shop.hung")
+    for _ in range(8):
+        assert await verdict(infrastructure, "shop.hung") is Vitality.HUNG
+    await infrastructure.destroy("shop.hung")
+    assert await infrastructure.check("shop.hung", timeout=4) is Vitality.GONE
+    assert (await infrastructure.start(spec("hung", image))).state is GuestState.RUNNING
+    assert await infrastructure.check("shop.hung", timeout=20) is Vitality.UNKNOWN, (
+        "its QEMU answers, nothing in it does"
+    )
+    await infrastructure.delete("shop.hung")
+    await infrastructure.close()

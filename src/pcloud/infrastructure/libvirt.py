@@ -42,6 +42,8 @@ from pcloud.infrastructure.preparing import prepared
 
 GUEST_ID = re.compile(r"[a-z0-9_][a-z0-9._-]{0,126}")
 _CONSOLE = 64 * 1024
+_PROBE = 60.0
+"""Seconds after which a question to a QEMU that did not answer is put once more."""
 
 
 class LibvirtInfrastructure:
@@ -55,6 +57,9 @@ class LibvirtInfrastructure:
         self._settings = settings
         self._prepare = prepare
         self._libvirt = LibvirtConnection(settings.uri, timeout=settings.call_timeout)
+        # libvirtd works on few requests of a connection at once: those that hung guests hold for ever get one of their own.
+        self._probing = LibvirtConnection(settings.uri, timeout=settings.call_timeout)
+        self._probes: dict[str, asyncio.Task[object]] = {}
         self._storage = Storage(settings)
         self._networks = Networks(settings)
         self._maker = Maker(settings, self._storage, self._networks)
@@ -170,13 +175,13 @@ class LibvirtInfrastructure:
             return Vitality.HUNG
         try:
             # asks QEMU through its monitor; a QEMU that is stopped or stuck does not answer
-            await self._libvirt.raw(lambda c: c.lookupByName(name).blockStats("vda"), timeout=timeout / 2)
+            await asyncio.wait_for(asyncio.shield(self._probe(name)), timeout / 2)
         except TimeoutError:
             return await self._confirm_hung(name, timeout / 2)
         except InfrastructureError:
             return Vitality.UNKNOWN
         try:
-            await self._libvirt.raw(lambda c: agent.ask(c.lookupByName(name), "guest-ping"), timeout=timeout / 2)
+            await self._probing.raw(lambda c: agent.ask(c.lookupByName(name), "guest-ping"), timeout=timeout / 2)
         except (TimeoutError, InfrastructureError):
             return Vitality.UNKNOWN  # QEMU runs; whether anything runs in it, nobody told
         return Vitality.ALIVE
@@ -214,6 +219,9 @@ class LibvirtInfrastructure:
 
     async def close(self) -> None:
         """Close the connection; guests go on running."""
+        for probe in tuple(self._probes.values()):
+            probe.cancel()
+        await self._probing.close()
         await self._libvirt.close()
 
     # --- helpers
@@ -265,10 +273,29 @@ class LibvirtInfrastructure:
             info = await self.inspect(spec.guest_id)
         return info
 
+    def _probe(self, name: str) -> asyncio.Task[object]:
+        """Ask a guest's QEMU through its monitor. One question at a time: while one is unanswered, the next would only wait
+        behind it."""
+        probe = self._probes.get(name)
+        if probe is None:
+            probe = asyncio.create_task(
+                self._probing.raw(lambda c: c.lookupByName(name).blockStats("vda"), timeout=_PROBE),
+                name=f"probe {name}",
+            )
+            self._probes[name] = probe
+            probe.add_done_callback(functools.partial(self._probed, name))
+        return probe
+
+    def _probed(self, name: str, probe: asyncio.Task[object]) -> None:
+        del self._probes[name]
+        if not probe.cancelled():
+            probe.exception()  # whoever still waited was told
+
     async def _confirm_hung(self, name: str, timeout: float) -> Vitality:
-        """Tell a hung QEMU from a hung libvirtd: the latter must answer for itself meanwhile."""
+        """Tell a hung QEMU from a hung libvirtd: the latter must answer for itself meanwhile, on the connection that the
+        probes use (where hung guests take up all that it serves at once, nothing is known of the others)."""
         try:
-            state = await self._libvirt.call(lambda c: domains.state_of(c, name), timeout=timeout)
+            state = await self._probing.call(lambda c: domains.state_of(c, name), timeout=timeout)
         except InfrastructureError:
             return Vitality.UNKNOWN
         return Vitality.GONE if state in (None, libvirt.VIR_DOMAIN_SHUTOFF) else Vitality.HUNG
