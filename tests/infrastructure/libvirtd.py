@@ -62,6 +62,33 @@ class Libvirtd:
         assert self.process is not None
         self.process.wait()
 
+    @property
+    def volumes(self) -> Path:
+        """The folder of the storage pool that drivers with `state` make here."""
+        return self.folder / "state/volumes"
+
+    def guests_volumes(self) -> list[str]:
+        """Names of the files in the storage pool that are of guests and not of images."""
+        if not self.volumes.exists():
+            return []
+        return sorted(path.name for path in self.volumes.iterdir() if path.name.startswith("pct-"))
+
+    def names(self, listing: str) -> list[str]:
+        """Names of all machines (`list`), networks (`net-list`) or pools (`pool-list`), active or not."""
+        virsh = ["virsh", "-q", "-c", self.uri, listing, "--all", "--name"]
+        return subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+
+    def sweep(self) -> None:
+        """Remove all that a test left, whatever became of it; images stay."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.send(signal.SIGCONT)
+        else:
+            self.start()
+        remove_all(self)
+        for name in self.guests_volumes():
+            (self.volumes / name).unlink()
+
     def qemu(self, name: str) -> int:
         """Process id of a machine's QEMU."""
         for folder in Path("/proc").iterdir():
@@ -122,7 +149,7 @@ def run_libvirtd(folder: Path) -> Iterator[Libvirtd]:
         if server.process is not None:
             with contextlib.suppress(OSError):
                 server.send(signal.SIGCONT)
-        _remove_all(server)
+        remove_all(server)
         if server.process is not None:
             server.process.kill()
             server.process.wait()
@@ -130,17 +157,16 @@ def run_libvirtd(folder: Path) -> Iterator[Libvirtd]:
         holder.wait()
 
 
-def _remove_all(server: Libvirtd) -> None:
-    """Destroy what a failed test left in this libvirtd, and only in this one."""
-    virsh = ["virsh", "-q", "-c", server.uri]
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        names = subprocess.run(
-            [*virsh, "list", "--name"], capture_output=True, text=True, check=False, timeout=20
-        ).stdout
-        for name in names.split():
-            subprocess.run([*virsh, "destroy", name], capture_output=True, check=False, timeout=40)
-        names = subprocess.run(
-            [*virsh, "net-list", "--name"], capture_output=True, text=True, check=False, timeout=20
-        ).stdout
-        for name in names.split():
-            subprocess.run([*virsh, "net-destroy", name], capture_output=True, check=False, timeout=20)
+def remove_all(server: Libvirtd) -> None:
+    """Remove machines, networks and pools of this libvirtd, and only of this one."""
+    kinds = (
+        ("list", "destroy", ["undefine", "--managed-save"]),
+        ("net-list", "net-destroy", ["net-undefine"]),
+        ("pool-list", "pool-destroy", ["pool-undefine"]),
+    )
+    with contextlib.suppress(subprocess.SubprocessError):
+        for listing, destroy, undefine in kinds:
+            for name in server.names(listing):
+                for words in ([destroy], undefine):
+                    virsh = ["virsh", "-q", "-c", server.uri, *words, name]
+                    subprocess.run(virsh, capture_output=True, check=False, timeout=60)

@@ -36,7 +36,7 @@ from pcloud.infrastructure.libvirt_domains import differences
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.transport.ssh import SshTransport
 from tests.infrastructure.contract import InfrastructureContract, verdict
-from tests.infrastructure.libvirtd import Libvirtd, run_libvirtd
+from tests.infrastructure.libvirtd import Libvirtd
 from tests.infrastructure.machine import machine_image
 from tests.transport.sshd import until
 
@@ -48,12 +48,6 @@ HOST = asyncssh.generate_private_key("ssh-ed25519")
 @pytest.fixture(scope="module")
 def image():
     return machine_image()
-
-
-@pytest.fixture(scope="module")
-def libvirtd(tmp_path_factory):
-    with run_libvirtd(tmp_path_factory.mktemp("libvirtd")) as server:
-        yield server
 
 
 def settings(libvirtd: Libvirtd, **changes: object) -> LibvirtSettings:
@@ -112,8 +106,14 @@ async def guest(libvirtd, image):
     """A driver that removes all its guests at the end."""
     async with driver(libvirtd) as (infrastructure, events):
         yield infrastructure, events
-        for info in await infrastructure.list_guests():
-            await infrastructure.delete(info.guest_id)
+        await delete_all(libvirtd, infrastructure)
+
+
+async def delete_all(libvirtd: Libvirtd, infrastructure: LibvirtInfrastructure) -> None:
+    """Delete all guests, and see that nothing is left of any, of those that the test deleted neither."""
+    for info in await infrastructure.list_guests():
+        await infrastructure.delete(info.guest_id)
+    assert_nothing_left(libvirtd)
 
 
 async def alive(infrastructure: LibvirtInfrastructure, seconds: float = 120) -> None:
@@ -142,11 +142,8 @@ class TestContract(InfrastructureContract):
     @pytest.fixture
     async def infrastructure(self, libvirtd):
         async with driver(libvirtd) as (infrastructure, _):
-            try:
-                yield infrastructure
-            finally:
-                for info in await infrastructure.list_guests():
-                    await infrastructure.delete(info.guest_id)
+            yield infrastructure
+            await delete_all(libvirtd, infrastructure)
 
     @pytest.fixture
     def make_spec(self, image):
@@ -243,15 +240,13 @@ async def test_life_of_a_machine(libvirtd, guest, image):
 
 def written(libvirtd: Libvirtd, volume: str) -> int:
     """Bytes that a disk takes."""
-    return (libvirtd.folder / "state/volumes" / volume).stat().st_blocks * 512
+    return (libvirtd.volumes / volume).stat().st_blocks * 512
 
 
 def assert_nothing_left(libvirtd: Libvirtd) -> None:
-    volumes = sorted(path.name for path in (libvirtd.folder / "state/volumes").iterdir())
-    assert [name for name in volumes if name.startswith("pct-")] == []
-    virsh = ["virsh", "-q", "-c", libvirtd.uri]
-    for listing in (["list", "--all"], ["net-list", "--all"], ["pool-list", "--all"]):
-        assert b"pct" not in subprocess.run([*virsh, *listing], capture_output=True, check=True).stdout
+    assert libvirtd.guests_volumes() == []
+    for listing in ("list", "net-list", "pool-list"):
+        assert libvirtd.names(listing) == []
     assert not Path("/sys/class/net/virbrpct").exists()
 
 
@@ -263,7 +258,7 @@ async def test_saved_state(libvirtd, guest, image):
     first = await infrastructure.start(wanted)
     booted = asyncio.get_running_loop().time() - began
     assert [event.state for event in events] == [GuestState.RUNNING], "saving is no end of the guest"
-    assert [path.name for path in (libvirtd.folder / "state/volumes").glob("pct-shop.web.*.saved")]
+    assert [path.name for path in (libvirtd.volumes).glob("pct-shop.web.*.saved")]
 
     async def facts() -> list[bytes]:
         return (await run(["cat", "/etc/hostname", "/proc/sys/kernel/random/boot_id", "/etc/machine-id"])).split()
@@ -307,9 +302,9 @@ async def test_saved_state(libvirtd, guest, image):
 
     # a state that can not be restored, or is of something else, is not: the guest boots
     await infrastructure.destroy("shop.web")
-    (libvirtd.folder / "state/volumes/pct-shop.web.state").write_bytes(b"not a state")
+    (libvirtd.volumes / "pct-shop.web.state").write_bytes(b"not a state")
     await infrastructure.start(msgspec.structs.replace(wanted, start_timeout=0.1))
-    assert not list((libvirtd.folder / "state/volumes").glob("pct-shop.web.*.saved"))
+    assert not list((libvirtd.volumes).glob("pct-shop.web.*.saved"))
     await infrastructure.delete("shop.web")
     assert_nothing_left(libvirtd)
 
@@ -411,7 +406,7 @@ async def test_half_an_upload_is_done_again(libvirtd, guest, image, tmp_path):
     infrastructure, _ = guest
     await infrastructure.start(spec(image))
     await infrastructure.destroy("shop.web")
-    volumes = libvirtd.folder / "state/volumes"
+    volumes = libvirtd.volumes
     (mark,) = volumes.glob(f"{image.digest}-*.ok")
     subprocess.run(["virsh", "-q", "-c", libvirtd.uri, "vol-delete", mark.name, "pct"], check=True)
     with mark.with_suffix(".kernel").open("r+b") as file:

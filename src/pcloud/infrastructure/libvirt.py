@@ -42,6 +42,8 @@ from pcloud.infrastructure.preparing import prepared
 
 GUEST_ID = re.compile(r"[a-z0-9_][a-z0-9._-]{0,126}")
 _CONSOLE = 64 * 1024
+_PROBE = 60.0
+"""Seconds after which a question to a QEMU that did not answer is put once more."""
 
 
 class LibvirtInfrastructure:
@@ -55,11 +57,15 @@ class LibvirtInfrastructure:
         self._settings = settings
         self._prepare = prepare
         self._libvirt = LibvirtConnection(settings.uri, timeout=settings.call_timeout)
+        # libvirtd works on few requests of a connection at once: those that hung guests hold for ever get one of their own.
+        self._probing = LibvirtConnection(settings.uri, timeout=settings.call_timeout)
+        self._probes: dict[str, asyncio.Task[object]] = {}
         self._storage = Storage(settings)
         self._networks = Networks(settings)
         self._maker = Maker(settings, self._storage, self._networks)
         self._saved = SavedStates(self._libvirt, self._storage, self._maker)
         self._slots: asyncio.Semaphore | None = None
+        self._starts = 0
         self._uploads: dict[str, asyncio.Lock] = {}
 
     # --- the interface
@@ -83,7 +89,7 @@ class LibvirtInfrastructure:
         known = await self.inspect(spec.guest_id)
         if known.state is GuestState.RUNNING and known.digest == spec.digest:
             return await self._address(spec, known)
-        async with await self._parallel():
+        async with self._making():
             if known.state is not GuestState.ABSENT and known.digest != spec.digest:
                 await self.delete(spec.guest_id)
                 known = GuestInfo(guest_id=spec.guest_id, state=GuestState.ABSENT)
@@ -150,9 +156,8 @@ class LibvirtInfrastructure:
                 domain.undefineFlags(flags)
             if self._settings.network != "user":
                 self._networks.release(connection, name)
-            if not any(d.name().startswith(self._settings.prefix) for d in connection.listAllDomains(0)):
-                self._networks.remove_unused(connection)
-                self._storage.remove_pool(connection)
+            self._networks.remove_unused(connection, lambda: self._unused(connection))
+            self._storage.remove_pool(connection, lambda: self._unused(connection))
 
         await self._libvirt.call(remove)
 
@@ -170,13 +175,13 @@ class LibvirtInfrastructure:
             return Vitality.HUNG
         try:
             # asks QEMU through its monitor; a QEMU that is stopped or stuck does not answer
-            await self._libvirt.raw(lambda c: c.lookupByName(name).blockStats("vda"), timeout=timeout / 2)
+            await asyncio.wait_for(asyncio.shield(self._probe(name)), timeout / 2)
         except TimeoutError:
             return await self._confirm_hung(name, timeout / 2)
         except InfrastructureError:
             return Vitality.UNKNOWN
         try:
-            await self._libvirt.raw(lambda c: agent.ask(c.lookupByName(name), "guest-ping"), timeout=timeout / 2)
+            await self._probing.raw(lambda c: agent.ask(c.lookupByName(name), "guest-ping"), timeout=timeout / 2)
         except (TimeoutError, InfrastructureError):
             return Vitality.UNKNOWN  # QEMU runs; whether anything runs in it, nobody told
         return Vitality.ALIVE
@@ -214,9 +219,29 @@ class LibvirtInfrastructure:
 
     async def close(self) -> None:
         """Close the connection; guests go on running."""
+        for probe in tuple(self._probes.values()):
+            probe.cancel()
+        await self._probing.close()
         await self._libvirt.close()
 
     # --- helpers
+
+    @contextlib.asynccontextmanager
+    async def _making(self) -> AsyncIterator[None]:
+        """Hold one of the slots for starts; keep what guests share (pool, network) meanwhile, for a guest that is being made
+        has no domain yet which would tell of it."""
+        self._starts += 1
+        try:
+            async with await self._parallel():
+                yield
+        finally:
+            self._starts -= 1
+
+    def _unused(self, connection: Any) -> bool:
+        """Tell whether there is no guest of ours, and none is being made."""
+        return not self._starts and not any(
+            domain.name().startswith(self._settings.prefix) for domain in connection.listAllDomains(0)
+        )
 
     async def _parallel(self) -> asyncio.Semaphore:
         if self._slots is None:
@@ -248,10 +273,29 @@ class LibvirtInfrastructure:
             info = await self.inspect(spec.guest_id)
         return info
 
+    def _probe(self, name: str) -> asyncio.Task[object]:
+        """Ask a guest's QEMU through its monitor. One question at a time: while one is unanswered, the next would only wait
+        behind it."""
+        probe = self._probes.get(name)
+        if probe is None:
+            probe = asyncio.create_task(
+                self._probing.raw(lambda c: c.lookupByName(name).blockStats("vda"), timeout=_PROBE),
+                name=f"probe {name}",
+            )
+            self._probes[name] = probe
+            probe.add_done_callback(functools.partial(self._probed, name))
+        return probe
+
+    def _probed(self, name: str, probe: asyncio.Task[object]) -> None:
+        del self._probes[name]
+        if not probe.cancelled():
+            probe.exception()  # whoever still waited was told
+
     async def _confirm_hung(self, name: str, timeout: float) -> Vitality:
-        """Tell a hung QEMU from a hung libvirtd: the latter must answer for itself meanwhile."""
+        """Tell a hung QEMU from a hung libvirtd: the latter must answer for itself meanwhile, on the connection that the
+        probes use (where hung guests take up all that it serves at once, nothing is known of the others)."""
         try:
-            state = await self._libvirt.call(lambda c: domains.state_of(c, name), timeout=timeout)
+            state = await self._probing.call(lambda c: domains.state_of(c, name), timeout=timeout)
         except InfrastructureError:
             return Vitality.UNKNOWN
         return Vitality.GONE if state in (None, libvirt.VIR_DOMAIN_SHUTOFF) else Vitality.HUNG

@@ -2,7 +2,7 @@
 
 Owns the network that we define where there is none of its name, and the `host` entries of our guests in any network that
 libvirt gives addresses in. libvirt keeps both; a reservation made twice at once is refused by it, and we choose again.
-Concurrency: blocking functions for the connection's threads.
+Concurrency: blocking functions for the connection's threads; the network is made and removed under a lock.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import ipaddress
+import threading
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import libvirt
@@ -27,10 +29,15 @@ class Networks:
 
     def __init__(self, settings: LibvirtSettings) -> None:
         self._settings = settings
+        self._lock = threading.Lock()
         self._uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{xml.NAMESPACE}/network/{settings.network}"))
 
     def ensure(self, connection: Any) -> Any:
         """Return the network, defined and started where it is not."""
+        with self._lock:
+            return self._ensure(connection)
+
+    def _ensure(self, connection: Any) -> Any:
         try:
             network = connection.networkLookupByName(self._settings.network)
         except libvirt.libvirtError as error:
@@ -74,27 +81,35 @@ class Networks:
 
     def release(self, connection: Any, name: str) -> None:
         """Give a guest's address back."""
-        view = self.view(connection)
         mac = xml.mac_address(name)
+        view = self.view(connection)
         if view is None or mac not in view.leases:
             return
-        network = connection.networkLookupByName(self._settings.network)
-        with contextlib.suppress(libvirt.libvirtError):  # given back by another process meanwhile
-            _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, xml.lease_document(mac, "", view.leases[mac]))
-
-    def remove_unused(self, connection: Any) -> None:
-        """Remove a network that we made when no address in it is kept any more."""
         try:
-            network = connection.networkLookupByUUIDString(self._uuid)
+            network = connection.networkLookupByName(self._settings.network)
+            _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, xml.lease_document(mac, "", view.leases[mac]))
         except libvirt.libvirtError:
-            return
-        view = xml.parse_network(network.XMLDesc(0))
-        if view is None or view.leases:
-            return
-        with contextlib.suppress(libvirt.libvirtError):  # another process removes it too
-            if network.isActive():
-                network.destroy()
-            network.undefine()
+            view = self.view(connection)
+            if view is not None and mac in view.leases:  # else another process gave it back
+                raise
+
+    def remove_unused(self, connection: Any, unused: Callable[[], bool]) -> None:
+        """Remove a network that we made when no address in it is kept any more and `unused` says so, which is asked when
+        nobody can begin to use it any more."""
+        with self._lock:
+            network = _network_of(connection, self._uuid)
+            if network is None or not unused():
+                return
+            view = xml.parse_network(network.XMLDesc(0))
+            if view is None or view.leases:
+                return
+            try:
+                if network.isActive():
+                    network.destroy()
+                network.undefine()
+            except libvirt.libvirtError:
+                if _network_of(connection, self._uuid) is not None:  # else another process removed it too
+                    raise
 
     def _define(self, connection: Any) -> Any:
         if self._settings.subnet:
@@ -118,6 +133,15 @@ class Networks:
             else:
                 return network
         raise InfrastructureError(f"network {self._settings.network} can not be made: {refused}")
+
+
+def _network_of(connection: Any, uuid_: str) -> Any:
+    try:
+        return connection.networkLookupByUUIDString(uuid_)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+            return None
+        raise
 
 
 def free_address(view: xml.NetworkView, name: str) -> str:

@@ -2,18 +2,25 @@
 
 Owns the pool's volumes: `DIGEST-UPLOAD.qcow2`, `….kernel`, `….initrd` (an image, complete when `….ok` exists),
 `GUEST.qcow2` (the guest's overlay), `GUEST.seed`, `GUEST.console`, and of saved states `GUEST.base.qcow2`,
-`GUEST.state`, `GUEST.FINGERPRINT.saved` (`pcloud.infrastructure.libvirt_saved`). Concurrency: blocking functions for
-the connection's threads; every upload has names of its own, so that two at once do not spoil each other.
+`GUEST.state`, `GUEST.FINGERPRINT.saved` (`pcloud.infrastructure.libvirt_saved`). libvirt knows of a file that QEMU wrote
+only after a refresh of the pool, and refuses one while a volume is being made: nothing is taken for missing before a
+refresh that succeeded. Concurrency: blocking functions for the connection's threads; the pool is made and removed under a
+lock; every upload has names of its own, so that two at once do not spoil each other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
+import re
+import threading
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import libvirt
 
@@ -21,16 +28,34 @@ from pcloud.environment.infrastructure import Image, InfrastructureError
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 
+_T = TypeVar("_T")
+_PATIENCE = 20.0
+"""Seconds in which what others do with the pool or a volume (make, read, refresh) must let us do our part."""
+_PAUSE = 0.05
+_BUSY = {
+    libvirt.VIR_ERR_INTERNAL_ERROR,  # "pool has asynchronous jobs running"
+    libvirt.VIR_ERR_OPERATION_INVALID,  # "volume is still in use", "pool is not active"
+    libvirt.VIR_ERR_NO_STORAGE_POOL,  # removed by another process just now
+}
+_GUESTS = re.compile(r"\.(?:[0-9a-f]{16}\.saved|state|(?:base\.)?qcow2|seed|console(?:\.\d+)?)")
+"""How a guest's volumes end, after its name; `console.0` and so on are what virtlogd makes of a long console."""
+_IMAGES = re.compile(r".*-[0-9a-f]{8}\.(?:qcow2|kernel|initrd|ok)")
+
 
 class Storage:
     """The volumes of one driver."""
 
     def __init__(self, settings: LibvirtSettings) -> None:
         self._settings = settings
+        self._lock = threading.Lock()
         self._uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{xml.NAMESPACE}/pool/{settings.pool}/{settings.state}"))
 
     def pool(self, connection: Any) -> Any:
         """Return the pool, defined and started where it is not."""
+        with self._lock:
+            return self._pool(connection)
+
+    def _pool(self, connection: Any) -> Any:
         try:
             pool = connection.storagePoolLookupByName(self._settings.pool)
         except libvirt.libvirtError as error:
@@ -54,13 +79,22 @@ class Storage:
                     raise
         return pool
 
-    def remove_pool(self, connection: Any) -> None:
-        """Remove the definition of a pool that we made; images stay in its folder for the next time."""
-        with contextlib.suppress(libvirt.libvirtError):
-            pool = connection.storagePoolLookupByUUIDString(self._uuid)
-            if pool.isActive():
-                pool.destroy()
-            pool.undefine()
+    def remove_pool(self, connection: Any, unused: Callable[[], bool]) -> None:
+        """Remove the definition of a pool that we made, when `unused` says so and no guest's volume is in it; images stay in
+        its folder for the next time. `unused` is asked when nobody can begin to use the pool any more."""
+        with self._lock:
+            pool = _pool_of(connection, self._uuid)
+            if pool is None or not unused():
+                return
+            try:
+                if pool.isActive():
+                    if not all(_IMAGES.fullmatch(name) for name in _names(pool)):
+                        return  # guests of a daemon with another prefix
+                    pool.destroy()
+                pool.undefine()
+            except libvirt.libvirtError:
+                if _pool_of(connection, self._uuid) is not None:  # else another process removed it too
+                    raise
 
     def has_image(self, connection: Any, image: Image) -> bool:
         """Tell whether an image is there completely."""
@@ -76,13 +110,13 @@ class Storage:
         files = {"qcow2": image.disk} | ({"kernel": image.kernel, "initrd": image.initrd} if image.kernel else {})
         for suffix, path in files.items():
             with Path(path).open("rb") as file:
-                _upload(connection, pool, f"{stem}.{suffix}", file, Path(path).stat().st_size)
+                self._upload(connection, f"{stem}.{suffix}", file, Path(path).stat().st_size)
         for suffix in files:
             pool.storageVolLookupByName(f"{stem}.{suffix}")  # refused when another upload removed ours as unfinished
         if _complete(pool, image.digest) is None:
-            pool.createXML(xml.volume_document(f"{stem}.ok", 1, "raw"), 0)
+            self._create(connection, f"{stem}.ok", xml.volume_document(f"{stem}.ok", 1, "raw"))
         whole = _complete(pool, image.digest)
-        for name in pool.listVolumes():
+        for name in _names(pool):
             if name.startswith(f"{image.digest}-") and name.rpartition(".")[0] != whole:
                 _delete(pool, name)
 
@@ -99,17 +133,17 @@ class Storage:
     def make_overlay_over(self, connection: Any, name: str, base: str) -> str:
         """Make a disk over the volume `base`, anew, and return its path."""
         pool = self.pool(connection)
-        volume = _find(pool, base) or _find_refreshed(pool, base)
+        volume = self._find_refreshed(connection, base)
         if volume is None:
             raise InfrastructureError(f"there is no volume {base}")
         _delete(pool, f"{name}.qcow2")
         document = xml.volume_document(f"{name}.qcow2", _virtual_size(volume), "qcow2", backing=volume.path())
-        path: str = pool.createXML(document, 0).path()
+        path: str = self._create(connection, f"{name}.qcow2", document).path()
         return path
 
     def overlay_path(self, connection: Any, name: str) -> str:
-        """Return the path of a guest's disk, empty when it has none."""
-        volume = _find(self.pool(connection), f"{name}.qcow2")
+        """Return the path of a guest's disk, empty when it has none (it is made anew then: so be sure)."""
+        volume = self._find_refreshed(connection, f"{name}.qcow2")
         return volume.path() if volume is not None else ""
 
     def put(self, connection: Any, name: str, content: bytes) -> str:
@@ -117,7 +151,7 @@ class Storage:
         pool = self.pool(connection)
         _delete(pool, name)
         padded = content + b"\0" * (-len(content) % 4096)  # a disk is made of whole sectors
-        return _upload(connection, pool, name, io.BytesIO(padded), len(padded))
+        return self._upload(connection, name, io.BytesIO(padded), len(padded))
 
     def path(self, connection: Any, name: str) -> str:
         """Return the path, on libvirtd's host, that a volume of that name has or would have."""
@@ -129,30 +163,15 @@ class Storage:
 
     def forget_state(self, connection: Any, name: str) -> None:
         """Remove a guest's saved state, the mark first, and the disk over it."""
-        pool = self.pool(connection)
-        pool.refresh(0)  # QEMU wrote some of them
-        for mark in [one for one in pool.listVolumes() if one.startswith(f"{name}.") and one.endswith(".saved")]:
-            _delete(pool, mark)
-        for suffix in ("state", "qcow2", "base.qcow2"):
-            _delete(pool, f"{name}.{suffix}")
+        self._remove(connection, name, lambda ending: ending.endswith((".saved", ".state", ".qcow2")))
 
     def remove_guest(self, connection: Any, name: str) -> None:
-        """Remove all of a guest's volumes."""
-        pool = self.pool(connection)
-        if _find(pool, f"{name}.base.qcow2") is not None:
-            self.forget_state(connection, name)
-        for suffix in ("seed", "console", "qcow2"):
-            _delete(pool, f"{name}.{suffix}")
-        if _find(pool, f"{name}.console") is None:  # written by QEMU: libvirt sees it after a refresh only
-            with contextlib.suppress(libvirt.libvirtError):
-                pool.refresh(0)
-                _delete(pool, f"{name}.console")
+        """Remove all of a guest's volumes, the mark of its saved state first. The guest must not run."""
+        self._remove(connection, name, lambda _: True)
 
     def tail(self, connection: Any, name: str, limit: int) -> bytes:
         """Return the newest part of a volume; empty when there is none."""
-        pool = self.pool(connection)
-        pool.refresh(0)
-        volume = _find(pool, name)
+        volume = self._find_refreshed(connection, name)
         if volume is None:
             return b""
         size = volume.info()[1]
@@ -165,11 +184,80 @@ class Storage:
         stream.finish()
         return out.getvalue()[-limit:]
 
+    def _remove(self, connection: Any, name: str, wanted: Callable[[str], bool]) -> None:
+        found = []
+        for volume in _names(self._refreshed(connection)):
+            ending = volume.removeprefix(name)
+            if volume.startswith(name) and _GUESTS.fullmatch(ending) and wanted(ending):
+                found.append(volume)
+        for volume in sorted(found, key=lambda one: not one.endswith(".saved")):
+            self._patiently(functools.partial(self._delete, connection, volume))
+
+    def _delete(self, connection: Any, name: str) -> None:
+        _delete(self.pool(connection), name)
+
+    def _find_refreshed(self, connection: Any, name: str) -> Any:
+        """Find a volume that others than libvirt may have written."""
+        return _find(self.pool(connection), name) or _find(self._refreshed(connection), name)
+
+    def _refreshed(self, connection: Any) -> Any:
+        """Return the pool, with all that is in it known to libvirt."""
+
+        def refresh() -> Any:
+            pool = self.pool(connection)
+            pool.refresh(0)
+            return pool
+
+        return self._patiently(refresh)
+
+    def _create(self, connection: Any, name: str, document: str) -> Any:
+        """Make a volume, anew also where libvirt does not know yet of a file of that name."""
+        try:
+            return self.pool(connection).createXML(document, 0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_STORAGE_VOL_EXIST):
+                raise
+        pool = self._refreshed(connection)
+        _delete(pool, name)
+        return pool.createXML(document, 0)
+
+    def _upload(self, connection: Any, name: str, file: IO[bytes], size: int) -> str:
+        volume = self._create(connection, name, xml.volume_document(name, size, "raw"))
+        stream = connection.newStream(0)
+        volume.upload(stream, 0, size, 0)
+        try:
+            stream.sendAll(lambda _stream, count, source: source.read(count), file)
+            stream.finish()
+        except libvirt.libvirtError:
+            with contextlib.suppress(libvirt.libvirtError):
+                volume.delete(0)  # a full disk, say: leave no half of it
+            raise
+        path: str = volume.path()
+        return path
+
+    def _patiently(self, action: Callable[[], _T]) -> _T:
+        """Do what libvirt refuses while others work in the pool; its last refusal is raised when they do not come to an
+        end."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return action()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in _BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(_PAUSE)
+
 
 def _complete(pool: Any, digest: str) -> str | None:
     """The name, without suffix, of a complete image; of several, always the same one."""
-    found = sorted(name for name in pool.listVolumes() if name.startswith(f"{digest}-") and name.endswith(".ok"))
+    found = sorted(name for name in _names(pool) if name.startswith(f"{digest}-") and name.endswith(".ok"))
     return found[0].removesuffix(".ok") if found else None
+
+
+def _names(pool: Any) -> list[str]:
+    """The names of all volumes. Never `listVolumes`: it asks for their number first and for so many names then, so that one
+    made in between has another left out."""
+    return [volume.name() for volume in pool.listAllVolumes(0)]
 
 
 def _find(pool: Any, name: str) -> Any:
@@ -181,31 +269,24 @@ def _find(pool: Any, name: str) -> Any:
         raise
 
 
-def _find_refreshed(pool: Any, name: str) -> Any:
-    """Find a volume that others than libvirt may have written."""
-    pool.refresh(0)
-    return _find(pool, name)
-
-
 def _delete(pool: Any, name: str) -> None:
     volume = _find(pool, name)
-    if volume is not None:
-        volume.delete(0)
-
-
-def _upload(connection: Any, pool: Any, name: str, file: IO[bytes], size: int) -> str:
-    volume = pool.createXML(xml.volume_document(name, size, "raw"), 0)
-    stream = connection.newStream(0)
-    volume.upload(stream, 0, size, 0)
+    if volume is None:
+        return
     try:
-        stream.sendAll(lambda _stream, count, source: source.read(count), file)
-        stream.finish()
-    except libvirt.libvirtError:
-        with contextlib.suppress(libvirt.libvirtError):
-            volume.delete(0)  # a full disk, say: leave no half of it
+        volume.delete(0)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:  # else another was first
+            raise
+
+
+def _pool_of(connection: Any, uuid_: str) -> Any:
+    try:
+        return connection.storagePoolLookupByUUIDString(uuid_)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_POOL:
+            return None
         raise
-    path: str = volume.path()
-    return path
 
 
 def _virtual_size(volume: Any) -> int:
