@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import shutil
 import signal
@@ -179,6 +180,71 @@ async def test_what_a_crash_leaves_is_finished_by_the_next_call(driver, state, i
     volumes.delete("vol-4")
 
 
+async def test_a_guest_can_not_use_the_number_of_what_was_taken_off(driver, state, image):
+    """The number of its former loop device is another guest's disk by now."""
+    volumes = LxcVolumes(state)
+    volumes.create("vol-5", MIB)
+    await driver.start(spec(image))
+    folder = state / "guests/shop.db"
+    data = AttachedVolume(volume="vol-5", device="/dev/vdb")
+    volumes.apply(folder, [data], await init_of(folder))
+    major, minor = (await said(driver, "stat -c '%Hr %Lr' /dev/vdb")).split()
+    make = f"mknod /root/own b {major} {minor}"
+    assert await said(driver, make, "blockdev --getsize64 /root/own") == f"{MIB}\n"
+    volumes.apply(folder, [], await init_of(folder))
+    result = await driver.execute("shop.db", ["head", "-c", "1", "/root/own"])
+    assert result.returncode == 1
+    assert b"Operation not permitted" in result.stderr
+    volumes.apply(folder, [data], await init_of(folder))
+    assert await said(driver, "blockdev --getsize64 /dev/vdb") == f"{MIB}\n"
+    await driver.delete("shop.db")
+    assert volumes.holder("vol-5") == ""
+    volumes.delete("vol-5")
+
+
+async def test_a_guest_that_goes_takes_its_loop_device_along(driver, state, image):
+    volumes = LxcVolumes(state)
+    volumes.create("vol-6", MIB)
+    await driver.start(spec(image, AttachedVolume(volume="vol-6", device="/dev/vdb")))
+    assert volumes.connected() != []
+    await driver.delete("shop.db")
+    assert str(state) not in subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
+    assert volumes.exists("vol-6")
+    volumes.delete("vol-6")
+
+
+def attach_at_once(state: Path, barrier) -> None:
+    """In a process of its own: as the daemon and an engine process do."""
+    barrier.wait()
+    LxcVolumes(state).apply(state / "guests/one", [AttachedVolume(volume="vol-7", device="/dev/vdb")], None)
+
+
+def test_one_loop_device_and_one_guest_a_volume(state):
+    volumes, one, two = LxcVolumes(state), state / "guests/one", state / "guests/two"
+    volumes.create("vol-7", MIB)
+    for folder in (one, two):
+        folder.mkdir(parents=True)
+    context = multiprocessing.get_context("fork")
+    for _ in range(5):
+        barrier = context.Barrier(4)
+        many = [context.Process(target=attach_at_once, args=(state, barrier)) for _ in range(4)]
+        for process in many:
+            process.start()
+        for process in many:
+            process.join()
+        assert len(volumes.connected()) == 1
+        volumes.forget(one)
+        assert volumes.connected() == []
+    volumes.prepare(one, [AttachedVolume(volume="vol-7", device="/dev/vdb")])
+    for refused in (volumes.prepare, lambda *words: volumes.apply(*words, None)):
+        with pytest.raises(InfrastructureError, match="attached to one"):
+            refused(two, [AttachedVolume(volume="vol-7", device="/dev/vdb")])
+    with pytest.raises(InfrastructureError, match="no name of a disk"):
+        volumes.prepare(one, [AttachedVolume(volume="vol-7", device='/dev/vdb"; reboot; "')])
+    volumes.forget(one)
+    volumes.delete("vol-7")
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "A", "x" * 64, "a\0b"])
 def test_bad_names(state, name):
     with pytest.raises(InfrastructureError):
@@ -194,3 +260,24 @@ async def test_what_the_kernel_tells_of_others_is_ignored():
     watch.close()
     watch.close()
     assert told == []
+
+
+async def test_services_that_run_already_may_use_it_too(driver, state, image):
+    """What waits for its disk, as user data does, was started before the disk came."""
+    volumes = LxcVolumes(state)
+    volumes.create("vol-5", MIB)
+    await driver.start(spec(image))
+    folder = state / "guests/shop.db"
+    wait = "while ! [ -e /dev/vdc ]; do sleep 0.1; done; blockdev --getsize64 /dev/vdc >/run/told 2>&1"
+    async with asyncio.timeout(60):
+        while (await driver.execute("shop.db", ["systemd-run", "-q", "--wait", "true"])).returncode:
+            await asyncio.sleep(0.1)
+    await said(driver, f"systemd-run -q --unit=waits --collect sh -c '{wait}'")
+    volumes.apply(folder, [AttachedVolume(volume="vol-5", device="/dev/vdc")], await init_of(folder))
+    async with asyncio.timeout(60):
+        while (told := await driver.execute("shop.db", ["cat", "/run/told"])).stdout == b"":
+            await asyncio.sleep(0.1)
+    assert told.stdout == b"%d\n" % MIB
+    volumes.apply(folder, [], await init_of(folder))
+    await driver.delete("shop.db")
+    volumes.delete("vol-5")

@@ -246,6 +246,7 @@ class LxcInfrastructure:
             await asyncio.wait({task})
 
     async def _remove(self, guest_id: str) -> None:
+        await asyncio.to_thread(self._volumes.forget, self._guests / guest_id)
         await asyncio.to_thread(lxc_rootfs.remove, self._guests, guest_id)
         await asyncio.to_thread(lxc_process.remove_left_groups, guest_id)
         self._leases.release(guest_id)
@@ -278,6 +279,7 @@ class LxcInfrastructure:
     ) -> None:
         folder = self._guests / spec.guest_id
         if not made:
+            self._volumes.forget(folder)
             lxc_rootfs.remove(self._guests, spec.guest_id)
             lxc_rootfs.create(self._guests, spec)
         lxc_rootfs.write_hosts(folder / "upper", spec, names)

@@ -172,6 +172,11 @@ class Attachment(ResourceType):
         # A guest that was just being started with its former definition is settled once more.
         await context.until(attached, deadline=services.now() + _WAIT)
 
+    async def update(self, context: Context, old: Any, changed: frozenset[str]) -> None:
+        """Taken off first: a replacement would be attached before, and then be taken off with what it replaces."""
+        await self.delete(context)
+        await self.create(context)
+
     async def delete(self, context: Context) -> None:
         """Take it off its guest, if it is still there."""
         data, platform = context.record.data, context.services.platform
@@ -191,9 +196,9 @@ class Ec2Attachment(Attachment):
 
     names = ("AWS::EC2::VolumeAttachment",)
     schema: ClassVar[Schema] = {
-        "Device": text(),
-        "InstanceId": text(required=True),
-        "VolumeId": text(required=True),
+        "Device": text(on_change=OnChange.UPDATE),
+        "InstanceId": text(required=True, on_change=OnChange.UPDATE),
+        "VolumeId": text(required=True, on_change=OnChange.UPDATE),
     }
 
     def asked(self, context: Context) -> tuple[str, str, str]:
@@ -207,9 +212,9 @@ class CinderAttachment(Attachment):
 
     names = ("OS::Cinder::VolumeAttachment",)
     schema: ClassVar[Schema] = {
-        "instance_uuid": text(required=True),
-        "volume_id": text(required=True),
-        "mountpoint": text(),
+        "instance_uuid": text(required=True, on_change=OnChange.UPDATE),
+        "volume_id": text(required=True, on_change=OnChange.UPDATE),
+        "mountpoint": text(on_change=OnChange.UPDATE),
     }
 
     def asked(self, context: Context) -> tuple[str, str, str]:
