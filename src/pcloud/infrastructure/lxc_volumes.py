@@ -202,7 +202,10 @@ class LxcVolumes:
             return loops[0]
         if not self.exists(volume):
             raise InfrastructureError(f"there is no volume {volume}")
-        return Path(_run("losetup", "--find", "--show", "--partscan", str(self._path(volume)))).name
+        device = _run("losetup", "--find", "--show", "--partscan", str(self._path(volume)))
+        # A kernel need not be able to read partition tables itself; of a volume without one partx says so, which is well.
+        subprocess.run(["partx", "--update", device], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return Path(device).name
 
     def _release(self, volume: str) -> None:
         """Let go of a volume; while a dying guest still has it open, the kernel does so with its last use."""
