@@ -201,5 +201,4 @@ class Closing:
         await self._manager.close()
         platform = self._manager.platform
         if isinstance(platform, EnginePlatform):
-            await platform.endpoint.close(leave=True)
-            await platform.objects.close()
+            await platform.close()

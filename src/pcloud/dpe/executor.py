@@ -101,6 +101,7 @@ class Executor:
             seed=assembly.seed,
             addresses=assembly.addresses,
             firewall=assembly.firewall,
+            volumes=assembly.volumes,
         )
         async with self._environment.brake.slot(state.deployable.priority):
             info = await self._environment.infrastructure.start(spec)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from pcloud.model.deployable import FirewallRule, SeedFile
+from pcloud.model.deployable import AttachedVolume, FirewallRule, SeedFile
 from pcloud.model.image import Identity as Identity
 from pcloud.model.image import Image as Image
 
@@ -84,6 +84,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Further addresses, `ADDRESS/PREFIX`, given to it at every start; no part of `digest`."""
     firewall: tuple[FirewallRule, ...] | None = None
     """What may reach it, set at every start; None lets everything pass; no part of `digest`."""
+    volumes: tuple[AttachedVolume, ...] = ()
+    """Disks that outlive it, attached at every start; no part of `digest`."""
 
 
 class GuestInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ from pcloud.infrastructure.lxc_attach import attach, run
 from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
 from pcloud.infrastructure.lxc_process import Process
 from pcloud.infrastructure.lxc_settings import LxcSettings, render, veth_name
+from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.infrastructure.lxc_watch import Running, Tracker
 
 CONSOLE = 64 * 1024
@@ -56,6 +57,7 @@ class LxcInfrastructure:
         self._guests = self._state / "guests"
         self._leases = Leases(self._state)
         self._bridge = Bridge(settings, self._leases)
+        self._volumes = LxcVolumes(self._state)
         self._tracker = Tracker(self._guests, settings.rescan)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -248,6 +250,7 @@ class LxcInfrastructure:
             await asyncio.wait({task})
 
     async def _remove(self, guest_id: str) -> None:
+        await asyncio.to_thread(self._volumes.forget, self._guests / guest_id)
         await asyncio.to_thread(lxc_rootfs.remove, self._guests, guest_id)
         await asyncio.to_thread(lxc_process.remove_left_groups, guest_id)
         self._leases.release(guest_id)
@@ -280,10 +283,12 @@ class LxcInfrastructure:
     ) -> None:
         folder = self._guests / spec.guest_id
         if not made:
+            self._volumes.forget(folder)
             lxc_rootfs.remove(self._guests, spec.guest_id)
             lxc_rootfs.create(self._guests, spec)
         lxc_rootfs.write_hosts(folder / "upper", spec, names)
         hooks = lxc_firewall.prepare(folder, spec.firewall, gateway)
+        hooks += self._volumes.prepare(folder, spec.volumes)
         (folder / "config").write_text(config + "".join(f"{line}\n" for line in hooks))
         for old in ("lxc.pid", "lxc.log", "init"):
             (folder / old).unlink(missing_ok=True)

@@ -23,14 +23,20 @@ async def settle(
     folder: Path, addresses: Sequence[str], firewall: Sequence[FirewallRule] | None, network: Network
 ) -> None:
     """Bring the guest of a folder to these addresses and rules. InfrastructureError when it does not take them."""
-    found = await run(["lxc-info", "-P", str(folder.parent), "-n", folder.name, "-p", "-H"], timeout=_SECONDS)
-    init = found.stdout.decode().strip()
-    if not init.isdigit():
+    init = await init_of(folder)
+    if init is None:
         return
     inside = ["nsenter", f"--net=/proc/{init}/ns/net"]
     await _addresses(inside, addresses, network)
     rules = firewall if firewall is not None else (FirewallRule(),)  # one that lets everything in
-    await lxc_firewall.apply(folder, rules, network.gateway, int(init))
+    await lxc_firewall.apply(folder, rules, network.gateway, init)
+
+
+async def init_of(folder: Path) -> int | None:
+    """Return the process id of a guest's init, None where it does not run."""
+    found = await run(["lxc-info", "-P", str(folder.parent), "-n", folder.name, "-p", "-H"], timeout=_SECONDS)
+    init = found.stdout.decode().strip()
+    return int(init) if init.isdigit() else None
 
 
 async def _addresses(inside: Sequence[str], wanted: Sequence[str], network: Network) -> None:

@@ -122,12 +122,20 @@ def _apparmor() -> bool:
 
 def _devices() -> list[str]:
     """Device nodes a guest may use: none of the host's disks."""
-    if not _unified() and not Path("/sys/fs/cgroup/devices").is_dir():
-        return []
-    key = "lxc.cgroup2.devices" if _unified() else "lxc.cgroup.devices"
     allowed = ("c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm")
     more = ("c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm", "c 10:229 rwm")
-    return [f"{key}.deny = a", *(f"{key}.allow = {rule}" for rule in allowed + more)]
+    return [f"{key}.deny = a", *device_rules(allowed + more)] if (key := _device_key()) else []
+
+
+def device_rules(allowed: Sequence[str]) -> list[str]:
+    """Return the configuration's lines that let a guest use devices; none where the host controls no devices."""
+    return [f"{key}.allow = {rule}" for rule in allowed] if (key := _device_key()) else []
+
+
+def _device_key() -> str:
+    if _unified():
+        return "lxc.cgroup2.devices"
+    return "lxc.cgroup.devices" if Path("/sys/fs/cgroup/devices").is_dir() else ""
 
 
 def _limits(memory: int, cpus: float) -> list[str]:

@@ -116,6 +116,13 @@ class Dependency(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a restart of the first restarts the dependent too (Pacemaker's mandatory, symmetrical order)."""
 
 
+class AttachedVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume and the device that it is in a guest, such as /dev/vdb."""
+
+    volume: str
+    device: str
+
+
 class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """A guest: an image, its customisation, an agent and resources."""
 
@@ -157,6 +164,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     firewall: tuple[FirewallRule, ...] | None = None
     """What may reach the guest; None lets everything pass. Once there is a rule for `out`, nothing else goes out. Set by
     stacks, not by documents."""
+    volumes: tuple[AttachedVolume, ...] = ()
+    """Disks that outlive the guest and that it has from its start on. Set by stacks, not by documents."""
 
     def attributes_of(self, path: str) -> FileAttributes:
         """Return the permissions and owner of one of the files."""

@@ -102,6 +102,10 @@ def assess(
             scope.problems.append(
                 template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}", path)
             )
+        if kind is not None and definition.deletion_policy == "Snapshot":
+            sentence = "a snapshot can not be made before it is deleted: there are none here; Retain keeps the thing itself"
+            where = (*path, "DeletionPolicy" if template.dialect is Dialect.CFN else "deletion_policy")
+            scope.problems.append(template.problem("REFUSED", sentence, where))
         if definition.external_id is not None:
             sentence = "a thing that others made can not be taken over: external_id is not offered"
             scope.problems.append(template.problem("REFUSED", sentence, (*path, "external_id")))

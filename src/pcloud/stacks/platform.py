@@ -61,7 +61,19 @@ class Platform(Protocol):
         ...
 
     async def settle(self, deployable: str, assembly: str) -> None:
-        """Bring a running guest's addresses and firewall to its stored definition, without a restart."""
+        """Bring a running guest's addresses, firewall and volumes to its stored definition, without a restart."""
+        ...
+
+    async def create_volume(self, volume: str, gigabytes: int) -> None:
+        """Make a volume of that size (GiB), or let one grow to it; PcloudError when that can not be."""
+        ...
+
+    async def delete_volume(self, volume: str) -> None:
+        """Remove a volume and what is in it; no error when there is none."""
+        ...
+
+    async def volume_holder(self, volume: str) -> tuple[bool, str]:
+        """Return whether there is such a volume, and the guest (`DEPLOYABLE.ASSEMBLY`) that has it, empty when none has."""
         ...
 
     async def definition(self, name: str) -> Deployable | None:
@@ -118,6 +130,17 @@ class NoPlatform:
     async def holds_guest(self, deployable: str, assembly: str) -> bool:
         """Return False."""
         return False
+
+    async def create_volume(self, volume: str, gigabytes: int) -> None:
+        """Refuse."""
+        raise _refusal()
+
+    async def delete_volume(self, volume: str) -> None:
+        """Do nothing."""
+
+    async def volume_holder(self, volume: str) -> tuple[bool, str]:
+        """There is none."""
+        return False, ""
 
     async def allocate_address(self, holder: str) -> str:
         """Refuse."""

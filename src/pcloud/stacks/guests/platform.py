@@ -20,7 +20,7 @@ from pcloud.events.broadcast import Closed, TooSlow
 from pcloud.events.event import Event
 from pcloud.events.filters import EventFilter
 from pcloud.images.definitions import definitions
-from pcloud.infrastructure import lxc_live
+from pcloud.infrastructure import lxc_live, lxc_volumes
 from pcloud.infrastructure.lxc_network import Leases
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import Conflict, NotFound, Unavailable
@@ -29,6 +29,7 @@ from pcloud.model.status import DeployableStatus
 from pcloud.objects.store import ObjectStore
 from pcloud.stacks.guests.catalogue import Catalogue
 from pcloud.stacks.guests.endpoint import GuestEndpoint
+from pcloud.stacks.guests.volumes import GuestVolumes
 
 _LOOK = 0.2
 CLOUDWATCH_PORT = 8003
@@ -52,7 +53,9 @@ class EnginePlatform:
         self.capabilities: frozenset[str] = frozenset()
         if settings.infrastructure == "lxc":
             firewall = {"firewall"} if shutil.which("nft") and shutil.which("nsenter") else set()
-            self.capabilities = frozenset({"guests", "addresses", *firewall})
+            volumes = {"volumes"} if lxc_volumes.available() and shutil.which("losetup") else set()
+            self.capabilities = frozenset({"guests", "addresses", *firewall, *volumes})
+        self._volumes = GuestVolumes(self._state)
 
     def images(self) -> Sequence[str]:
         """Return the names of the JEOS that guests can be made from."""
@@ -64,11 +67,20 @@ class EnginePlatform:
 
     async def prepare(self) -> str:
         """Be reachable for guests before the first is made; return the URL."""
+        if "volumes" in self.capabilities:
+            self._volumes.open()
         return await self.endpoint.open() if self.capabilities else ""
 
     async def release(self) -> None:
         """No stack has guests any more."""
         await self.endpoint.close(leave=False)
+        await self._volumes.close()
+
+    async def close(self) -> None:
+        """Stop; what runs goes on."""
+        await self.endpoint.close(leave=True)
+        await self._volumes.close()
+        await self.objects.close()
 
     async def definition(self, name: str) -> Deployable | None:
         """Return the stored definition of a deployable; None when there is none, or when it is being deleted."""
@@ -118,7 +130,7 @@ class EnginePlatform:
         await self.endpoint.give_back(f"_address.{holder}")
 
     async def settle(self, deployable: str, assembly: str) -> None:
-        """Bring a running guest's addresses and firewall to its stored definition, without a restart."""
+        """Bring a running guest's addresses, firewall and volumes to its stored definition, without a restart."""
         definition = await self.definition(deployable)
         found = next((one for one in definition.assemblies if one.name == assembly), None) if definition else None
         if found is None:
@@ -131,6 +143,19 @@ class EnginePlatform:
             await lxc_live.settle(folder, found.addresses, found.firewall, network)
         except InfrastructureError as problem:
             raise Unavailable.of("NOT_SETTLED", f"{deployable}/{assembly}: {problem}") from problem
+        await self._volumes.settle(folder, found.volumes)
+
+    async def create_volume(self, volume: str, gigabytes: int) -> None:
+        """Make a volume of that size, or let one grow to it."""
+        await self._volumes.create(volume, gigabytes)
+
+    async def delete_volume(self, volume: str) -> None:
+        """Remove a volume."""
+        await self._volumes.delete(volume)
+
+    async def volume_holder(self, volume: str) -> tuple[bool, str]:
+        """Return whether there is such a volume, and who has it."""
+        return await self._volumes.holder(volume)
 
     async def delete(self, name: str) -> None:
         """Stop it, remove its guests and all of it; returns when it is gone."""

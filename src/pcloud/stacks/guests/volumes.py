@@ -1,0 +1,86 @@
+"""Volumes of this host's guests, for stacks: made, attached to running guests, kept in step with their partitions.
+
+Concurrency: lives on the daemon's event loop; what blocks runs in threads, one call at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.infrastructure.lxc_live import init_of
+from pcloud.infrastructure.lxc_partitions import PartitionWatch
+from pcloud.infrastructure.lxc_volumes import LxcVolumes
+from pcloud.model.deployable import AttachedVolume
+from pcloud.model.errors import Unavailable
+
+_log = logging.getLogger(__name__)
+_GIB = 1 << 30
+T = TypeVar("T")
+
+
+class GuestVolumes:
+    """The volumes of the guests of one state folder."""
+
+    def __init__(self, state: Path) -> None:
+        self._volumes = LxcVolumes(state)
+        self._watch = PartitionWatch(self._partitioned)
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Follow the partitions that guests make from now on, and look once at those they have."""
+        try:
+            self._watch.open()
+        except OSError as error:
+            _log.warning("partitions of volumes are seen at a guest's next start only: %s", error)
+            return
+        for loop in self._volumes.connected():
+            self._partitioned(loop)
+
+    async def close(self) -> None:
+        """Stop following; volumes stay where they are."""
+        self._watch.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def create(self, volume: str, gigabytes: int) -> None:
+        """Make a volume, or let one grow."""
+        await self._call(lambda: self._volumes.create(volume, gigabytes * _GIB))
+
+    async def delete(self, volume: str) -> None:
+        """Remove a volume; no error when there is none."""
+        await self._call(lambda: self._volumes.delete(volume))
+
+    async def holder(self, volume: str) -> tuple[bool, str]:
+        """Return whether there is such a volume, and the guest that has it."""
+        return await self._call(lambda: (self._volumes.exists(volume), self._volumes.holder(volume)))
+
+    async def settle(self, folder: Path, wanted: Sequence[AttachedVolume]) -> None:
+        """Give the guest of a folder these volumes and no others."""
+        init = await init_of(folder)
+        await self._call(lambda: self._volumes.apply(folder, wanted, init))
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        async with self._lock:
+            try:
+                return await asyncio.to_thread(work)
+            except InfrastructureError as problem:
+                raise Unavailable.of("NO_VOLUME", str(problem)) from problem
+
+    def _partitioned(self, loop: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._refresh(loop), name=f"partitions of {loop}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _refresh(self, loop: str) -> None:
+        for folder, one in await asyncio.to_thread(self._volumes.of_loop, loop):
+            init = await init_of(folder)
+            try:
+                async with self._lock:
+                    await asyncio.to_thread(self._volumes.refresh, folder, loop, one.device, init)
+            except InfrastructureError as problem:
+                _log.warning("%s: the partitions of %s are not all there: %s", folder.name, one.device, problem)

@@ -1,0 +1,240 @@
+"""Volumes of both languages: disks that outlive the guests that they are attached to.
+
+A volume is made with its resource and goes with it; attaching and detaching need no restart, and a guest that is restarted
+has its volumes before its services start. One guest has a volume at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pcloud.infrastructure.lxc_volumes import DEVICE
+from pcloud.model.deployable import Assembly, AttachedVolume
+from pcloud.model.errors import PcloudError
+from pcloud.stacks.guests import assemblies
+from pcloud.stacks.records import short_hash
+from pcloud.stacks.schema import OnChange, Schema, anything, boolean, integer, listing, mapping, text
+from pcloud.stacks.types.addresses import wanted
+from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
+
+_NEEDS = frozenset({"guests", "volumes"})
+_NO_SOURCE = "volumes begin empty: there are no snapshots, backups and images of them"
+_ONE_KIND = "there is one kind of volume"
+_LETTERS = "bcdefghijklmnopqrstuvwxyz"
+_WAIT = 600.0
+
+
+class Volume(ResourceType):
+    """Base: a disk of a size in GiB."""
+
+    needs = _NEEDS
+    size_property: ClassVar[str]
+
+    def attributes_of(self, context: Context) -> dict[str, Any]:
+        """Return what templates may ask of it."""
+        raise NotImplementedError
+
+    async def create(self, context: Context) -> None:
+        """Make it."""
+        record = context.record
+        record.physical = record.physical or f"vol-{short_hash(record.id, length=16)}"
+        context.services.save(record)
+        await _asked(
+            context.services.platform.create_volume(record.physical, int(context.properties[self.size_property]))
+        )
+        record.attributes = self.attributes_of(context)
+
+    async def update(self, context: Context, old: Any, changed: frozenset[str]) -> None:
+        """It grows; the file system in it is the guest's matter."""
+        await self.create(context)
+
+    async def delete(self, context: Context) -> None:
+        """Remove it with what is in it."""
+        if context.record.physical:
+            await _asked(context.services.platform.delete_volume(context.record.physical))
+
+    async def drift(self, context: Context) -> dict[str, Any] | None:
+        """None when there is no volume any more."""
+        there, _ = await context.services.platform.volume_holder(context.record.physical)
+        return {} if there else None
+
+
+class Ec2Volume(Volume):
+    """AWS::EC2::Volume."""
+
+    names = ("AWS::EC2::Volume",)
+    size_property = "Size"
+    attributes = frozenset({"VolumeId"})
+    schema: ClassVar[Schema] = {
+        "Size": integer(required=True, minimum=1, maximum=65536, on_change=OnChange.UPDATE),
+        "AvailabilityZone": text(inert="there is one zone"),
+        "AutoEnableIO": boolean(inert=_ONE_KIND),
+        "Encrypted": boolean(inert="what lies on this host is not encrypted by us"),
+        "Iops": integer(inert=_ONE_KIND),
+        "KmsKeyId": text(refused="there are no keys to encrypt with"),
+        "MultiAttachEnabled": boolean(refused="one guest has a volume at a time"),
+        "SnapshotId": text(refused=_NO_SOURCE),
+        "Tags": listing(on_change=OnChange.NOTHING),
+        "Throughput": integer(inert=_ONE_KIND),
+        "VolumeType": text(inert=_ONE_KIND),
+    }
+
+    def attributes_of(self, context: Context) -> dict[str, Any]:
+        """Its id."""
+        return {"VolumeId": context.record.physical}
+
+
+class CinderVolume(Volume):
+    """OS::Cinder::Volume."""
+
+    names = ("OS::Cinder::Volume",)
+    size_property = "size"
+    attributes = frozenset(
+        {"attachments", "bootable", "display_name", "metadata", "name", "show", "size", "status", "volume_type"}
+    )
+    schema: ClassVar[Schema] = {
+        "size": integer(required=True, minimum=1, maximum=65536, on_change=OnChange.UPDATE),
+        "name": text(on_change=OnChange.UPDATE),
+        "description": text(on_change=OnChange.NOTHING),
+        "metadata": mapping(on_change=OnChange.UPDATE),
+        "availability_zone": text(inert="there is one zone"),
+        "volume_type": text(inert=_ONE_KIND),
+        "scheduler_hints": anything(inert="there is one place"),
+        "read_only": boolean(refused="volumes can be written"),
+        "multiattach": boolean(refused="one guest has a volume at a time"),
+        "backup_id": text(refused=_NO_SOURCE),
+        "image": text(refused=_NO_SOURCE),
+        "imageRef": text(refused=_NO_SOURCE),
+        "snapshot_id": text(refused=_NO_SOURCE),
+        "source_volid": text(refused=_NO_SOURCE),
+    }
+
+    def attributes_of(self, context: Context) -> dict[str, Any]:
+        """As Cinder shows a volume."""
+        given, record = context.properties, context.record
+        shown: dict[str, Any] = {
+            "name": given.get("name") or record.physical,
+            "size": str(given["size"]),
+            "metadata": given.get("metadata") or {},
+            "bootable": "false",
+            "status": "available",
+            "volume_type": "",
+            "attachments": [],
+        }
+        return {**shown, "display_name": shown["name"], "show": {"id": record.physical, **shown}}
+
+
+class Attachment(ResourceType):
+    """Base: a volume on a guest, as a device."""
+
+    needs = _NEEDS
+
+    def asked(self, context: Context) -> tuple[str, str, str]:
+        """Return the guest's id, the volume's, and the device (empty for any)."""
+        raise NotImplementedError
+
+    async def create(self, context: Context) -> None:
+        """Attach it, at once where the guest runs; waits for a guest that is being made."""
+        server, volume, device = self.asked(context)
+        if device and not DEVICE.fullmatch(device):
+            raise ResourceFailed(f"'{device}' is no name of a disk: /dev/vdb, /dev/sdh, /dev/xvdf …")
+        services, record, target = context.services, context.record, wanted(context, server)
+
+        async def there() -> bool:
+            place = services.place_of(target)
+            return place is not None and await assemblies.stored(context, place) is not None
+
+        await context.until(there, deadline=services.now() + _WAIT)
+        place = services.place_of(target)
+        assert place is not None
+        known, holder = await services.platform.volume_holder(volume)
+        if not known:
+            raise ResourceFailed(f"there is no volume {volume}")
+        if holder and holder != ".".join(place):
+            raise ResourceFailed(f"the volume {volume} is attached to {holder}")
+        record.data["at"], record.data["volume"] = list(place), volume
+        record.physical = f"attach-{short_hash(record.id, length=16)}"
+        services.save(record)
+
+        def edit(one: Assembly) -> dict[str, Any]:
+            others = [each for each in one.volumes if each.volume != volume]
+            mine = device or _free([each.device for each in others])
+            if mine in [each.device for each in others]:
+                raise ResourceFailed(f"{mine} of {target.name} is another volume")
+            return {"volumes": (*others, AttachedVolume(volume=volume, device=mine))}
+
+        await assemblies.change_at(context, place, edit)
+
+        async def attached() -> bool:
+            await _asked(services.platform.settle(*place))
+            return (await services.platform.volume_holder(volume))[1] == ".".join(place)
+
+        # A guest that was just being started with its former definition is settled once more.
+        await context.until(attached, deadline=services.now() + _WAIT)
+
+    async def update(self, context: Context, old: Any, changed: frozenset[str]) -> None:
+        """Taken off first: a replacement would be attached before, and then be taken off with what it replaces."""
+        await self.delete(context)
+        await self.create(context)
+
+    async def delete(self, context: Context) -> None:
+        """Take it off its guest, if it is still there."""
+        data, platform = context.record.data, context.services.platform
+        place, volume = data.get("at"), data.get("volume")
+        if not place or await assemblies.stored(context, (place[0], place[1])) is None:
+            return
+        await assemblies.change_at(
+            context,
+            (place[0], place[1]),
+            lambda one: {"volumes": tuple(each for each in one.volumes if each.volume != volume)},
+        )
+        await _asked(platform.settle(place[0], place[1]))
+
+
+class Ec2Attachment(Attachment):
+    """AWS::EC2::VolumeAttachment."""
+
+    names = ("AWS::EC2::VolumeAttachment",)
+    schema: ClassVar[Schema] = {
+        "Device": text(on_change=OnChange.UPDATE),
+        "InstanceId": text(required=True, on_change=OnChange.UPDATE),
+        "VolumeId": text(required=True, on_change=OnChange.UPDATE),
+    }
+
+    def asked(self, context: Context) -> tuple[str, str, str]:
+        """As EC2 calls them."""
+        given = context.properties
+        return str(given["InstanceId"]), str(given["VolumeId"]), str(given.get("Device") or "")
+
+
+class CinderAttachment(Attachment):
+    """OS::Cinder::VolumeAttachment."""
+
+    names = ("OS::Cinder::VolumeAttachment",)
+    schema: ClassVar[Schema] = {
+        "instance_uuid": text(required=True, on_change=OnChange.UPDATE),
+        "volume_id": text(required=True, on_change=OnChange.UPDATE),
+        "mountpoint": text(on_change=OnChange.UPDATE),
+    }
+
+    def asked(self, context: Context) -> tuple[str, str, str]:
+        """As Heat calls them."""
+        given = context.properties
+        return str(given["instance_uuid"]), str(given["volume_id"]), str(given.get("mountpoint") or "")
+
+
+async def _asked(call: Any) -> None:
+    try:
+        await call
+    except PcloudError as problem:
+        raise ResourceFailed(problem.problems[0].message) from problem
+
+
+def _free(taken: list[str]) -> str:
+    for letter in _LETTERS:
+        if f"/dev/vd{letter}" not in taken:
+            return f"/dev/vd{letter}"
+    raise ResourceFailed("the guest has all the volumes that it can have")
+
+
+TYPES: tuple[type[ResourceType], ...] = (Ec2Volume, Ec2Attachment, CinderVolume, CinderAttachment)

@@ -1,0 +1,115 @@
+"""A template with a volume, unmodified, by the real client: the database lies on it, and it outlives what happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from pcloud.infrastructure.lxc_volumes import available
+from tests.e2e.stack_stage import StackStage, shows, template
+from tests.e2e.stage import until
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not available(), reason="this kernel has no loop devices"),
+]
+INSTALLER = "&rsaquo; Installation"
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[StackStage]:
+    """A daemon of our own."""
+    stage = StackStage("v")
+    stage.begin()
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
+def loops(stage: StackStage) -> list[str]:
+    """Loop devices on this daemon's volumes."""
+    told = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
+    return [line for line in told.splitlines() if str(stage.home) in line]
+
+
+def test_wordpress_with_its_database_on_a_volume(stage: StackStage) -> None:
+    path = template("cfn/F17/WordPress_Single_Instance_With_EBS.template")
+    stage.aws("deploy", "--stack-name", "ebs", "--template-file", str(path),
+              "--parameter-overrides", "KeyName=anybody", "VolumeSize=2")  # fmt: skip
+    url = stage.outputs("ebs")["WebsiteURL"]
+    place = stage.places("ebs")["wikidatabase"]
+    until(
+        "the database is on the volume",
+        lambda: "/dev/vdc1 /var/lib/mysql" in stage.guest(place, "cat", "/proc/mounts"),
+        600,
+    )
+    shows(url, INSTALLER, 600)
+    assert stage.guest(place, "blockdev", "--getsize64", "/dev/vdc") == str(2 << 30)
+    stage.running(place.partition("/")[0], 300)
+    assert "ibdata1" in stage.guest(place, "ls", "/var/lib/mysql")
+
+    # The guest dies: it comes back with the disk, partitions and all. Its script mounts it once, as on EC2.
+    before = stage.guest_init(place.replace("/", "."))
+    os.kill(before, signal.SIGKILL)
+    mounted = "mount /dev/vdc1 /mnt && ls /mnt/ibdata1 && umount /mnt"
+    until("the guest answers", lambda: stage.run("assembly", "exec", place, "--", "true").returncode == 0, 300)
+    assert stage.guest_init(place.replace("/", ".")) != before
+    assert stage.guest(place, "sh", "-c", mounted) == "/mnt/ibdata1"
+
+    held = stage.ask("describe-stack-resource", "--stack-name", "ebs", "--logical-resource-id", "DataVolume")
+    volume = held["StackResourceDetail"]["PhysicalResourceId"]
+    assert (stage.home / f"infrastructure/lxc/volumes/{volume}.img").stat().st_size == 2 << 30
+    assert len(loops(stage)) == 1
+
+    document = json.loads(path.read_text())
+    document["Resources"]["DataVolume"]["DeletionPolicy"] = "Retain"
+    kept = stage.write("kept.template", json.dumps(document))
+    stage.aws("deploy", "--stack-name", "ebs", "--template-file", kept, "--parameter-overrides", "VolumeSize=3")
+    assert stage.guest(place, "blockdev", "--getsize64", "/dev/vdc") == str(3 << 30), "it grows where it is"
+    stage.aws("delete-stack", "--stack-name", "ebs")
+    stage.aws("wait", "stack-delete-complete", "--stack-name", "ebs")
+    assert stage.left() == []
+    assert loops(stage) == []
+    assert (stage.home / f"infrastructure/lxc/volumes/{volume}.img").exists(), "it was to be retained"
+
+
+def test_a_retained_volume_goes_to_another_stack_and_one_guest_has_it_at_a_time(stage: StackStage) -> None:
+    (image,) = (stage.home / "infrastructure/lxc/volumes").iterdir()
+    guest = {"type": "PCloud::Assembly", "properties": {"image": "bookworm"}}
+
+    def attached(server: str) -> dict[str, object]:
+        properties = {"instance_uuid": {"get_resource": server}, "volume_id": image.stem}
+        return {"type": "OS::Cinder::VolumeAttachment", "properties": properties}
+
+    body = {
+        "heat_template_version": "2018-08-31",
+        "resources": {
+            "one": guest,
+            "two": guest,
+            "own": {"type": "OS::Cinder::Volume", "properties": {"size": 1, "name": "new"}},
+            "held": attached("one"),
+        },
+        "outputs": {"size": {"value": {"get_attr": ["own", "size"]}}},
+    }
+    first = stage.write("first.yaml", json.dumps(body))
+    stage.pcloud("stack", "create", "again", "-t", first, "--wait")
+    place = stage.places("again")["one"]
+    assert stage.guest(place, "sh", "-c", "mount /dev/vdb1 /mnt && ls /mnt/ibdata1 && umount /mnt") == "/mnt/ibdata1"
+    body["resources"]["twice"] = attached("two")
+    refused = stage.run("stack", "update", "again", "-t", stage.write("twice.yaml", json.dumps(body)), "--wait")
+    assert refused.returncode == 1
+    assert f"the volume {image.stem} is attached to {place.replace('/', '.')}" in refused.stderr
+    assert "vdb" in stage.guest(place, "ls", "/dev"), "what runs keeps what it has"
+    stage.pcloud("stack", "delete", "again", "--wait")
+    assert loops(stage) == []
+    assert [one.name for one in image.parent.iterdir()] == [image.name], (
+        "its own volume is gone, the other one is not its own"
+    )
+    image.unlink()
