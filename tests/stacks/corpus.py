@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from pcloud.api.heat_views import source_from
+from pcloud.api.heat.views import source_from
 from pcloud.cpe.settings import StackSettings
 from pcloud.model.errors import InvalidDocument, PcloudError
 from pcloud.stacks.engine.manager import StackManager

@@ -15,7 +15,7 @@ from pcloud.api.access import need
 from pcloud.api.aws.app import cloudformation_app
 from pcloud.api.aws.cloudformation.views import event_view, plan_view, resource_view, stack_view
 from pcloud.api.heat import heat_app
-from pcloud.api.heat_views import source_from
+from pcloud.api.heat.views import source_from
 from pcloud.api.server import HttpServer
 from pcloud.cpe.settings import StackSettings, split_address
 from pcloud.cpe.tokens import Role, TokenBook

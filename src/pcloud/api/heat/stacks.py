@@ -1,0 +1,133 @@
+"""Handlers of the Heat API that list, make, change and delete stacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from pcloud.api.heat.requests import HeatError, stack_of
+from pcloud.api.heat.views import source_from, stack_view, template_schema
+from pcloud.stacks.engine.manager import StackManager
+from pcloud.stacks.records import StackRecord
+
+
+async def list_stacks(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """GET stacks."""
+    query = request.query_params
+    nested = query.get("show_nested", "").lower() == "true"
+    found = [
+        item
+        for item in manager.stacks.values()
+        if (item.live or query.get("show_deleted", "").lower() == "true") and (nested or not item.parent)
+    ]
+    for name in ("name", "id"):
+        if query.getlist(name):
+            found = [item for item in found if getattr(item, name) in query.getlist(name)]
+    found.sort(key=lambda item: item.created, reverse=True)
+    marker, limit = query.get("marker"), query.get("limit", "")
+    if marker:
+        ids = [item.id for item in found]
+        found = found[ids.index(marker) + 1 :] if marker in ids else []
+    if limit.isdigit():
+        found = found[: int(limit[:6])]
+    answer: dict[str, Any] = {"stacks": [stack_view(manager, request, item, outputs=False) for item in found]}
+    if query.get("with_count", "").lower() == "true":
+        answer["count"] = len(answer["stacks"])
+    return JSONResponse(answer)
+
+
+async def create(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """POST stacks."""
+    name = body.get("stack_name")
+    if not isinstance(name, str) or not 0 < len(name) <= 255 or not name[0].isalpha():
+        raise HeatError(
+            400, "StackValidationFailed", "Invalid stack name: it must start with a letter, of at most 255 characters"
+        )
+    timeout = body.get("timeout_mins") or 60
+    stack = await manager.create(
+        name,
+        source_from(body, None),
+        timeout=timeout if isinstance(timeout, int) else 60,
+        on_failure="DO_NOTHING" if body.get("disable_rollback", True) in (True, "True", "true") else "ROLLBACK",
+        owner="heat",
+    )
+    view = stack_view(manager, request, stack)
+    return JSONResponse({"stack": {"id": stack.id, "links": view["links"]}}, status_code=201)
+
+
+async def preview(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """POST stacks/preview."""
+    source = source_from(body, None)
+    judged = manager.plan(None, source, str(body.get("stack_name", "preview")))
+    rows = [
+        {"resource_name": item.name, "resource_type": item.type, "resource_action": "INIT"} for item in judged.changes
+    ]
+    return JSONResponse({"stack": {"stack_name": body.get("stack_name"), "resources": rows}})
+
+
+async def preview_update(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """PUT/PATCH stack/preview."""
+    stack = stack_of(manager, request)
+    judged = manager.plan(stack, source_from(body, stack.source if request.method == "PATCH" else None))
+    words = {"create": "added", "update": "updated", "metadata": "updated", "replace": "replaced", "delete": "deleted"}
+    changes: dict[str, list[dict[str, Any]]] = {
+        key: [] for key in ("added", "updated", "replaced", "deleted", "unchanged")
+    }
+    for item in judged.changes:
+        changes[words.get(item.action, "unchanged")].append({"resource_name": item.name, "resource_type": item.type})
+    return JSONResponse({"resource_changes": changes})
+
+
+async def validate(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """POST validate."""
+    source = source_from(body, None)
+    subject = StackRecord(id="00000000-0000-0000-0000-000000000000", name="validate", status="REVIEW_IN_PROGRESS")
+    manager.validate(subject, source, complete=False)
+    return JSONResponse(template_schema(manager, source))
+
+
+async def show(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """GET stack."""
+    resolve = request.query_params.get("resolve_outputs", "true").lower() != "false"
+    return JSONResponse({"stack": stack_view(manager, request, stack_of(manager, request), outputs=resolve)})
+
+
+async def by_name(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """Redirect from a stack's name to its canonical address."""
+    stack = manager.get(request.path_params["name"])
+    rest = request.url.path.split("/stacks/", 1)[1].split("/", 1)[1:]
+    target = f"{str(request.base_url).rstrip('/')}/v1/{request.path_params['project']}/stacks/{stack.name}/{stack.id}"
+    target += "/" + rest[0] if rest else ""
+    target += "?" + request.url.query if request.url.query else ""
+    return RedirectResponse(target, status_code=302 if request.method == "GET" else 308)
+
+
+async def update(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """PUT (all of it) or PATCH (only what is given)."""
+    stack = stack_of(manager, request)
+    existing = stack.source if request.method == "PATCH" else None
+    on_failure = (
+        "DO_NOTHING" if body.get("disable_rollback", stack.disable_rollback) in (True, "True", "true") else "ROLLBACK"
+    )
+    await manager.update(stack, source_from(body, existing, old=stack.source), on_failure=on_failure)
+    return Response(status_code=202)
+
+
+async def delete(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """DELETE stack."""
+    await manager.delete(stack_of(manager, request))
+    return Response(status_code=204)
+
+
+async def actions(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """POST actions: check, cancel_update, cancel_without_rollback; suspend and resume are refused."""
+    stack = stack_of(manager, request)
+    if "check" in body:
+        await manager.detect_drift(stack)
+    elif "cancel_update" in body or "cancel_without_rollback" in body:
+        await manager.cancel_update(stack, rollback="cancel_update" in body)
+    else:
+        raise HeatError(400, "HTTPBadRequest", f"the action {', '.join(body) or 'of no name'} is not offered")
+    return JSONResponse(None, status_code=201)
