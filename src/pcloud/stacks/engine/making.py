@@ -1,0 +1,314 @@
+"""Makes the resources of a stack what a source wants: creates, updates and replaces them along the dependency graph.
+
+Concurrency: part of a stack's one operation; one task a resource. Every step first looks at the resource's record, so that
+repeating a step that was done already does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pcloud.model.errors import PcloudError
+from pcloud.stacks.engine.policy import denied
+from pcloud.stacks.engine.walk import walk
+from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, unknown_in
+from pcloud.stacks.plan import Assessment, Node, assess, check, decide
+from pcloud.stacks.records import ResourceRecord, Source, StackRecord, derived_id
+from pcloud.stacks.template import Dialect
+from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, failed
+
+if TYPE_CHECKING:
+    from pcloud.stacks.engine.manager import StackManager
+
+
+class StepFailed(Exception):
+    """The operation can not go forward; the sentence says why."""
+
+
+class Making:
+    """The part of one stack's operation that makes things."""
+
+    def __init__(self, manager: StackManager, stack: StackRecord) -> None:
+        self.manager = manager
+        self.stack = stack
+
+    def judge(self, source: Source) -> Assessment:
+        """Return what a source means for the stack as it stands; PcloudError or FunctionError when it can not be."""
+        records = self.manager.current(self.stack)
+        scope = self.manager.reader.live_scope(
+            self.stack, source, records, facade=self.manager.facade(self.stack), changes={}
+        )
+        platform = self.manager.platform
+        return assess(scope, registry=source.registry, capabilities=platform.capabilities, platform=platform)
+
+    def enabled_names(self, source: Source) -> set[str]:
+        """Return the names of the resources that a source wants, its conditions considered."""
+        return set(self.judge(source).nodes)
+
+    async def converge(self, source: Source, *, restoring: bool = False) -> None:
+        """Make every resource what the source wants; StepFailed names those that could not be."""
+        assessment = self.judge(source)
+        nodes = assessment.nodes
+        requires = {name: node.requires for name, node in nodes.items()}
+        errors: list[tuple[str, str]] = []
+
+        async def step(name: str) -> None:
+            try:
+                await self._step(nodes[name], source, assessment, restoring)
+            except (ResourceFailed, PcloudError, FunctionError, StepFailed) as problem:
+                errors.append((name, failed(problem)))
+
+        operation = self.stack.operation
+        assert operation is not None
+        await walk(requires, step, lambda: bool(errors) and not restoring)
+        if errors:
+            names = ", ".join(name for name, _ in errors)
+            detail = "; ".join(sentence for _, sentence in errors)
+            verb = "create" if operation.action == "CREATE" else "update"
+            raise StepFailed(f"The following resource(s) failed to {verb}: [{names}]. {detail}")
+
+    async def _step(self, node: Node, source: Source, assessment: Assessment, restoring: bool) -> None:
+        manager, stack, operation = self.manager, self.stack, self.stack.operation
+        assert operation is not None
+        if restoring and node.name in operation.skip:
+            return
+        kind: ResourceType = node.type
+        template = assessment.template
+        records = manager.current(stack)
+        scope = manager.reader.live_scope(stack, source, records, facade=manager.facade(stack))
+        scope.enabled = assessment.scope.enabled
+        path = (*node.path, template.properties_key)
+        properties = scope.evaluate(node.definition.properties, path)
+        metadata = scope.evaluate(node.definition.metadata, (*node.path, "metadata"))
+        properties = {} if properties is NO_VALUE else properties
+        node = _with_policies(scope, node)
+        missing = unknown_in(properties)
+        if missing is not None:
+            raise StepFailed(f"{node.name} needs {missing.because}, which has no value")
+        checked = check(kind, properties)
+        if checked.problems:
+            first = checked.problems[0]
+            raise StepFailed(f"Property {'.'.join(str(part) for part in first.path)}: {first.message}")
+        record = records.get(node.name)
+        if restoring:
+            record = self._restored(node, kind, record, checked.values, source)
+        change = decide(kind, record, node.definition, checked.values, metadata, source.registry)
+        if record is not None and record.status == "CREATE_IN_PROGRESS" and change.action != "replace":
+            await self._create(node, record, kind, checked.values, metadata, source)  # a crash came between
+            return
+        if (
+            change.action in ("update", "replace")
+            and operation.action == "UPDATE"
+            and not restoring
+            and record is not None
+        ):
+            policy = operation.policy or stack.policy
+            sentence = denied(policy, record, "Update:Modify" if change.action == "update" else "Update:Replace")
+            if sentence:
+                raise StepFailed(sentence)
+        if change.action in ("create", "replace"):
+            fresh = self._fresh(node, record)
+            if record is not None and fresh is not record:
+                record.condemned = True
+                manager.save(record)
+                manager.event(
+                    stack,
+                    record,
+                    "UPDATE_IN_PROGRESS",
+                    "Requested update requires the creation of a new physical resource; hence creating one.",
+                )
+            await self._create(node, fresh, kind, checked.values, metadata, source)
+            return
+        assert record is not None
+        record.requires = tuple(sorted(node.requires))
+        record.deletion_policy = node.definition.deletion_policy
+        record.update_replace_policy = node.definition.update_replace_policy
+        if change.action == "update":
+            await self._update(node, record, kind, checked.values, metadata, frozenset(change.changed), source)
+        elif change.action == "metadata":
+            record.metadata = metadata
+            manager.set_status(stack, record, "UPDATE_IN_PROGRESS", "")
+            manager.set_status(stack, record, "UPDATE_COMPLETE", "")
+            manager.poke(record.id)
+        else:
+            manager.save(record)
+
+    def _fresh(self, node: Node, old: ResourceRecord | None) -> ResourceRecord:
+        """Return the record of a new thing; its id follows from the operation, so that a crash does not make two."""
+        operation = self.stack.operation
+        assert operation is not None
+        phase = "back" if operation.phase == "rollback" else "on"
+        identity = derived_id(self.stack.id, node.name, operation.generation, phase)
+        if old is not None and old.id == identity:  # it failed within this very operation
+            identity = derived_id(identity, "again")
+        known = self.manager.record(identity)
+        if known is not None:
+            return known
+        now = self.manager.now()
+        return ResourceRecord(
+            id=identity,
+            stack=self.stack.id,
+            name=node.name,
+            type=node.definition.type,
+            status="CREATE_IN_PROGRESS",
+            generation=operation.generation,
+            created=now,
+            updated=now,
+        )
+
+    def _restored(
+        self,
+        node: Node,
+        kind: ResourceType,
+        record: ResourceRecord | None,
+        wanted: Mapping[str, Any],
+        source: Source,
+    ) -> ResourceRecord | None:
+        """On the way back: return the old thing when a replacement had put it aside.
+
+        The newer one is put aside first: a crash in between leaves none in place, and this finds the old one again.
+        """
+        operation = self.stack.operation
+        assert operation is not None
+        for other in self.manager.records(self.stack):
+            if other.name != node.name or not other.condemned or other is record:
+                continue
+            if other.generation >= operation.generation:
+                continue
+            if decide(kind, other, node.definition, wanted, other.metadata, source.registry).action in (
+                "none",
+                "update",
+            ):
+                if record is not None:
+                    record.condemned = True
+                    self.manager.save(record)
+                other.condemned = False
+                self.manager.save(other)
+                return other
+        return record
+
+    def _context(
+        self,
+        record: ResourceRecord,
+        properties: Mapping[str, Any],
+        metadata: Any,
+        node: Node | None,
+        source: Source | None,
+    ) -> Context:
+        policy = None
+        if node is not None:
+            policy = node.definition.creation_policy or node.definition.update_policy
+        return Context(
+            self.manager,
+            self.stack,
+            record,
+            dict(properties),
+            metadata=metadata,
+            policy=policy,
+            update_policy=node.definition.update_policy if node is not None else None,
+            files=source.files if source else {},
+            registry=source.registry if source else {},
+        )
+
+    async def _create(
+        self,
+        node: Node,
+        record: ResourceRecord,
+        kind: ResourceType,
+        properties: dict[str, Any],
+        metadata: Any,
+        source: Source,
+    ) -> None:
+        manager, stack = self.manager, self.stack
+        record.requires = tuple(sorted(node.requires))
+        record.deletion_policy = node.definition.deletion_policy
+        record.update_replace_policy = node.definition.update_replace_policy
+        record.properties = properties
+        record.metadata = metadata
+        record.condemned = False
+        manager.set_status(stack, record, "CREATE_IN_PROGRESS", "")
+        context = self._context(record, properties, metadata, node, source)
+        try:
+            await kind.create(context)
+            await manager.creation_policy(context, node.definition.creation_policy)
+        except asyncio.CancelledError:
+            manager.set_status(stack, record, "CREATE_FAILED", "Resource creation cancelled")
+            raise
+        except (ResourceFailed, PcloudError) as problem:
+            manager.set_status(stack, record, "CREATE_FAILED", failed(problem))
+            raise
+        manager.set_status(stack, record, "CREATE_COMPLETE", "")
+
+    async def _update(
+        self,
+        node: Node,
+        record: ResourceRecord,
+        kind: ResourceType,
+        properties: dict[str, Any],
+        metadata: Any,
+        changed: frozenset[str],
+        source: Source,
+    ) -> None:
+        manager, stack = self.manager, self.stack
+        record.dirty = True
+        manager.set_status(stack, record, "UPDATE_IN_PROGRESS", "")
+        old = record.properties
+        context = self._context(record, properties, metadata, node, source)
+        try:
+            await kind.update(context, old, changed)
+        except asyncio.CancelledError:
+            manager.set_status(stack, record, "UPDATE_FAILED", "Resource update cancelled")
+            raise
+        except (ResourceFailed, PcloudError) as problem:
+            manager.set_status(stack, record, "UPDATE_FAILED", failed(problem))
+            raise
+        record.dirty = False
+        record.properties = properties
+        record.metadata = metadata
+        manager.set_status(stack, record, "UPDATE_COMPLETE", "")
+        manager.poke(record.id)
+
+    def resolve_outputs(self, source: Source) -> None:
+        """Give the stack the outputs that a source describes; StepFailed when one has no value."""
+        manager, stack = self.manager, self.stack
+        scope = manager.reader.live_scope(stack, source, manager.current(stack), facade=manager.facade(stack))
+        template = scope.template
+        scope.enabled = frozenset(self.enabled_names(source))
+        outputs: dict[str, Any] = {}
+        for name, output in template.outputs.items():
+            path = (template.section("outputs"), name)
+            try:
+                if output.condition is not None and scope.truth(output.condition, path) is False:
+                    continue
+                value = scope.evaluate(output.value, path)
+                entry: dict[str, Any] = {"value": value, "description": output.description}
+                if output.export is not None:
+                    entry["export"] = str(scope.evaluate(output.export, path))
+                outputs[name] = entry
+            except FunctionError as problem:
+                if template.dialect is Dialect.CFN:
+                    raise StepFailed(f"Output {name}: {problem}") from None
+                outputs[name] = {"value": None, "description": output.description, "error": str(problem)}
+        manager.check_exports(stack, outputs)
+        stack.outputs = outputs
+
+
+def _with_policies(scope: Scope, node: Node) -> Node:
+    """Return a node whose policies hold values instead of functions."""
+    definition = node.definition
+    if definition.creation_policy is None and definition.update_policy is None:
+        return node
+    policies = (
+        scope.evaluate(written, (*node.path, name))
+        for name, written in (
+            ("CreationPolicy", definition.creation_policy),
+            ("UpdatePolicy", definition.update_policy),
+        )
+    )
+    creation, update = (None if value is NO_VALUE else value for value in policies)
+    definition = msgspec.structs.replace(definition, creation_policy=creation, update_policy=update)
+    return msgspec.structs.replace(node, definition=definition)
