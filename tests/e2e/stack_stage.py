@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -40,6 +42,17 @@ class StackStage(Stage):
             pytest.skip("the real clients are not installed: tools/setup-tests does that")
         super().__init__(name)
         self.port = free_port()
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, name: str) -> Iterator[Self]:
+        """Give a stage whose daemon runs, and end all of it afterwards."""
+        stage = cls(name)
+        stage.begin()
+        try:
+            yield stage
+        finally:
+            stage.close()
 
     def begin(self) -> None:
         """Start the daemon and make a key for the clients."""
@@ -118,11 +131,21 @@ class StackStage(Stage):
         return f"{self.guest_init(subject.replace('/', '.'))} {self.guest(subject, 'stat', '-c', '%Y', '/proc/1')}"
 
 
+def opener() -> urllib.request.OpenerDirector:
+    """Return what asks without a proxy."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def post(url: str) -> None:
+    """Post nothing to a webhook."""
+    with opener().open(urllib.request.Request(url, method="POST", data=b""), timeout=30) as answer:
+        assert answer.status == 200
+
+
 def fetch(url: str) -> str:
     """Fetch a page, redirects followed; the reason where there is none."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=30) as answer:
+        with opener().open(url, timeout=30) as answer:
             return str(answer.read().decode(errors="replace"))
     except (urllib.error.URLError, OSError) as problem:
         return f"no page: {problem}"

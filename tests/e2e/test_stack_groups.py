@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.stack_stage import opener, post
 from tests.e2e.stack_stage import template as corpus
 from tests.e2e.stage import Stage, missing, until
 from tests.transport.sshd import free_port
@@ -51,7 +52,7 @@ class GroupStage(Stage):
         request = urllib.request.Request(
             self.environment["PCLOUD_URL"] + path, method=method, headers={"X-Auth-Token": token}
         )
-        with _opener().open(request, timeout=30) as answer:
+        with opener().open(request, timeout=30) as answer:
             return json.loads(answer.read())
 
     def outputs(self, name: str) -> dict[str, str]:
@@ -77,20 +78,10 @@ class GroupStage(Stage):
         return self.guest_init(place.replace("/", "."))
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def post(url: str) -> None:
-    """Post nothing to a webhook."""
-    with _opener().open(urllib.request.Request(url, method="POST", data=b""), timeout=30) as answer:
-        assert answer.status == 200
-
-
 def page(url: str) -> str:
     """Fetch a page; empty when none answers."""
     try:
-        with _opener().open(url, timeout=30) as answer:
+        with opener().open(url, timeout=30) as answer:
             return str(answer.read().decode(errors="replace"))
     except (urllib.error.URLError, OSError):
         return ""

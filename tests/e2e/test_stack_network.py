@@ -27,12 +27,8 @@ systemctl enable --now serve@8080 serve@8081
 @pytest.fixture(scope="module")
 def stage() -> Iterator[StackStage]:
     """A daemon of our own."""
-    stage = StackStage("n")
-    stage.begin()
-    try:
+    with StackStage.opened("n") as stage:
         yield stage
-    finally:
-        stage.close()
 
 
 def answers(address: str, port: int) -> bool:

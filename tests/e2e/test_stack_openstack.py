@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack_stage import CLIENTS, StackStage, template
+from tests.e2e.stack_stage import CLIENTS, StackStage, post, template
 from tests.e2e.stage import until
-from tests.e2e.test_stack_groups import post
 
 
 class OpenStackStage(StackStage):

@@ -22,12 +22,8 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def stage() -> Iterator[StackStage]:
     """A daemon of our own."""
-    stage = StackStage("o")
-    stage.begin()
-    try:
+    with StackStage.opened("o") as stage:
         yield stage
-    finally:
-        stage.close()
 
 
 def document(interval: str) -> dict[str, Any]:

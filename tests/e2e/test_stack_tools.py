@@ -75,12 +75,8 @@ def document(greeting: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def stage() -> Iterator[StackStage]:
     """A daemon of our own."""
-    stage = StackStage("c")
-    stage.begin()
-    try:
+    with StackStage.opened("c") as stage:
         yield stage
-    finally:
-        stage.close()
 
 
 def test_tools_in_the_guest(stage: StackStage) -> None:

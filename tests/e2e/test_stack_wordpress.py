@@ -35,12 +35,8 @@ else:
 @pytest.fixture(scope="module")
 def stage() -> Iterator[StackStage]:
     """A daemon of our own."""
-    stage = StackStage("w")
-    stage.begin()
-    try:
+    with StackStage.opened("w") as stage:
         yield stage
-    finally:
-        stage.close()
 
 
 def nothing_left(stage: StackStage) -> None:

@@ -17,11 +17,7 @@ api_port=18004 mariadb_port=3311 rabbit_port=5676 epmd_port=4376
 logs=$peer/log configuration=$peer/heat.conf
 packages=(heat-api heat-engine rabbitmq-server mariadb-server curl)
 
-# The daemons must not inherit what whoever calls this holds open, such as a lock.
-for fd in /proc/$$/fd/*; do
-  fd=${fd##*/}
-  if ((fd > 2 && fd < 200)); then eval "exec $fd>&-"; fi
-done
+. "$(dirname "$(readlink -f "$0")")/ending.sh"
 
 install_all() {
   local name absent=()
@@ -41,27 +37,7 @@ install_all() {
   [ -z "$failed" ]
 }
 
-ours() { # PID: whether the process is one of this peer's, not another one that got the number of one that ended long ago
-  { tr '\0' '\n' < "/proc/$1/cmdline"; tr '\0' '\n' < "/proc/$1/environ"; } 2>/dev/null | grep -F "$peer/" > /dev/null  # -q would end before its writer, which pipefail takes for a no
-}
-
-stop_all() {
-  local file pid ending=()
-  for file in "$peer/heat-api.pid" "$peer/heat-engine.pid" "$peer/rabbit/pid" "$peer/mysql/pid"; do
-    [ -s "$file" ] || continue
-    pid=$(tr -dc 0-9 < "$file")
-    if ours "$pid"; then
-      kill "$pid" 2>/dev/null || true
-      ending+=("$pid")
-    fi
-    rm -f "$file"
-  done
-  for pid in "${ending[@]}"; do
-    for _ in $(seq 150); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 -- "-$pid" 2>/dev/null || kill -9 "$pid" 2>/dev/null || true
-  done
-  ERL_EPMD_PORT=$epmd_port epmd -kill > /dev/null 2>&1 || true
-}
+stop_all() { end_peer $epmd_port "$peer/heat-api.pid" "$peer/heat-engine.pid" "$peer/rabbit/pid" "$peer/mysql/pid"; }
 
 wait_port() { # PORT
   for _ in $(seq 300); do

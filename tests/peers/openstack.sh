@@ -20,11 +20,7 @@ keystone_url=http://$ip:$keystone_port/v3
 rabbit_url=rabbit://guest:guest@$ip:$rabbit_port/
 venv=$peer/venv etc=$peer/etc databases=$peer/db logs=$peer/log run=$peer/run
 
-# The daemons must not inherit what whoever calls this holds open, such as a lock.
-for fd in /proc/$$/fd/*; do
-  fd=${fd##*/}
-  if ((fd > 2 && fd < 200)); then eval "exec $fd>&-"; fi
-done
+. "$(dirname "$(readlink -f "$0")")/ending.sh"
 
 say() { echo "$(date +%T) $*"; }
 
@@ -74,28 +70,7 @@ write_lock() {
   mv "$lock.new" "$lock"
 }
 
-ours() { # PID: whether the process is one of this peer's, not another one that got the number of one that ended long ago
-  grep -qaF "$peer/" "/proc/$1/cmdline" "/proc/$1/environ" 2> /dev/null
-}
-
-stop_all() {
-  local file pid
-  local -a ending=()
-  for file in "$run"/*.pid "$peer/rabbit/pid" "$peer/mysql/pid"; do
-    [ -s "$file" ] || continue
-    pid=$(tr -dc 0-9 < "$file")
-    if ours "$pid"; then
-      kill "$pid" 2>/dev/null || true
-      ending+=("$pid")
-    fi
-    rm -f "$file"
-  done
-  for pid in "${ending[@]}"; do
-    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 "$pid" 2>/dev/null || true
-  done
-  ERL_EPMD_PORT=$epmd_port epmd -kill > /dev/null 2>&1 || true
-}
+stop_all() { end_peer $epmd_port "$run"/*.pid "$peer/rabbit/pid" "$peer/mysql/pid"; }
 
 start_rabbit() {
   mkdir -p "$peer/rabbit/mnesia" "$peer/rabbit/log"

@@ -120,7 +120,7 @@ class Reconciler:
     async def _send(self, link: EngineLink, rows: Sequence[DeployableRow]) -> None:
         names = [row.name for row in rows if self._wanted(row, link.slot)]
         definitions = await self._store.definitions(names, state=True)
-        ready: list[tuple[DeployableRow, Definition, dict[str, Image]]] = []
+        ready: list[tuple[DeployableRow, Definition, dict[str, tuple[str, Image]]]] = []
         former: set[str] = set()
         for name, definition in definitions.items():
             row = self._desired.rows.get(name)
@@ -139,7 +139,10 @@ class Reconciler:
             if images is not None:
                 ready.append((row, definition, images))
         loads = await asyncio.to_thread(self._loads, link, ready)
-        made_from = {row.name: self._made_from(found.deployable, images) for row, found, images in ready}
+        made_from = {
+            row.name: {name: (wish, image.digest) for name, (wish, image) in images.items() if image.digest != ABSENT}
+            for row, _, images in ready
+        }
         fresh = {
             row.name: found.deployable
             for row, found, _ in ready
@@ -171,30 +174,24 @@ class Reconciler:
 
     def _images_of(
         self, row: DeployableRow, deployable: Deployable, given: Mapping[str, tuple[str, str]]
-    ) -> dict[str, Image] | None:
-        """Return the image of each assembly; None when one is missing and needed. A guest keeps the image it was made from
-        (`given`) for as long as its assembly asks for the same: another version of ours, with another agent or another way
-        to build, replaces no guest."""
-        images: dict[str, Image] = {}
+    ) -> dict[str, tuple[str, Image]] | None:
+        """Return the wish and the image of each assembly; None when an image is missing and needed. A guest keeps the image
+        it was made from (`given`) for as long as its assembly asks for the same: another version of ours, with another agent
+        or another way to build, replaces no guest."""
+        found: dict[str, tuple[str, Image]] = {}
         for assembly in deployable.assemblies:
-            wish, digest = given.get(assembly.name, ("", ""))
+            former, digest = given.get(assembly.name, ("", ""))
             image = self._images.ready(assembly)
-            if wish and (image is None or image.digest != digest) and wish == self._images.wish(assembly):
+            wish = self._images.wish(assembly) if former or image is not None else ""
+            if former and (image is None or image.digest != digest) and former == wish:
                 image = self._images.held(digest) or image
             if image is None and row.target == "started":
                 return None
-            images[assembly.name] = image or absent_image(assembly)
-        return images
-
-    def _made_from(self, deployable: Deployable, images: Mapping[str, Image]) -> dict[str, tuple[str, str]]:
-        return {
-            one.name: (self._images.wish(one), images[one.name].digest)
-            for one in deployable.assemblies
-            if images[one.name].digest != ABSENT
-        }
+            found[assembly.name] = wish, image or absent_image(assembly)
+        return found
 
     def _loads(
-        self, link: EngineLink, ready: Sequence[tuple[DeployableRow, Definition, dict[str, Image]]]
+        self, link: EngineLink, ready: Sequence[tuple[DeployableRow, Definition, dict[str, tuple[str, Image]]]]
     ) -> list[messages.Load]:
         """Put the messages together; reads and makes keys, so it runs in a thread."""
         loads = []
@@ -206,7 +203,7 @@ class Reconciler:
                     target=row.target,
                     paused=row.paused,
                     revision=definition.revision,
-                    guests=self.material(deployable, images),
+                    guests=self.material(deployable, {name: image for name, (_, image) in images.items()}),
                     state=None if row.name in link.loaded else definition.state,
                 )
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -69,6 +69,14 @@ def document(value: Any, form: str) -> None:
         import yaml
 
         click.echo(yaml.dump(plain, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def shown(value: Any, form: str, as_table: Callable[[], object]) -> None:
+    """Print a value as `json` or `yaml`, or have `as_table` print it for people."""
+    if form == "table":
+        as_table()
+    else:
+        document(value, form)
 
 
 def json_line(value: Any) -> None:

@@ -53,6 +53,12 @@ def resources(stack: Stack) -> None:
     table(("NAME", "STATE", "TYPE", "IS", "SINCE", "REASON"), rows, empty="")
 
 
+def contents(stack: Stack) -> None:
+    """Print a stack, its resources and its outputs."""
+    resources(stack)
+    outputs(stack)
+
+
 def outputs(stack: Stack) -> None:
     """Print a stack's outputs; nothing where it has none."""
     rows = [(one["OutputKey"], one.get("OutputValue") or "", one.get("Description") or "") for one in stack["Outputs"]]

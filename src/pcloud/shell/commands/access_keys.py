@@ -27,12 +27,8 @@ def access_key() -> None:
 def create(session: Session, output: str) -> None:
     """Make an access key for the CloudFormation endpoint; its secret is shown this once."""
     key = session.client.stacks.make_key()
-    if output != "table":
-        out.document(key, output)
-        return
-    out.table(
-        ("ACCESS KEY ID", "SECRET ACCESS KEY"), [(key["access_key_id"], key["secret_access_key"])], empty="no key"
-    )
+    row = (key["access_key_id"], key["secret_access_key"])
+    out.shown(key, output, lambda: out.table(("ACCESS KEY ID", "SECRET ACCESS KEY"), [row], empty="no key"))
 
 
 @access_key.command(
@@ -43,12 +39,10 @@ def create(session: Session, output: str) -> None:
 def list_(session: Session, output: str) -> None:
     """List the access keys, without their secrets."""
     found = session.client.stacks.keys()
-    if output != "table":
-        out.document(found, output)
-        return
     now = time.time()
     rows = ((key["access_key_id"], key["user"], key["stack"], clock(key["created"], now=now)) for key in found)
-    out.table(("ACCESS KEY ID", "USER", "STACK", "CREATED"), rows, empty="there are no access keys")
+    heads = ("ACCESS KEY ID", "USER", "STACK", "CREATED")
+    out.shown(found, output, lambda: out.table(heads, rows, empty="there are no access keys"))
 
 
 @access_key.command(

@@ -118,10 +118,7 @@ def get(session: Session, name: str | None, output: str) -> None:
 
 
 def _list(found: list[DeployableSummary], output: str) -> None:
-    if output != "table":
-        out.document(found, output)
-        return
-    listing.deployables(found)
+    out.shown(found, output, lambda: listing.deployables(found))
 
 
 @click.command(
@@ -150,10 +147,7 @@ def status(session: Session, name: str | None, watch: bool, output: str) -> None
             raise click.UsageError("--watch needs a terminal and the table form")
         _watch(session, name)
     found = session.client.status(name)
-    if output != "table":
-        out.document(found, output)
-        return
-    listing.status(found)
+    out.shown(found, output, lambda: listing.status(found))
 
 
 def _watch(session: Session, name: str) -> None:

@@ -45,10 +45,7 @@ def image() -> None:
 def image_list(session: Session, output: str) -> None:
     """List the images that are built or can be."""
     found = session.client.jeos()
-    if output != "table":
-        out.document(found, output)
-        return
-    listing.images(found)
+    out.shown(found, output, lambda: listing.images(found))
 
 
 @image.command(
@@ -126,10 +123,7 @@ def assembly() -> None:
 def assembly_list(session: Session, output: str) -> None:
     """List the assemblies of the library."""
     found = session.client.assemblies()
-    if output != "table":
-        out.document(found, output)
-        return
-    listing.assemblies(found)
+    out.shown(found, output, lambda: listing.assemblies(found))
 
 
 @assembly.command(name="create", examples=[("pcloud assembly create web bookworm", "")])
@@ -267,10 +261,7 @@ def template() -> None:
 def template_list(session: Session, output: str) -> None:
     """List the resource templates."""
     found = session.client.templates()
-    if output != "table":
-        out.document(found, output)
-        return
-    listing.templates(found)
+    out.shown(found, output, lambda: listing.templates(found))
 
 
 @click.group(cls=Group)

@@ -121,10 +121,8 @@ def update(session: Session, /, name: str, wait: bool, timeout: float, **source:
 def plan(session: Session, /, name: str, output: str, **source: Any) -> None:
     """Say what creating or updating the stack NAME would do; nothing happens."""
     answer = session.client.stacks.plan({"name": name, **_source(**source)})
-    if output != "table":
-        out.document({"changes": answer["changes"], "notes": answer["notes"]}, output)
-        return
-    out.done(answer["tree"])
+    told = {"changes": answer["changes"], "notes": answer["notes"]}
+    out.shown(told, output, lambda: out.done(answer["tree"]))
 
 
 @stack.command(
@@ -135,10 +133,7 @@ def plan(session: Session, /, name: str, output: str, **source: Any) -> None:
 def list_(session: Session, output: str) -> None:
     """List the stacks."""
     found = session.client.stacks.all()
-    if output != "table":
-        out.document(found, output)
-        return
-    stack_tables.stacks(found)
+    out.shown(found, output, lambda: stack_tables.stacks(found))
 
 
 @stack.command(
@@ -152,11 +147,7 @@ def list_(session: Session, output: str) -> None:
 def show(session: Session, name: str, output: str) -> None:
     """Show the stack NAME: its state, its resources with what they are called here, and its outputs."""
     found = session.client.stacks.get(name)
-    if output != "table":
-        out.document(found, output)
-        return
-    stack_tables.resources(found)
-    stack_tables.outputs(found)
+    out.shown(found, output, lambda: stack_tables.contents(found))
 
 
 @stack.command(
@@ -168,10 +159,7 @@ def show(session: Session, name: str, output: str) -> None:
 def events(session: Session, name: str, output: str) -> None:
     """List the events of the stack NAME, oldest first."""
     found = session.client.stacks.events(name)
-    if output != "table":
-        out.document(found, output)
-        return
-    stack_tables.events(found)
+    out.shown(found, output, lambda: stack_tables.events(found))
 
 
 @stack.command(
