@@ -103,7 +103,9 @@ def assess(
                 template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}", path)
             )
         if kind is not None and definition.deletion_policy == "Snapshot":
-            sentence = "a snapshot can not be made before it is deleted: there are none here; Retain keeps the thing itself"
+            sentence = (
+                "a snapshot can not be made before it is deleted: there are none here; Retain keeps the thing itself"
+            )
             where = (*path, "DeletionPolicy" if template.dialect is Dialect.CFN else "deletion_policy")
             scope.problems.append(template.problem("REFUSED", sentence, where))
         if definition.external_id is not None:

@@ -13,10 +13,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pcloud.api.aws.app import MAX_BODY, read_body, signal_of
+from pcloud.api.aws.query import QueryError
 from pcloud.api.heat import catalogue, contents, stacks
 from pcloud.api.heat.identity import identity_routes
 from pcloud.api.heat.requests import Handler, HeatError, failure, translated
-from pcloud.api.query import QueryError
 from pcloud.model.errors import PcloudError
 from pcloud.stacks.engine.manager import StackManager
 

@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pcloud.api.aws.app import read_body
+from pcloud.api.aws.query import QueryError
 from pcloud.api.heat.requests import failure
-from pcloud.api.query import QueryError
 
 
 def identity_routes(authenticate: Callable[[str], str | None]) -> list[Route]:
