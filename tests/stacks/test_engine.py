@@ -218,7 +218,42 @@ async def test_creation_policy_counts_what_a_parameter_says(manager: StackManage
 
 
 @pytest.mark.parametrize(
-    "policy", [{"Ref": "AWS::Region"}, {"ResourceSignal": {"Count": "many"}}, {"ResourceSignal": 3}]
+    ("sent", "status"),
+    [
+        # 3 of 5 are 50 %, rounded up; a second signal of a member replaces its first; the fourth is never needed
+        ([("a", "FAILURE"), ("b", "SUCCESS"), ("b", "SUCCESS"), ("a", "SUCCESS"), ("c", "SUCCESS")], "CREATE_COMPLETE"),
+        ([("a", "FAILURE"), ("b", "SUCCESS"), ("c", "FAILURE"), ("d", "FAILURE")], "CREATE_FAILED"),
+    ],
+)
+async def test_creation_policy_wants_a_share_of_a_group(
+    manager: StackManager, sent: list[tuple[str, str]], status: str
+) -> None:
+    policy = {
+        "ResourceSignal": {"Count": 5, "Timeout": "PT1H"},
+        "AutoScalingCreationPolicy": {"MinSuccessfulInstancesPercent": 50},
+    }
+    template = {"Resources": {"A": {"Type": "OS::Heat::TestResource", "CreationPolicy": policy}}}
+    stack = await manager.create("share", Source(template=json.dumps(template)), on_failure="DO_NOTHING")
+    while "A" not in manager.current(stack):
+        await asyncio.sleep(0.01)
+    record = manager.current(stack)["A"]
+    for member, verdict in sent:
+        assert stack.status == "CREATE_IN_PROGRESS"
+        await manager.signal(record, {"status": verdict, "id": member, "data": "", "reason": ""})
+    await manager.wait(stack)
+    assert stack.status == status, stack.reason
+    assert status == "CREATE_COMPLETE" or "1 SUCCESS signal(s) out of 5" in stack.reason
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"Ref": "AWS::Region"},
+        {"ResourceSignal": {"Count": "many"}},
+        {"ResourceSignal": 3},
+        {"AutoScalingCreationPolicy": {"MinSuccessfulInstancesPercent": 101}},
+        {"AutoScalingCreationPolicy": "half"},
+    ],
 )
 async def test_policies_that_are_none_are_refused(manager: StackManager, policy: dict[str, Any]) -> None:
     template = {"Resources": {"A": {"Type": "OS::Heat::TestResource", "CreationPolicy": policy}}}

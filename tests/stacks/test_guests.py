@@ -25,6 +25,12 @@ from pcloud.stacks.store import SqliteStore
 from pcloud.stacks.types.database import sql
 from tests.stacks.fake_platform import NotingPlatform
 
+JEOS = {
+    "bookworm": frozenset({"dbus"}),
+    "bookworm-cfntools": frozenset({"dbus", "cloud-init", "heat-cfntools"}),
+    "noble": frozenset({"dbus"}),
+}
+
 
 class MemoryPlatform(NotingPlatform):
     """Keeps definitions; whatever is stored runs at once, but for guests whose images fail."""
@@ -38,7 +44,7 @@ class MemoryPlatform(NotingPlatform):
         self.settled: list[tuple[str, str]] = []
         self.failing = ""
         self.hold: asyncio.Event | None = None
-        self.catalogue = Catalogue(StackSettings(), frozenset({"bookworm", "bookworm-cfntools"}))
+        self.catalogue = Catalogue(StackSettings(), JEOS)
 
     async def definition(self, name: str) -> Deployable | None:
         await asyncio.sleep(0)
@@ -169,6 +175,7 @@ async def test_a_ports_name_is_known_and_changes_in_place(tmp_path: Path) -> Non
     ("properties", "says"),
     [
         ({"ImageId": "BeOS"}, "no image here is meant by 'BeOS'"),
+        ({"ImageId": "noble"}, "the image 'noble' has neither cloud-init nor heat-cfntools"),
         ({"InstanceType": "z9.huge"}, "'z9.huge' is no size"),
         ({"SubnetId": "subnet-1"}, "can not be honoured"),
         ({"Volumes": [{"Device": "/dev/vdb"}]}, "can not be honoured"),
@@ -228,11 +235,16 @@ def test_firewall_rules_are_written_as_data() -> None:
 
 def test_the_catalogue_means_what_it_says() -> None:
     """Names, patterns, the operator's own; packages and services exist in it once."""
-    mine = StackSettings(images={"F17-special": "bookworm"}, sizes={"tiny": StackSize(memory=64)})
-    catalogue = Catalogue(mine, frozenset({"bookworm", "bookworm-cfntools"}))
+    mine = StackSettings(
+        images={"F17-special": "bookworm", "bare": "noble", "cloud": "somebodys"}, sizes={"tiny": StackSize(memory=64)}
+    )
+    catalogue = Catalogue(mine, JEOS)
     assert catalogue.image("F17-x86_64-cfntools") == "bookworm-cfntools"
-    assert catalogue.image("F17-special") == "bookworm"
-    assert catalogue.image("bookworm") == "bookworm"
+    assert catalogue.image("F17-special") == "bookworm-cfntools"
+    assert catalogue.image("bookworm") == "bookworm-cfntools"
+    assert catalogue.image("bare") is None
+    assert catalogue.meaning("bare") == "noble"
+    assert catalogue.image("cloud") == "somebodys"
     assert catalogue.image("Plan9") is None
     assert catalogue.size("tiny") == StackSize(memory=64)
     assert catalogue.size("huge") is None

@@ -152,6 +152,15 @@ def _policies(scope: Scope, definition: ResourceDefinition, path: Path) -> None:
             if not isinstance(count, Unknown) and not str(count).isdecimal():
                 sentence = "ResourceSignal is a map whose Count is a whole number"
                 scope.problems.append(scope.template.problem("BAD_VALUE", sentence, (*where, "ResourceSignal")))
+        if cfn and name == "CreationPolicy" and isinstance(value, dict) and "AutoScalingCreationPolicy" in value:
+            group = value["AutoScalingCreationPolicy"]
+            percent = group.get("MinSuccessfulInstancesPercent", 100) if isinstance(group, dict) else None
+            known = str(percent)
+            if not isinstance(percent, Unknown) and not (known.isdecimal() and len(known) < 4 and int(known) <= 100):
+                sentence = "AutoScalingCreationPolicy is a map whose MinSuccessfulInstancesPercent is 0 to 100"
+                scope.problems.append(
+                    scope.template.problem("BAD_VALUE", sentence, (*where, "AutoScalingCreationPolicy"))
+                )
 
 
 def depends_of(scope: Scope, definition: ResourceDefinition, path: Path) -> set[str]:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import math
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from pcloud.stacks.engine.scopes import arn
 from pcloud.stacks.records import AccessKey, ResourceRecord, Source, StackRecord, short_hash
 from pcloud.stacks.types.base import Context, ResourceFailed, failed, seconds_of
 from pcloud.stacks.types.registry import find_type
+from pcloud.stacks.types.waiting import newest, refused
 
 MAX_SIGNALS = 10_000
 """Signals kept for one resource."""
@@ -63,27 +65,45 @@ class Services(Scaling):
         self.poke(record.id)
 
     async def creation_policy(self, context: Context, policy: Any) -> None:
-        """Wait for the signals that a CreationPolicy asks for; ResourceFailed when they do not come."""
+        """Wait for the signals that a CreationPolicy asks for; ResourceFailed when they do not come.
+
+        Of a group's members `AutoScalingCreationPolicy: {MinSuccessfulInstancesPercent: …}` have to be successes; without it
+        all of them. The newest signal of each member counts.
+        """
         wanted = policy.get("ResourceSignal") if isinstance(policy, dict) else None
         if not isinstance(wanted, dict):
             return
-        count = int(wanted.get("Count", 1))
+        count = _whole(wanted.get("Count", 1))
+        group = policy.get("AutoScalingCreationPolicy")
+        percent = _whole(group.get("MinSuccessfulInstancesPercent", 100)) if isinstance(group, dict) else 100
+        needed = math.ceil(count * percent / 100)
         seconds = seconds_of(str(wanted.get("Timeout", "PT5M")))
         record = context.record
         began = record.data.setdefault("began", self.now())
         self.save(record)
 
-        def bad(signals: list[dict[str, Any]]) -> bool:
-            return any(str(item.get("status", "")).upper() == "FAILURE" for item in signals)
+        def verdicts(signals: list[dict[str, Any]]) -> tuple[int, int]:
+            bad = len(refused(signals))
+            return len(newest(signals)) - bad, bad
 
-        in_time = await self.wait_signals(record.id, lambda all_: bad(all_) or len(all_) >= count, began + seconds)
-        got = self.signals(record.id)
-        if bad(got):
-            raise ResourceFailed("Received 1 FAILURE signal(s) out of the count that the creation policy asks for")
-        if not in_time:
+        def decided(signals: list[dict[str, Any]]) -> bool:
+            good, bad = verdicts(signals)
+            return good >= needed or count - bad < needed
+
+        await self.wait_signals(record.id, decided, began + seconds)
+        good, bad = verdicts(self.signals(record.id))
+        if good >= needed:
+            return
+        if percent < 100:
             raise ResourceFailed(
-                f"Failed to receive {count - len(got)} resource signal(s) within the specified duration"
+                f"Received {good} SUCCESS signal(s) out of {count}. Unable to satisfy {percent}% "
+                "MinSuccessfulInstancesPercent requirement"
             )
+        if bad:
+            raise ResourceFailed(
+                f"Received {bad} FAILURE signal(s) out of the {count} that the creation policy asks for"
+            )
+        raise ResourceFailed(f"Failed to receive {count - good} resource signal(s) within the specified duration")
 
     # --- nested stacks
 
@@ -212,6 +232,14 @@ class Services(Scaling):
         stack = self.stacks[record.stack]
         where = f"{quote(stack.name, safe='')}/{stack.id}/{quote(record.name, safe='')}"
         return f"{self.metadata_url}/v1/{purpose}/{where}/{record.id}?proof={self.proof(record.id, purpose)}"
+
+
+def _whole(value: Any) -> int:
+    """Return a policy's number; ResourceFailed when its functions gave none."""
+    text = str(value)
+    if not text.isdecimal() or len(text) > 9:
+        raise ResourceFailed(f"the creation policy's '{text[:40]}' is no whole number")
+    return int(text)
 
 
 def same(left: Source, right: Source) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import msgspec
 import yaml
 
 from pcloud.cpe.settings import StackSettings, StackSize
+
+TOOLS = frozenset({"cloud-init", "heat-cfntools"})
+"""Packages without which a server of a stack gets neither its user data nor its metadata."""
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,13 +56,21 @@ def tables() -> Tables:
 class Catalogue:
     """The mapping of one daemon."""
 
-    def __init__(self, settings: StackSettings, jeos: frozenset[str]) -> None:
+    def __init__(self, settings: StackSettings, jeos: Mapping[str, frozenset[str]]) -> None:
+        """`jeos` gives the packages of each JEOS by its name."""
         self._jeos = jeos
         self._images = {**tables().images, **settings.images}
         self._sizes = {**tables().sizes, **settings.sizes}
 
     def image(self, name: str) -> str | None:
-        """Return the JEOS that an image name means: itself, an entry, or the longest pattern that fits; None otherwise."""
+        """Return the image of servers that a name means; None when it means nothing, or nothing that has the tools."""
+        meant = self.meaning(name)
+        if meant is None or meant not in self._jeos:
+            return meant  # images made by others: what they hold is not known here
+        return next((one for one in (meant, f"{meant}-cfntools") if self._jeos.get(one, frozenset()) >= TOOLS), None)
+
+    def meaning(self, name: str) -> str | None:
+        """Return the image that a name means: itself, an entry, or the longest pattern that fits; None otherwise."""
         if name in self._jeos:
             return name
         if name in self._images:

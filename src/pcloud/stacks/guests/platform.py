@@ -48,7 +48,7 @@ class EnginePlatform:
         self._state = engine.home.path / "infrastructure" / "lxc"
         self.endpoint = GuestEndpoint(self._state, engine.settings.infrastructures.get("lxc", {}), ports)
         self.infrastructure = settings.infrastructure
-        self.catalogue = Catalogue(settings, frozenset(definitions()))
+        self.catalogue = Catalogue(settings, {name: frozenset(one.packages) for name, one in definitions().items()})
         # Seeds and further addresses are LXC's; elsewhere a server of a stack would lack its user data.
         self.capabilities: frozenset[str] = frozenset()
         if settings.infrastructure == "lxc":

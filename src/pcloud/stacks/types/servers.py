@@ -27,10 +27,13 @@ class ServerType(ResourceType):
         found = []
         image, size = properties.get(self.image_property), properties.get(self.size_property)
         if known(image) and platform.catalogue.image(str(image)) is None:
+            meant = platform.catalogue.meaning(str(image))
             found.append(
                 PropertyProblem(
-                    code="UNKNOWN_IMAGE",
-                    message=f"no image here is meant by '{image}'",
+                    code="UNKNOWN_IMAGE" if meant is None else "NO_TOOLS",
+                    message=f"no image here is meant by '{image}'"
+                    if meant is None
+                    else f"the image '{meant}' has neither cloud-init nor heat-cfntools, which a server of a stack needs",
                     path=(self.image_property,),
                     hint=f"there are: {', '.join(platform.images())}; or map it in the settings, [stacks.images]",
                 )
