@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import datetime
+import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 from xml.etree import ElementTree
 
+import botocore.model
+import botocore.session
+import cbor2
 import httpx2
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.config import Config
 from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
 
 from pcloud.api.aws.app import cloudformation_app
 from pcloud.stacks.engine.manager import StackManager
@@ -186,3 +196,85 @@ async def test_unknown_alarms_and_operations(served: tuple[StackManager, str]) -
     wanted = {"AlarmName": "none", "StateValue": "OK", "StateReason": ""}
     assert (await ask("SetAlarmState", wanted)).status_code == 404
     assert (await ask("PutDashboard", {})).status_code == 400
+
+
+@pytest.mark.parametrize("protocol", ["smithy-rpc-v2-cbor", "json", "query"])
+async def test_each_protocol_of_the_real_client(
+    served: tuple[StackManager, str], protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """botocore's own client, in each of the protocols that it may choose: values go in, packed where there are many, and
+    come out; an error keeps its code."""
+    manager, url = served
+    await made(manager, "watch")
+    key, secret = manager.make_key("operator", "", "of the test")
+    monkeypatch.setattr(botocore.model, "PRIORITY_ORDERED_SUPPORTED_PROTOCOLS", (protocol,))
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+
+    def speak(base: str) -> tuple[Any, ...]:
+        session = botocore.session.Session()
+        session.set_credentials(key, secret)
+        settings = Config(proxies={}, retries={"total_max_attempts": 1})
+        client = session.create_client("cloudwatch", "local", endpoint_url=base, config=settings)
+        with contextlib.closing(client):
+            values = [{"MetricName": "load", "Value": number, "Timestamp": now} for number in range(1, 301)]
+            client.put_metric_data(Namespace="of/the/test", MetricData=values)
+            found = client.get_metric_statistics(
+                Namespace="of/the/test",
+                MetricName="load",
+                StartTime=now - datetime.timedelta(seconds=30),
+                EndTime=now + datetime.timedelta(seconds=30),
+                Period=60,
+                Statistics=["Sum", "Maximum"],
+            )
+            with pytest.raises(ClientError) as refused:
+                client.put_metric_data(Namespace="of/the/test", MetricData=[])
+            with pytest.raises(ClientError) as unknown:
+                client.list_dashboards()
+            return found, client.describe_alarms(AlarmNames=["watch"]), refused.value, unknown.value
+
+    for times, base in enumerate((f"{url}/v1/", url), 1):
+        found, alarms, refused, unknown = await asyncio.to_thread(speak, base)
+        [point] = found["Datapoints"]
+        assert (point["Sum"], point["Maximum"]) == (times * 45150.0, 300.0)
+        assert abs(point["Timestamp"] - now) <= datetime.timedelta(seconds=30)
+        [shown] = alarms["MetricAlarms"]
+        assert (shown["StateValue"], shown["ActionsEnabled"], shown["Period"]) == ("INSUFFICIENT_DATA", True, 300)
+        assert isinstance(shown["StateUpdatedTimestamp"], datetime.datetime)
+        assert refused.response["Error"]["Code"] == "InvalidParameterValue"
+        assert unknown.response["Error"]["Code"] in ("UnknownOperationException", "InvalidAction")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"\xff", {}, 400),
+        (b"\x81" * 100_000, {}, 400),
+        (b"\x5b\x7f\xff\xff\xff\xff\xff\xff\xff", {}, 400),
+        (b"\xa1\x69Namespace\xd8\x1c\x81\xd8\x1d\x00", {}, 400),  # a list that holds itself
+        (b"\xa1\x69Namespace\xc4\x82\x1a\x7f\xff\xff\xff\x01", {}, 400),  # a number of billions of digits
+        (cbor2.dumps({"Namespace": "n", "MetricData": [{"MetricName": "m", "Value": float("inf")}]}), {}, 400),
+        (cbor2.dumps({"Namespace": "n", "MetricData": [{"MetricName": "m", "Value": True}]}), {}, 400),
+        (cbor2.dumps({"Namespace": "n", "MetricData": 3}), {}, 400),
+        (cbor2.dumps([1, 2]), {}, 400),
+        (b"not gzip", {"Content-Encoding": "gzip"}, 400),
+        (gzip.compress(b"\x00" * 20_000_000), {"Content-Encoding": "gzip"}, 413),
+        (b"\x00", {"Content-Encoding": "br"}, 415),
+        (b"\x00" * 2_000_000, {}, 413),
+    ],
+)
+async def test_broken_cbor_is_refused(
+    served: tuple[StackManager, str], body: bytes, headers: dict[str, str], status: int
+) -> None:
+    manager, url = served
+    key, secret = manager.make_key("operator", "", "of the test")
+    address = f"{url}/service/GraniteServiceVersion20100801/operation/PutMetricData"
+    given = {"smithy-protocol": "rpc-v2-cbor", "Content-Type": "application/cbor", **headers}
+    request = AWSRequest(method="POST", url=address, data=body, headers=given)
+    SigV4Auth(Credentials(key, secret), "monitoring", "local").add_auth(request)
+    async with httpx2.AsyncClient() as client:
+        answer = await client.post(address, content=body, headers=dict(request.headers.items()))
+        assert answer.status_code == status, answer.content[:500]
+        assert cbor2.loads(answer.content)["message"]
+        unsigned = await client.post(address, content=body, headers=given)
+        assert unsigned.status_code in (403, 413)
+    assert not manager.watcher.metrics.series

@@ -1,5 +1,5 @@
-"""The endpoint of CloudFormation, CloudWatch and Auto Scaling (`/` and `/v1/`, Query protocol) and the URLs that guests
-signal to: a Starlette app. An operation's name says which of the services is meant.
+"""The endpoint of CloudFormation, CloudWatch and Auto Scaling (`/` and `/v1/`: Query protocol; for CloudWatch also the newer
+ones) and the URLs that guests signal to: a Starlette app. An operation's name says which of the services is meant.
 
 Concurrency: handlers run on the event loop of the stack manager and only await it.
 """
@@ -18,11 +18,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from pcloud.api.aws import rpc
 from pcloud.api.aws.autoscaling import OPERATIONS as SCALING_OPERATIONS
 from pcloud.api.aws.cloudformation import OPERATIONS
 from pcloud.api.aws.cloudwatch import OPERATIONS as METRIC_OPERATIONS
 from pcloud.api.aws.operations import Caller, Table
-from pcloud.api.aws.query import QueryError, error_text, operation, parse, response_json, response_xml
+from pcloud.api.aws.query import QueryError, error_text, operation, parse, response_json, response_xml, unpacked
 from pcloud.api.aws.sigv4 import check_signature
 from pcloud.model.errors import Conflict, NotFound, PcloudError
 from pcloud.stacks.engine.manager import StackManager
@@ -41,13 +42,43 @@ MAX_SIGNAL = 256 * 1024
 def cloudformation_app(manager: StackManager, authenticate: Callable[[str], str | None]) -> Starlette:
     """Return the application. `authenticate` gives the role of a native token (`viewer`, `operator`, `admin`) or None."""
 
+    async def call(request: Request, target: str, name: str, form: rpc.Form) -> Response:
+        request_id = str(uuid.uuid4())
+        try:
+            packed = await read_body(request, rpc.MAX_BODY)
+            caller = _caller(manager, authenticate, request, packed)
+            of = rpc.TARGETS.get(target, "")
+            handler = _SERVICES.get(of, Table()).get(name)
+            if handler is None:
+                raise QueryError("UnknownOperationException", f"The operation {name[:80]} is not offered here", 404)
+            caller.allow(name)
+            model = operation(name, of)
+            body = unpacked(packed, request.headers.get("content-encoding", ""), rpc.MAX_BODY)
+            output = await handler(manager, rpc.read(model, body, form), caller)
+        except (QueryError, PcloudError) as problem:
+            told = problem if isinstance(problem, QueryError) else translate(problem)
+            return _spoken(rpc.error(told, form), form, request_id, told)
+        return _spoken(rpc.answer(model, output, form), form, request_id)
+
+    async def smithy(request: Request) -> Response:
+        named = request.path_params
+        if request.headers.get("smithy-protocol", "") != "rpc-v2-cbor":
+            problem = QueryError("UnsupportedProtocol", "the smithy-protocol of this address is rpc-v2-cbor", 404)
+            return _spoken(rpc.error(problem, rpc.Form.CBOR), rpc.Form.CBOR, str(uuid.uuid4()), problem)
+        return await call(request, named["service"], named["operation"], rpc.Form.CBOR)
+
     async def query(request: Request) -> Response:
+        wanted = request.headers.get("x-amz-target", "")
+        if wanted:
+            target, _, name = wanted.partition(".")
+            return await call(request, target, name, rpc.Form.JSON)
         request_id = str(uuid.uuid4())
         as_json = False
         try:
             body = await read_body(request, MAX_BODY)
             form = dict(parse_qsl(request.url.query, keep_blank_values=True))
-            form.update(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+            text = unpacked(body, request.headers.get("content-encoding", ""), MAX_BODY).decode("utf-8", "replace")
+            form.update(parse_qsl(text, keep_blank_values=True))
             as_json = form.get("ContentType", "").upper() == "JSON"
             caller = _caller(manager, authenticate, request, body)
             form = {
@@ -93,8 +124,11 @@ def cloudformation_app(manager: StackManager, authenticate: Callable[[str], str 
         return PlainTextResponse("", 200)
 
     where = "/v1/{purpose:str}/{stack:str}/{stack_id:str}/{resource:str}/{record:str}"
+    newer = "/service/{service:str}/operation/{operation:str}"
     return Starlette(
         routes=[
+            Route(newer, smithy, methods=["POST"]),
+            Route("/v1" + newer, smithy, methods=["POST"]),
             Route("/", query, methods=["GET", "POST"]),
             Route("/v1", query, methods=["GET", "POST"]),
             Route("/v1/", query, methods=["GET", "POST"]),
@@ -117,6 +151,16 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 def _answer(text: str, as_json: bool, status: int) -> Response:
     return Response(text, status, media_type="application/json" if as_json else "text/xml")
+
+
+def _spoken(body: bytes, form: rpc.Form, request_id: str, problem: QueryError | None = None) -> Response:
+    """Return an answer or an error of the newer protocols, with the headers that go with it."""
+    headers = {"x-amzn-RequestId": request_id}
+    if form is rpc.Form.CBOR:
+        headers["smithy-protocol"] = "rpc-v2-cbor"
+    if problem is not None:  # clients that know the Query protocol's codes take them from here
+        headers["x-amzn-query-error"] = f"{problem.code};{'Sender' if problem.status < 500 else 'Receiver'}"
+    return Response(body, problem.status if problem else 200, headers, media_type=form.value)
 
 
 def _caller(manager: StackManager, authenticate: Callable[[str], str | None], request: Request, body: bytes) -> Caller:

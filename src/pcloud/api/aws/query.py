@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import zlib
 from collections.abc import Mapping
 from typing import Any
 from xml.sax.saxutils import escape
@@ -24,6 +25,23 @@ class QueryError(Exception):
         super().__init__(message)
         self.code = code
         self.status = status
+
+
+def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    """Return a body without its content encoding (clients pack larger ones with gzip); QueryError when it is too large."""
+    if encoding not in ("", "identity", "gzip"):
+        raise QueryError("UnsupportedMediaType", f"a body's encoding may be gzip, not {encoding[:40]}", 415)
+    if encoding == "gzip":
+        reader = zlib.decompressobj(wbits=31)
+        try:
+            body = reader.decompress(body, limit + 1)
+        except zlib.error:
+            raise QueryError("SerializationException", "the body is not gzip") from None
+        if not reader.eof and len(body) <= limit:
+            raise QueryError("SerializationException", "the body ends too early")
+    if len(body) > limit:
+        raise QueryError("RequestEntityTooLarge", f"the request is larger than {limit} bytes", 413)
+    return body
 
 
 @functools.cache
