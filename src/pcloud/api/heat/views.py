@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
+import functools
 import json
+import time
 from typing import Any
 
 from starlette.requests import Request
@@ -17,9 +18,10 @@ from pcloud.stacks.records import ResourceRecord, Source, StackEvent, StackRecor
 from pcloud.stacks.template import UNSET
 
 
+@functools.lru_cache(maxsize=4096)  # who waits for a stack asks for the same times again and again
 def moment(seconds: float) -> str | None:
     """Return a time as Heat writes it."""
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else None
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)) if seconds else None
 
 
 def heat_status(status: str) -> tuple[str, str, str]:

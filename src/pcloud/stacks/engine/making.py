@@ -35,6 +35,8 @@ class Making:
     def __init__(self, manager: StackManager, stack: StackRecord) -> None:
         self.manager = manager
         self.stack = stack
+        self._enabled: tuple[Source, frozenset[str]] | None = None
+        """What `converge` found enabled in its source; conditions do not change while an operation runs."""
 
     def judge(self, source: Source) -> Assessment:
         """Return what a source means for the stack as it stands; PcloudError or FunctionError when it can not be."""
@@ -45,14 +47,17 @@ class Making:
         platform = self.manager.platform
         return assess(scope, registry=source.registry, capabilities=platform.capabilities, platform=platform)
 
-    def enabled_names(self, source: Source) -> set[str]:
+    def enabled_names(self, source: Source) -> frozenset[str]:
         """Return the names of the resources that a source wants, its conditions considered."""
-        return set(self.judge(source).nodes)
+        if self._enabled is None or self._enabled[0] is not source:
+            self._enabled = source, frozenset(self.judge(source).nodes)
+        return self._enabled[1]
 
     async def converge(self, source: Source, *, restoring: bool = False) -> None:
         """Make every resource what the source wants; StepFailed names those that could not be."""
         assessment = self.judge(source)
         nodes = assessment.nodes
+        self._enabled = source, frozenset(nodes)
         requires = {name: node.requires for name, node in nodes.items()}
         errors: list[tuple[str, str]] = []
 
@@ -277,7 +282,7 @@ class Making:
         manager, stack = self.manager, self.stack
         scope = manager.reader.live_scope(stack, source, manager.current(stack), facade=manager.facade(stack))
         template = scope.template
-        scope.enabled = frozenset(self.enabled_names(source))
+        scope.enabled = self.enabled_names(source)
         outputs: dict[str, Any] = {}
         for name, output in template.outputs.items():
             path = (template.section("outputs"), name)

@@ -143,6 +143,8 @@ class StackManager(Changes):
             token=token,
         )
         stack.generation = 1
+        if stack.id not in self.stacks:
+            self._sequences[stack.id] = 0  # the store need not be asked for its newest event
         self.stacks[stack.id] = stack
         if parent is None:
             self._names[name] = stack.id
