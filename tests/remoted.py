@@ -42,7 +42,7 @@ monitor)
   running && exit 0
   echo "ocf-exit-reason:no process" >&2; exit 7 ;;
 validate-all) env > "$dir/env"; exit 0 ;;
-notify) sleep 0.4; echo done >> "$dir/calls"; exit 0 ;;
+notify) until [ -e "$dir/go" ]; do sleep 0.02; done; echo done >> "$dir/calls"; exit 0 ;;
 reload) head -c 3000000 /dev/zero | tr '\0' x; exit 0 ;;
 migrate_to) exit 77 ;;
 migrate_from) kill -9 $$ ;;
@@ -73,7 +73,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition, timeout: float = 10.0, what: str = "it") -> None:
+def wait_for(condition, timeout: float = 60.0, what: str = "it") -> None:
     """Poll until the condition holds; fail after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -144,6 +144,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Kill the daemon and what its agents started."""
+        (self.state / "go").touch()  # for those that wait
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()

@@ -27,7 +27,7 @@ class Controller:
         message.set("lrmd_remote_msg_id", self.number).set("lrmd_remote_msg_type", "request")
         self.end.send(message.to_bytes())
 
-    def until(self, wanted: Callable[[m.Element], bool], what: str, seconds: float = 10.0) -> m.Element:
+    def until(self, wanted: Callable[[m.Element], bool], what: str, seconds: float = 60.0) -> m.Element:
         """Wait for a message, and take it."""
         found: list[m.Element] = []
 
@@ -63,7 +63,7 @@ class Controller:
 
     # --- resources
 
-    def execute(self, resource: str, kind: str, agent: str, action: str, timeout: int = 15_000) -> m.Element:
+    def execute(self, resource: str, kind: str, agent: str, action: str, timeout: int = 60_000) -> m.Element:
         """Register a resource, run an operation, and return its result."""
         self.send(m.command(m.OP_RSC_REG, m.resource(resource, **{"class": kind, "type": agent}), options=3))
         wanted = m.resource(resource, rsc_action=action, rsc_interval=0, timeout=timeout, rsc_start_delay=0)

@@ -17,7 +17,7 @@ def run(agent: str, action: str, folder: Path, **parameters: str) -> subprocess.
     environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PCLOUD_RUN": str(folder), "OCF_RESOURCE_INSTANCE": "r"}
     environment |= {f"OCF_RESKEY_{name}": value for name, value in parameters.items()}
     return subprocess.run(
-        ["dash", str(AGENTS / agent), action], env=environment, capture_output=True, text=True, check=False, timeout=20
+        ["dash", str(AGENTS / agent), action], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
 
 

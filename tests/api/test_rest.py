@@ -7,7 +7,6 @@ import json
 import select
 import socket
 import threading
-import time
 
 import httpx2
 import pytest
@@ -72,7 +71,10 @@ def test_apply_change_and_delete(daemon: DaemonProcess) -> None:
     assert code(daemon.client.post("/v1/deployables/none/start")) == (404, "NO_SUCH_DEPLOYABLE")
     assert daemon.client.post("/v1/deployables/shop/explode").status_code == 422
     assert daemon.call("GET", "/v1/deployables/shop/explain", 200, params={"assembly": "db"})[0]["outcome"] == "done"
-    assert daemon.call("GET", "/v1/deployables/shop/explain", 200, params={"assembly": "nobody"}) == []
+    unknown = daemon.client.get("/v1/deployables/shop/explain", params={"assembly": "nobody"})
+    assert code(unknown) == (404, "NO_SUCH_ASSEMBLY")
+    unknown = daemon.client.get("/v1/deployables/shop/explain", params={"assembly": "db", "resource": "nothing"})
+    assert code(unknown) == (404, "NO_SUCH_RESOURCE")
     job = daemon.call("DELETE", "/v1/deployables/shop", 202)["job"]
     until(lambda: daemon.call("GET", f"/v1/jobs/{job}")["state"] == "done", "deleted")
     assert daemon.call("GET", "/v1/deployables") == []
@@ -198,9 +200,10 @@ def test_silent_and_garbled_clients_harm_nobody(daemon: DaemonProcess) -> None:
     held[0].sendall(b"POST /v1/deployables HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nhalf")
     held[1].sendall(b"\x16\x03\x01" + b"\x00" * 500)
     held[2].sendall(b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000)
-    begun = time.monotonic()
     assert daemon.client.get("/healthz").status_code == 200
-    assert time.monotonic() - begun < 2
+    held[-1].setblocking(False)
+    with pytest.raises(BlockingIOError):  # it is still there and was not waited for
+        held[-1].recv(1)
     for one in held:
         one.close()
 
@@ -260,12 +263,12 @@ def test_no_input_yields_a_500(daemon: DaemonProcess, operations: list[tuple[str
 def test_a_client_may_ask_every_five_seconds_on_one_connection(daemon: DaemonProcess) -> None:
     """As `openstack … --wait` does. A server that ends idle connections by then resets it now and then."""
     place = daemon.client.base_url
-    with socket.create_connection((place.host, place.port or 80), 5) as connection:
-        for _ in range(2):
+    with socket.create_connection((place.host, place.port or 80), 60) as connection:
+        for again in (True, False):
             connection.sendall(f"GET /healthz HTTP/1.1\r\nHost: {place.host}:{place.port}\r\n\r\n".encode())
             answer = b""
             while b"ok\n" not in answer:
                 piece = connection.recv(4096)
                 assert piece, "closed"
                 answer += piece
-            assert not select.select([connection], [], [], 6)[0], "closed while idle"
+            assert not again or not select.select([connection], [], [], 6)[0], "closed while idle"

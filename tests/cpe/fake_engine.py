@@ -35,6 +35,7 @@ class FakeEngine:
         self.guests = Path(os.environ["FAKE_GUESTS"])
         self.loaded: dict[str, tuple[Deployable, str]] = {}
         self.paused: dict[str, bool] = {}
+        self.revisions: dict[str, int] = {}
         self.sequence = 0
         self.unacknowledged: dict[int, messages.Record] = {}
         self.spool = self.home / "run" / f"spool-{self.slot}-{self.process}.bin"
@@ -73,7 +74,7 @@ class FakeEngine:
         known = name in self.loaded
         old = self.loaded.get(name)
         self.loaded[name] = (load.deployable, load.target)
-        self.paused[name] = load.paused
+        self.paused[name], self.revisions[name] = load.paused, load.revision
         if not known:
             carried = (load.state or b"0").decode()
             self.record(deployable=name, state=str(int(carried) + 1).encode())
@@ -114,6 +115,7 @@ class FakeEngine:
                     infrastructure=deployable.infrastructure,
                     target=target,
                     paused=self.paused[name],
+                    revision=self.revisions[name],
                     since=time.time(),
                     assemblies=tuple(
                         AssemblyStatus(

@@ -17,7 +17,7 @@ import httpx2
 ROOT = Path(__file__).parents[2]
 
 
-def until(check: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+def until(check: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
     """Return what `check` returns once that is true; fail when it does not become so."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -34,7 +34,7 @@ class DaemonProcess:
         self.guests = home.with_name("guests")
         self.guests.mkdir(exist_ok=True)
         self.process: subprocess.Popen[str] | None = None
-        self.client = httpx2.Client(timeout=20)
+        self.client = httpx2.Client(timeout=60)
         self.environment = {**os.environ, "FAKE_GUESTS": str(self.guests), "PCLOUD__ENGINE__SLOTS": "2"}
         self.environment.pop("PCLOUD_URL", None)
         self.spawned: set[int] = set()
@@ -60,7 +60,7 @@ class DaemonProcess:
         assert url, self.log()
         self.client.close()
         token = (self.home / "token").read_text().strip()
-        self.client = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+        self.client = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
     def log(self) -> str:
         return self.home.with_name("cped.log").read_text()
@@ -76,7 +76,7 @@ class DaemonProcess:
     def terminate(self) -> int:
         assert self.process is not None
         self.process.terminate()
-        code = self.process.wait(15)
+        code = self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.client.close()
@@ -116,7 +116,7 @@ class DaemonProcess:
         response = self.client.get(f"/v1/deployables/{name}")
         return response.json()["state"] if response.status_code == 200 else ""
 
-    def running(self, name: str, timeout: float = 20.0) -> None:
+    def running(self, name: str, timeout: float = 60.0) -> None:
         until(lambda: self.state(name) == "running", f"{name} runs", timeout)
 
     def guest_files(self, name: str) -> dict[str, str]:

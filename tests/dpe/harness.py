@@ -102,7 +102,9 @@ class Scenario:
                 return next(r.state.value for r in each.resources if r.name == name)
         raise KeyError(assembly)
 
-    def configure(self, deployable: Deployable | None = None, *, target: str = "started", paused: bool = False) -> None:
+    def configure(
+        self, deployable: Deployable | None = None, *, target: str = "started", paused: bool = False, revision: int = 0
+    ) -> None:
         self.deployable = deployable or self.deployable
         self.engine.configure(
             self.deployable,
@@ -115,6 +117,7 @@ class Scenario:
             },
             paused=paused,
             places=self.world.places,
+            revision=revision,
         )
 
     async def settle(self, seconds: float = 30.0) -> None:

@@ -102,6 +102,44 @@ def test_a_changed_image_makes_only_that_guest_anew() -> None:
     play(shop(), story)
 
 
+def test_what_runs_before_a_change_is_never_told_as_its_outcome() -> None:
+    """Whoever waits for a change sees `running` only of a status that is of that change, with all of it in force."""
+    db, web = shop().assemblies
+    httpd = replace(web.resources[0], parameters=(*web.resources[0].parameters, Parameter(name="port", value="81")))
+
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        changes = (replace(web, image="trixie"), replace(web, image="trixie", resources=(httpd,)))
+        for revision, changed in enumerate(changes, 2):
+            s.statuses.clear()
+            s.world.log.clear()
+            s.configure(replace(shop(), assemblies=(db, changed)), revision=revision)
+            await s.settle(10)
+            first = next(number for number, each in enumerate(s.statuses) if each.revision == revision)
+            told = [each.state.value for each in s.statuses[first:]]
+            assert told[0] == "starting"
+            assert told[-1] == "running"
+            assert s.world.actions("boot") == (["boot shop.web"] if revision == 2 else [])
+            s.statuses.clear()
+            s.configure(replace(shop(), assemblies=(db, changed)), revision=revision + 10)
+            await s.settle(10)
+            assert {(each.state.value, each.revision) for each in s.statuses} == {("running", revision + 10)}
+
+    play(shop(), story)
+
+
+def test_a_change_while_paused_leaves_what_runs_running() -> None:
+    db, web = shop().assemblies
+
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.configure(replace(shop(), assemblies=(db, replace(web, image="trixie"))), paused=True)
+        await s.settle(10)
+        assert [each.state.value for each in s.statuses[-1].assemblies] == ["running", "running"]
+
+    play(shop(), story)
+
+
 def test_everything_removed_leaves_nothing() -> None:
     async def story(s: Scenario) -> None:
         await s.until("running")

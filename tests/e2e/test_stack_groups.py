@@ -90,7 +90,7 @@ def post(url: str) -> None:
 def page(url: str) -> str:
     """Fetch a page; empty when none answers."""
     try:
-        with _opener().open(url, timeout=10) as answer:
+        with _opener().open(url, timeout=30) as answer:
             return str(answer.read().decode(errors="replace"))
     except (urllib.error.URLError, OSError):
         return ""

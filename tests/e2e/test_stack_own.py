@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.e2e.stack_stage import StackStage
-from tests.e2e.stage import until
+from tests.e2e.stage import ROOT, until
 
+README = (ROOT / "README.md").read_text()
+BROWSER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+STACKS = (ROOT / "docs/stacks.md").read_text()
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
@@ -88,12 +93,38 @@ def test_own_types_and_a_database(stage: StackStage) -> None:
         "mariadb",
     }
 
+    new = document("15s")
+    new["Resources"]["Web"]["Properties"]["files"] = {"/var/www/html/index.html": "changed"}
+    template = stage.write("own.template", json.dumps(new))
+    stage.pcloud("stack", "update", "own", "-t", template, "--wait")
+    assert stage.guest(web, "cat", "/var/www/html/index.html") == "changed", "an update is complete when it is in force"
+    assert stage.booted(data) == before["data"]
+
     bad = document("10s")
     bad["Resources"]["Web"]["Properties"]["resources"] = {"httpd": {"template": "no-such"}}
     template = stage.write("own.template", json.dumps(bad))
     assert "no-such" in stage.run("stack", "plan", "own", "-t", template).stderr
     assert stage.booted(data) == before["data"]
     stage.pcloud("stack", "delete", "own", "--wait")
+    assert stage.left() == []
+
+
+def test_the_example_of_the_documentation(stage: StackStage) -> None:
+    """The README's commands, then those of the page on stacks."""
+    readme = [line.split()[1:] for line in README.splitlines() if line.startswith("    pcloud stack ")]
+    page = [line.split("  #")[0].split()[1:] for line in STACKS.splitlines() if line.startswith("    pcloud stack ")]
+    assert [words[1] for words in readme] == ["create", "show", "delete"]
+    assert [words[1] for words in page] == ["plan", "create", "update", "show", "delete"]
+    example = str(ROOT / "docs/examples/blog.yaml")
+    for typed, greeting in ((readme, "hello"), (page, "hi")):
+        for words in typed:
+            said = stage.pcloud(*(example if word.endswith("blog.yaml") else word for word in words))
+            if words[1] == "show":
+                address = re.search(r"http://[0-9.]+/", said)
+                assert address is not None, said
+                with BROWSER.open(address[0], timeout=30) as answer:
+                    assert answer.read().decode() == greeting
+        until("it is gone", lambda: stage.json("stack", "list") == [], 120)
     assert stage.left() == []
 
 

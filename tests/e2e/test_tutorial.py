@@ -68,7 +68,7 @@ def test_every_command_of_the_tutorial(stage: Stage) -> None:
         stage.pcloud(*words)
     assert watching is not None
     watching.terminate()
-    watching.wait(10)
+    watching.wait(60)
     told = log.read_text()
     assert "shop/web/httpd  failed: its process exited" in told
     assert "shop/web/httpd  running: runs again" in told

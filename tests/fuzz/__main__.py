@@ -90,10 +90,10 @@ def fuzz(seconds: float, seed: int) -> int:
             if data is None:
                 data = mutate(chance, chance.choice(corpus), corpus)
             for target in every:
-                begun = time.monotonic()
+                begun = time.process_time()
                 try:
                     target(data)
-                    assert time.monotonic() - begun < 5, "too slow"
+                    assert time.process_time() - begun < 5, "too slow"
                 except Exception:  # noqa: BLE001 - any exception that a target does not expect is what we look for
                     traceback.print_exc()
                     name = CORPUS / f"found-{hashlib.sha256(data).hexdigest()[:12]}"

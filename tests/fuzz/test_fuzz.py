@@ -8,7 +8,7 @@ from pathlib import Path
 def test_fuzz_for_some_seconds():
     """In a process of its own: a target replaces parts of the agent."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "10"],
+        [sys.executable, "-m", "tests.fuzz", "5"],
         cwd=Path(__file__).parent.parent.parent,
         capture_output=True,
         text=True,

@@ -177,7 +177,7 @@ asyncio.run(ImageStore(Path(sys.argv[1])).build_jeos("bookworm", "x86_64", lambd
     assert store.list_jeos() == []
     half = root / "jeos" / f".new-bookworm-x86_64-{definition('bookworm', 'x86_64').digest('x86_64')}"
     assert half.is_dir()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any(str(half).encode() in _cmdline(entry) for entry in Path("/proc").glob("[0-9]*")):
             await asyncio.sleep(0.05)
     both = await asyncio.gather(store.build_jeos("bookworm", "x86_64"), store.build_jeos("bookworm", "x86_64"))

@@ -22,6 +22,9 @@ import pytest
 from tests.peers.agents import ATTRIBUTES, CONTAINER, COROSYNC, FENCE, GUEST, HOLD, META
 from tests.remoted import AGENT, SERVICE
 
+PATIENCE = 120.0
+"""Seconds that anything may take at least: a busy machine is no failure."""
+
 
 class Cluster:
     """The cluster and the remote host beside it."""
@@ -206,6 +209,7 @@ class Cluster:
         self._until(lambda: self.where(resource) == node, timeout, f"{resource} on {node or 'no node'}")
 
     def _until(self, condition, timeout: float, what: str) -> None:
+        timeout = max(timeout, PATIENCE)
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:

@@ -62,7 +62,7 @@ class RemoteNode:
         """`kill -9` of the agent, and a new one."""
         assert self.cluster.agent is not None
         self.cluster.signal_agent(signal.SIGKILL)
-        self.cluster.agent.wait(10)
+        self.cluster.agent.wait(60)
         self.cluster.start_agent()
 
     def cut_off(self) -> None:
@@ -75,7 +75,7 @@ class RemoteNode:
         self.run("pkill", "-9", "-f", "^sleep 1000$", check=False)  # the services; the namespace has its own processes
         if self.cluster.agent.poll() is None:
             self.cluster.signal_agent(signal.SIGKILL)
-            self.cluster.agent.wait(10)
+            self.cluster.agent.wait(60)
         self.run("ip", "link", "set", self.cluster.links[1], "up")
         self.cluster.start_agent()
 

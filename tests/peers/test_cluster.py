@@ -14,19 +14,17 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 
 def test_a_failure_is_recovered_at_once(cluster, node):
-    """The monitor's interval is a minute: only the exit of the process can tell so soon."""
+    """The monitor's interval is an hour: only the exit of the process can tell so soon."""
     name = f"{node.service}-slow"
-    cluster.service(name, node.name, interval="60s")
+    cluster.service(name, node.name, interval="1h")
     cluster.wait_where(name, node.name)
     cluster.until(lambda: cluster.calls(name).count("monitor") >= 2, 20, "probe and first monitor")
     before = cluster.calls(name).count("start")
-    begun = time.monotonic()
     node.kill_service(name)
-    cluster.until(lambda: cluster.calls(name).count("start") > before, 20, f"recovery of {name}")
-    assert time.monotonic() - begun < 10
+    cluster.until(lambda: cluster.calls(name).count("start") > before, 120, f"recovery of {name}")
     cluster.wait_where(name, node.name)
     # A failure as any other.
-    assert f"{name} 60s-interval monitor on {node.name}" in cluster.run("cluster", "crm_mon", "-1rf")
+    assert f"{name} 1h-interval monitor on {node.name}" in cluster.run("cluster", "crm_mon", "-1rf")
     cluster.run("cluster", "crm_resource", "-C", "-r", name)
     cluster.remove(name)
 

@@ -58,7 +58,7 @@ async def scheduler() -> AsyncIterator[WorkerScheduler]:
     await made.close()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -140,7 +140,7 @@ async def test_killed_over_and_over_under_load(scheduler: WorkerScheduler) -> No
 
 
 async def test_hung_worker_is_killed_and_its_requests_answered() -> None:
-    scheduler = WorkerScheduler(timeout=0.5)
+    scheduler = WorkerScheduler(timeout=1.5)
     try:
         pid = await warm(scheduler)
         os.kill(pid, signal.SIGSTOP)
@@ -153,13 +153,13 @@ async def test_hung_worker_is_killed_and_its_requests_answered() -> None:
 
 
 async def test_an_input_that_takes_for_ever_is_set_aside() -> None:
-    scheduler = WorkerScheduler(timeout=0.7)
+    scheduler = WorkerScheduler(timeout=1.5)
     try:
         bad, good = await asyncio.gather(
             scheduler.schedule(ENDLESS), scheduler.schedule(cib("b")), return_exceptions=True
         )
         assert isinstance(bad, SchedulerCrash)
-        assert "longer than 0.7 s" in str(bad)
+        assert "longer than 1.5 s" in str(bad)
         assert isinstance(good, bytes)
         assert started(good) == {"b"}
     finally:
@@ -313,7 +313,7 @@ async def test_close_ends_worker_and_waiters() -> None:
 async def test_a_worker_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = WorkerScheduler()
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with pytest.raises(SchedulerError, match="does not start"):
             await scheduler.schedule(cib("a"))
     monkeypatch.undo()

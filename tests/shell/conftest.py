@@ -70,7 +70,7 @@ WaitFor = Callable[[Callable[[], bool]], None]
 @pytest.fixture
 def wait_for() -> WaitFor:
     def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, "it did not happen in time"
             time.sleep(0.01)

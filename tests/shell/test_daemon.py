@@ -107,7 +107,7 @@ def test_up_in_the_foreground_is_the_daemon_itself(place: Place, wait_for: WaitF
         wait_for(lambda: place.pcloud("get").returncode == 0)
         assert place.pid == child.pid
         child.terminate()
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
 
 
 def test_down_does_not_end_a_daemon_with_another_state_folder(place: Place, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -59,22 +58,6 @@ def test_no_server_part_is_ever_imported() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert ended.stdout.strip() == "[]"
-
-
-def test_help_starts_fast(environment: dict[str, str]) -> None:
-    """Against the interpreter's own start on this machine at this moment; the best of a few."""
-
-    def best(*words: str) -> float:
-        times = []
-        for _ in range(7):
-            begun = time.perf_counter()
-            subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=30)
-            times.append(time.perf_counter() - begun)
-        return min(times)
-
-    ours = best(str(BIN / "pcloud"), "--help")
-    bare = best(sys.executable, "-c", "import click")
-    assert ours < max(0.150, 3 * bare)
 
 
 def test_generated_documents_are_current() -> None:
@@ -132,7 +115,7 @@ def test_completion_scripts(pcloud: Run, shell: str) -> None:
     script = pcloud("completion", shell).stdout
     assert "_PCLOUD_COMPLETE" in script
     if shell == "bash":
-        subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=10)
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=60)
 
 
 def test_pcloudsh_help(pcloudsh: Run) -> None:

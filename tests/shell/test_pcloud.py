@@ -63,7 +63,7 @@ def recover_later(api: Running) -> None:
     def shown() -> int:
         return sum(path == "/v1/deployables/shop" for _, path in list(api.fleet.calls))
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while shown() < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     found = api.fleet.deployables["shop"]
@@ -260,7 +260,7 @@ def test_exec_is_not_held_up_by_an_inherited_silent_pipe(environment: dict[str, 
         stderr=subprocess.PIPE,
         env=environment,
     ) as child:
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
         assert child.stderr is not None
         assert b"standard input is silent and was left out" in child.stderr.read()
 

@@ -150,7 +150,7 @@ def terminal(environment: dict[str, str], api: Running) -> Iterator[pexpect.spaw
         str(BIN / "pcloudsh"),
         env={**environment, "PROMPT_TOOLKIT_NO_CPR": "1"},
         encoding="utf-8",
-        timeout=15,
+        timeout=60,
         dimensions=(40, 160),
     )
     try:
@@ -212,7 +212,7 @@ def test_events_are_told_while_a_command_waits(terminal: pexpect.spawn, api: Run
 def see(terminal: pexpect.spawn, text: str) -> None:
     """Wait until a text stands on the line. Only what differs is drawn as a rule, so the line is drawn anew (Ctrl-L) until
     the text is in it as a whole."""
-    for _ in range(15):
+    for _ in range(60):
         terminal.send("\x0c")
         if terminal.expect_exact([text, pexpect.TIMEOUT], timeout=1) == 0:
             return

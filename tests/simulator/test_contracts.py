@@ -64,10 +64,13 @@ class Peer:
         self.world = World(boot_seconds=0.01, action_seconds=0.01)
         self.transport = SimulatedTransport(self.world)
 
+    def impatient(self) -> None:
+        """The simulated transport always is."""
+
     async def connect(self, on_result, on_lost):
         await SimulatedInfrastructure(self.world).start(spec("web"))
         endpoint = Endpoint(guest_id="shop.web", address="10.0.0.2", port=3121)
-        return await self.transport.connect(endpoint, on_result=on_result, on_lost=on_lost, timeout=5.0)
+        return await self.transport.connect(endpoint, on_result=on_result, on_lost=on_lost, timeout=60.0)
 
     def operation(self, action: str, **changes) -> Operation:
         if action == "slow":

@@ -63,7 +63,7 @@ class Daemon:
         if self._process is not None and self._process.poll() is None:
             self.run("down")
             try:
-                self._process.wait(30)
+                self._process.wait(60)
             except subprocess.TimeoutExpired:
                 self.kill()
 
@@ -91,7 +91,7 @@ class Daemon:
         """`kill -9`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait(30)
+        self._process.wait(60)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Call the native API; HTTPError when it refuses."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -148,15 +149,17 @@ async def test_more_than_two_failures_in_the_period_alarm_and_the_window_slides(
     ]
 
 
-async def test_a_value_that_arrives_wakes_the_watcher(stage: Stage) -> None:
+async def test_a_value_that_arrives_wakes_the_watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pcloud.stacks.alarms.watcher.EVERY_SECONDS", 3600.0)
+    stage = Stage(tmp_path)
+    await stage.start()
     stack = await stage.create({"Alarm": alarm(Threshold="0")})
     stage.push(stack)
     await stage.manager.wait(stack)
-    import asyncio
-
-    async with asyncio.timeout(2):  # less than the time between two looks
+    async with asyncio.timeout(60):  # an hour before the next look
         while stage.alarm(stack) != "ALARM":
             await asyncio.sleep(0.01)
+    await stage.manager.close()
 
 
 async def test_dimensions_namespace_name_and_scope_must_fit(stage: Stage) -> None:

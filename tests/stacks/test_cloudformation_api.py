@@ -16,9 +16,9 @@ import botocore.config
 import botocore.exceptions
 import pytest
 
-from pcloud.api.cloudformation import cloudformation_app
-from pcloud.api.cloudformation_operations import OPERATIONS
-from pcloud.api.query import service
+from pcloud.api.aws.app import cloudformation_app
+from pcloud.api.aws.cloudformation import OPERATIONS
+from pcloud.api.aws.query import service
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.store import SqliteStore

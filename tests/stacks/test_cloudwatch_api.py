@@ -14,7 +14,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from pcloud.api.cloudformation import cloudformation_app
+from pcloud.api.aws.app import cloudformation_app
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import Source, StackRecord
 from pcloud.stacks.store import SqliteStore

@@ -44,7 +44,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield made
 
 
-def until(what: str, happened: Callable[[], bool], seconds: float = 30) -> None:
+def until(what: str, happened: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
@@ -108,7 +108,16 @@ def test_commands_of_a_stack(daemon: Daemon, tmp_path: Path) -> None:
         ["+", "create", name] for name in ("a", "secret", "b", "c")
     ]
     assert daemon.call("GET", "/v1/stacks") == [], "a plan makes nothing"
-    assert "CREATE_COMPLETE" in daemon.pcloud("stack", "create", "blog", "-t", str(template), "--wait")
+    made = daemon.run("stack", "create", "blog", "-t", str(template), "--wait")
+    assert made.stdout.splitlines()[0] == "blog: CREATE_COMPLETE"
+    assert ["said", "one"] in [line.split() for line in made.stdout.splitlines()]
+    told = [line.split(None, 1)[1] for line in made.stderr.splitlines()]
+    assert told[0] == "blog: CREATE_IN_PROGRESS (User Initiated)"
+    assert told[-1] == "blog: CREATE_COMPLETE"
+    assert told.count("c: CREATE_COMPLETE") == 1
+    shown = [line.split()[:3] for line in daemon.pcloud("stack", "show", "blog").splitlines()]
+    assert shown[1][:2] == ["blog", "CREATE_COMPLETE"]
+    assert ["a", "CREATE_COMPLETE", "OS::Heat::TestResource"] in shown
     (row,) = json.loads(daemon.pcloud("stack", "list", "-o", "json"))
     assert (row["StackName"], row["StackStatus"]) == ("blog", "CREATE_COMPLETE")
     changes = json.loads(daemon.pcloud("stack", "plan", "blog", "-t", str(template), "-p", "word=two", "-o", "json"))[
@@ -117,8 +126,10 @@ def test_commands_of_a_stack(daemon: Daemon, tmp_path: Path) -> None:
     assert {change["name"]: change["action"] for change in changes} == {
         "a": "update", "secret": "none", "b": "update", "c": "update",
     }  # fmt: skip
-    told = daemon.pcloud("stack", "update", "blog", "-t", str(template), "-p", "word=two", "--wait")
-    assert "UPDATE_COMPLETE" in told
+    changed = daemon.run("stack", "update", "blog", "-t", str(template), "-p", "word=two", "--wait")
+    assert "blog: UPDATE_COMPLETE" in changed.stdout
+    assert "CREATE" not in changed.stderr, "what happened before is not told again"
+    assert "c: UPDATE_COMPLETE" in changed.stderr
     assert outputs(daemon, "blog")["said"] == "two"
     events = json.loads(daemon.pcloud("stack", "events", "blog", "-o", "json"))
     done = [(item["LogicalResourceId"], item["ResourceStatus"]) for item in events]
@@ -126,7 +137,7 @@ def test_commands_of_a_stack(daemon: Daemon, tmp_path: Path) -> None:
     assert done[-1] == ("blog", "UPDATE_COMPLETE")
     assert ("c", "UPDATE_COMPLETE") in done
     assert ("secret", "UPDATE_IN_PROGRESS") not in done, "what the plan leaves alone is left alone"
-    daemon.pcloud("stack", "delete", "blog", "--wait")
+    assert daemon.pcloud("stack", "delete", "blog", "--wait") == "blog: DELETE_COMPLETE\n"
     assert json.loads(daemon.pcloud("stack", "list", "-o", "json")) == []
     assert "no" in daemon.run("stack", "events", "blog").stderr.lower()
 
@@ -145,3 +156,24 @@ def test_commands_refuse_with_a_reason(daemon: Daemon, tmp_path: Path) -> None:
         daemon.call("POST", "/v1/stacks", {"name": "1x", "template": SLOW})
     assert caught.value.code in {400, 422}
     caught.value.close()
+
+
+@pytest.mark.real
+def test_a_stack_that_can_not_be_made_says_why(daemon: Daemon, tmp_path: Path) -> None:
+    bad = tmp_path / "fails.json"
+    failing = {"type": "OS::Heat::TestResource", "properties": {"value": "x", "fail": True}}
+    bad.write_text(json.dumps({"heat_template_version": "2018-08-31", "resources": {"f": failing}}))
+    done = daemon.run("stack", "create", "fails", "-t", str(bad), "--wait")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    last = done.stderr[done.stderr.index("pcloud: ") :]
+    assert "stack fails is ROLLBACK_COMPLETE" in last
+    assert "f: CREATE_FAILED" in last
+    late = daemon.run("stack", "create", "late", "-t", str(bad).replace("fails", "late"), "--wait")
+    assert late.returncode == 2
+    slow = tmp_path / "slow.json"
+    slow.write_text(SLOW.replace("0.4", "100"))
+    done = daemon.run("stack", "create", "slow", "-t", str(slow), "--wait", "--timeout", "200ms")
+    assert done.returncode == 6
+    assert "pcloud stack show slow" in done.stderr
+    assert daemon.pcloud("stack", "delete", "fails") == "fails: deletion requested\n"

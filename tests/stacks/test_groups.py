@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pcloud.api.cloudformation import cloudformation_app
+from pcloud.api.aws.app import cloudformation_app
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import ResourceRecord, Source, StackRecord
@@ -180,7 +180,7 @@ async def test_a_failed_batch_turns_all_back(manager: StackManager) -> None:
     assert {name: record.physical for name, record in members(manager, stack).items()} == before
 
 
-WAITING = {"AutoScalingRollingUpdate": {"MaxBatchSize": 1, "WaitOnResourceSignals": True, "PauseTime": "PT20S"}}
+WAITING = {"AutoScalingRollingUpdate": {"MaxBatchSize": 1, "WaitOnResourceSignals": True, "PauseTime": "PT2M"}}
 
 
 async def test_each_batch_waits_for_its_signals(manager: StackManager) -> None:
@@ -189,7 +189,7 @@ async def test_each_batch_waits_for_its_signals(manager: StackManager) -> None:
     stack = await made(manager, group(policy=WAITING, DesiredCapacity="2"))
     await manager.update(stack, group("two", policy=WAITING, DesiredCapacity="2"))
     record = manager.current(stack)["Group"]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for number in range(2):
             while list(images(manager, stack).values()).count("two") <= number:
                 await asyncio.sleep(0.01)
@@ -199,7 +199,7 @@ async def test_each_batch_waits_for_its_signals(manager: StackManager) -> None:
         await manager.wait(stack)
     assert stack.status == "UPDATE_COMPLETE", stack.reason
     await manager.update(stack, group("three", policy=WAITING, DesiredCapacity="2"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "three" not in images(manager, stack).values():
             await asyncio.sleep(0.01)
         await manager.signal(record, {"status": "FAILURE", "id": "i-9"})

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pcloud.api.query import service
+from pcloud.api.aws.query import service
 from tests.stacks.daemon import Daemon
 
 SCHEMATHESIS = Path(__file__).resolve().parents[2] / ".tools/schemathesis/bin/schemathesis"

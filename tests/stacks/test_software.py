@@ -88,7 +88,7 @@ def hot(resources: dict[str, Any], outputs: dict[str, Any] | None = None) -> Sou
 
 async def made(manager: StackManager, source: Source, status: str = "CREATE_COMPLETE") -> StackRecord:
     stack = await manager.create("soft", source)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await manager.wait(stack)
     assert stack.status == status, stack.reason
     return stack
@@ -176,7 +176,7 @@ async def test_a_crash_while_a_script_runs_does_not_run_it_twice(manager: StackM
     script = f"#!/bin/sh\necho begun >>{counter}\nwhile [ ! -e {gate} ]; do sleep 0.05; done\necho done\n"
     source = hot(deployed(counter, script), OUTPUTS)
     stack = await manager.create("soft", source)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not counter.exists():
             await asyncio.sleep(0.02)
     await manager.close()
@@ -184,7 +184,7 @@ async def test_a_crash_while_a_script_runs_does_not_run_it_twice(manager: StackM
     await again.start()
     stack = again.get("soft")
     gate.touch()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await again.wait(stack)
     assert stack.status == "CREATE_COMPLETE", stack.reason
     assert stack.outputs["deploy_stdout"]["value"] == "done\n"
@@ -258,7 +258,7 @@ STRUCTURED = {
 async def test_another_tools_configuration_waits_for_an_agent_that_polls_and_signals(manager: StackManager) -> None:
     outputs = {"stdout": {"get_attr": ["deployment", "deploy_stdout"]}}
     stack = await manager.create("soft", hot(STRUCTURED, outputs))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not manager.current(stack).get("server") or not manager.current(stack)["server"].data.get("deployments"):
             await asyncio.sleep(0.01)
     (entry,) = manager.current(stack)["server"].shown_metadata["deployments"]

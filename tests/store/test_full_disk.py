@@ -104,7 +104,7 @@ async def test_records_wait_and_none_is_lost_or_doubled(disk: Disk) -> None:
             ingest.emit(event(sent, 5_000))
             sent += 1
         disk.make_room()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await ingest.flush()
         assert not ingest.failing
         found, _ = await store.log.events(EventFilter(), limit=1000)

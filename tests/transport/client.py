@@ -25,7 +25,7 @@ class Recorder:
         self.lost.append(error)
         self._changed.set()
 
-    async def until(self, condition, timeout: float = 10.0) -> None:
+    async def until(self, condition, timeout: float = 60.0) -> None:
         """Wait until `condition(self)` holds."""
         async with asyncio.timeout(timeout):
             while not condition(self):
@@ -51,7 +51,7 @@ async def connected(daemon, **settings):
     recorder = Recorder()
     try:
         connection = await transport.connect(
-            endpoint(daemon), on_result=recorder.on_result, on_lost=recorder.on_lost, timeout=10
+            endpoint(daemon), on_result=recorder.on_result, on_lost=recorder.on_lost, timeout=60
         )
         yield connection, recorder
     finally:
@@ -67,7 +67,7 @@ def operation(daemon, action: str, **changes) -> Operation:
         "type": "service",
         "action": action,
         "parameters": {"dir": str(daemon.state)},
-        "timeout": 10.0,
+        "timeout": 60.0,
         **changes,
     }
     return Operation(**values)

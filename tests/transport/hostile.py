@@ -68,7 +68,7 @@ class Peer:
             request = self.receive()
             self.send(m.Element(m.REPLY, {"lrmd_rc": "0"}), request.get("lrmd_remote_msg_id"), "reply")
 
-    def wait_closed(self, timeout: float = 10.0) -> bool:
+    def wait_closed(self, timeout: float = 60.0) -> bool:
         """Whether the other side closes within `timeout`."""
         deadline = time.monotonic() + timeout
         with contextlib.suppress(gnutls.TlsError):
@@ -117,4 +117,4 @@ class HostileServer:
     def close(self) -> None:
         """End."""
         self._listener.close()
-        self._thread.join(15)
+        self._thread.join(60)

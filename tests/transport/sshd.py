@@ -26,6 +26,7 @@ case $1 in
 start) env > $S/env; setsid sleep 1000 & echo $! > $S/pid; echo started; exit 0 ;;
 stop) [ -s $S/pid ] && kill -9 $(cat $S/pid) 2>/dev/null; rm -f $S/pid; exit 0 ;;
 monitor) [ -s $S/pid ] && kill -0 $(cat $S/pid) 2>/dev/null && exit 0; echo "ocf-exit-reason:no process" >&2; exit 7 ;;
+gate) until [ -e $S/open ]; do sleep 0.02; done; echo "$OCF_RESOURCE_INSTANCE opened" >> $S/calls; exit 0 ;;
 slow) sleep 600 & echo $! > $S/child; sleep 600 ;;
 noisy) head -c 5000000 /dev/zero | tr '\0' x; exit 0 ;;
 fail) echo "ocf-exit-reason:first" >&2; echo "ocf-exit-reason:it is broken" >&2; exit 6 ;;
@@ -107,7 +108,7 @@ def running(pid: int) -> bool:
         return False
 
 
-async def until(condition, seconds: float = 10.0) -> None:
+async def until(condition, seconds: float = 60.0) -> None:
     """Wait until a condition holds; fail when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -157,7 +158,7 @@ def start_sshd(state: Path, *, extra: str = "") -> Iterator[Sshd]:
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break

@@ -43,7 +43,7 @@ async def test_first_connections_at_once_share_one_transport(tmp_path) -> None:
         )
         assert all(isinstance(each, SshConnection) for each in connections)
         for each in connections:
-            await each.check(timeout=5)
+            await each.check(timeout=60)
         await transport.close()
         for each in connections:
             with pytest.raises(TransportError):

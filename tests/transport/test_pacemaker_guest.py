@@ -3,7 +3,6 @@ transport; with 3.0.0 also over TLS with X.509 certificates."""
 
 import asyncio
 import contextlib
-import time
 
 import pytest
 
@@ -50,11 +49,9 @@ async def test_life_of_a_resource(guest, kind, agent, kill):
         assert (await connection.execute(operation("start"))).rc == 0
         assert (await connection.execute(operation("monitor", 1.0))).rc == 0
         guest.run("sh", "-c", kill)
-        begun = time.monotonic()
-        await recorder.until(lambda r: r.results, 10)
+        await recorder.until(lambda r: r.results)
         assert recorder.results[0].rc == 7, recorder.results
         assert recorder.results[0].signal == "interval"
-        assert time.monotonic() - begun < 5
         await connection.execute(operation("stop"))
         assert (await connection.execute(operation("start"))).rc == 0
         assert (await connection.execute(operation("stop"))).rc == 0
@@ -66,7 +63,7 @@ async def test_the_daemon_killed_and_services_go_on(guest):
     async with connected(guest) as (connection, recorder):
         assert (await connection.execute(Operation(action="start", **thing))).rc == 0
         guest.run("systemctl", "kill", "-s", "KILL", "--kill-whom=main", "pacemaker_remote")
-        await recorder.until(lambda r: r.lost, 10)
+        await recorder.until(lambda r: r.lost)
     async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
         while True:  # what connects to a daemon that is on its way out, or in, is reset
             try:

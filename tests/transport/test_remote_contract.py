@@ -17,10 +17,13 @@ class RemotePeer:
 
     def __init__(self, daemon) -> None:
         self.daemon = daemon
-        self.transport = RemoteTransport()
+        self.transport = RemoteTransport(poke_interval=3600.0)
+
+    def impatient(self) -> None:
+        self.transport = RemoteTransport(poke_interval=0.3, poke_timeout=1.0)
 
     async def connect(self, on_result, on_lost):
-        return await self.transport.connect(endpoint(self.daemon), on_result=on_result, on_lost=on_lost, timeout=10.0)
+        return await self.transport.connect(endpoint(self.daemon), on_result=on_result, on_lost=on_lost, timeout=60.0)
 
     def operation(self, action: str, **changes):
         if action == "slow":

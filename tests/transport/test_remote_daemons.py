@@ -18,9 +18,10 @@ async def test_start_probe_monitor_stop(daemon):
         probe = await connection.execute(operation(daemon, "monitor"))
         assert (probe.rc, probe.status, probe.exit_reason) == (7, OperationStatus.DONE, "no process")
         assert probe.signal == "request"
+        asked = int(time.time())  # the daemon tells whole seconds
         started = await connection.execute(operation(daemon, "start"))
         assert (started.rc, started.status, started.resource, started.action) == (0, 0, "thing-1", "start")
-        assert abs(started.started - time.time()) < 5
+        assert asked <= started.started <= time.time()
         assert (await connection.execute(operation(daemon, "monitor"))).rc == ExitCode.OK
         assert (await connection.execute(operation(daemon, "stop"))).rc == ExitCode.OK
         assert (await connection.execute(operation(daemon, "monitor"))).rc == ExitCode.NOT_RUNNING
@@ -33,7 +34,7 @@ async def test_only_changes_of_a_recurring_monitor_travel(daemon):
         await connection.execute(operation(daemon, "start"))
         first = await connection.execute(operation(daemon, "monitor", interval=0.2))
         assert (first.rc, first.signal, first.interval) == (0, "request", 0.2)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(daemon.calls()) < 5:
                 await asyncio.sleep(0.05)
         assert recorder.results == []
@@ -53,7 +54,7 @@ async def test_a_stop_ends_recurring_monitors_and_reports_no_change(daemon):
         await connection.execute(operation(daemon, "monitor", interval=0.1))
         await connection.execute(operation(daemon, "stop"))
         calls = daemon.calls()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # five of them would have run by now
         assert daemon.calls() == calls
         assert recorder.results == []
 
@@ -66,7 +67,7 @@ async def test_cancel_stops_the_repetition(daemon):
         await connection.cancel("thing-1", "monitor", 0.1)  # unknown by now
         await connection.cancel("nothing", "monitor", 5)
         calls = daemon.calls()
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.4)  # four of them would have run by now
         assert len(daemon.calls()) <= len(calls) + 1
         assert recorder.results == []
         again = await connection.execute(operation(daemon, "monitor", interval=0.1))
@@ -76,10 +77,9 @@ async def test_cancel_stops_the_repetition(daemon):
 async def test_asking_again_for_a_recurring_monitor_answers_at_once(daemon):
     async with connected(daemon) as (connection, recorder):
         await connection.execute(operation(daemon, "start"))
-        await connection.execute(operation(daemon, "monitor", interval=30))
-        begun = time.monotonic()
-        assert (await connection.execute(operation(daemon, "monitor", interval=30))).rc == 0
-        assert time.monotonic() - begun < 5
+        await connection.execute(operation(daemon, "monitor", interval=3600))
+        # One that waited for the next repetition would time out.
+        assert (await connection.execute(operation(daemon, "monitor", interval=3600))).rc == 0
         assert recorder.results == []
 
 
@@ -119,18 +119,25 @@ async def test_agents_that_are_not_there(daemon):
         assert (result.rc, result.status) == (ExitCode.INSUFFICIENT_PRIVILEGES, OperationStatus.DONE)
 
 
-async def test_a_time_out_kills_the_whole_process_group(daemon):
+async def test_a_time_out_kills_the_whole_process_group(daemon, monkeypatch):
+    monkeypatch.setattr("pcloud.transport.session.MARGIN", 3600.0)  # only the daemon can tell, who measures it
     async with connected(daemon) as (connection, _):
         (daemon.state / "hang").touch()
-        begun = time.monotonic()
-        result = await connection.execute(operation(daemon, "monitor", timeout=0.5))
+        async with asyncio.timeout(60):
+            result = await connection.execute(operation(daemon, "monitor", timeout=0.5))
         assert (result.rc, result.status) == (1, OperationStatus.TIMEOUT)
-        assert 0.4 < time.monotonic() - begun < 5
         child = int((daemon.state / "hanging").read_text())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while (status := _state(child)) not in ("", "Z"):
                 assert status
                 await asyncio.sleep(0.02)
+
+
+async def begun(daemon, *actions: str) -> None:
+    """Wait until just these were asked of `test:service`."""
+    async with asyncio.timeout(60):
+        while daemon.calls() != [*actions]:
+            await asyncio.sleep(0.02)
 
 
 def _state(pid: int) -> str:
@@ -143,21 +150,24 @@ def _state(pid: int) -> str:
 async def test_operations_of_one_resource_wait_for_each_other(daemon):
     async with connected(daemon) as (connection, _):
         first = asyncio.ensure_future(connection.execute(operation(daemon, "notify")))
-        await asyncio.sleep(0.1)
-        second = await connection.execute(operation(daemon, "start"))
+        await begun(daemon, "notify")
+        second = asyncio.ensure_future(connection.execute(operation(daemon, "start")))
+        await asyncio.sleep(0.3)  # it could begin, and may not
+        (daemon.state / "go").touch()
         assert (await first).rc == 0
+        assert (await second).queue_seconds > 0.1
         assert daemon.calls() == ["notify", "done", "start"]
-        assert second.queue_seconds > 0.1
 
 
 async def test_operations_of_different_resources_run_together(daemon):
     async with connected(daemon) as (connection, _):
-        begun = time.monotonic()
-        results = await asyncio.gather(
-            *(connection.execute(operation(daemon, "notify", resource=f"r{number}")) for number in range(8))
-        )
-        assert [result.rc for result in results] == [0] * 8
-        assert time.monotonic() - begun < 2.5
+        under_way = [
+            asyncio.ensure_future(connection.execute(operation(daemon, "notify", resource=f"r{number}")))
+            for number in range(8)
+        ]
+        await begun(daemon, *["notify"] * 8)  # and none can end
+        (daemon.state / "go").touch()
+        assert [result.rc for result in await asyncio.gather(*under_way)] == [0] * 8
 
 
 async def test_parameters_and_environment(daemon):
@@ -168,7 +178,7 @@ async def test_parameters_and_environment(daemon):
     assert "OCF_RESKEY_text=a \"b\" <c> & 'd'\n\te $HOME `x`\n" in text
     for line in (
         "OCF_RESKEY_CRM_meta_interval=0",
-        "OCF_RESKEY_CRM_meta_timeout=10000",
+        "OCF_RESKEY_CRM_meta_timeout=60000",
         "OCF_RESKEY_CRM_meta_name=validate-all",
         "OCF_CHECK_LEVEL=10",
         "OCF_RA_VERSION_MAJOR=1",
@@ -234,9 +244,9 @@ async def test_forget_ends_repetition_and_a_later_operation_registers_anew(daemo
         await connection.execute(operation(daemon, "monitor", interval=0.1))
         await connection.forget("thing-1")
         await connection.forget("thing-1")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # one may have been running
         calls = daemon.calls()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # three of them would have run by now
         assert daemon.calls() == calls
         assert recorder.results == []
         assert (await connection.execute(operation(daemon, "monitor"))).rc == 0
@@ -254,30 +264,31 @@ async def test_two_clients_do_not_mix_their_results(daemon):
         await one.execute(operation(daemon, "start"))
         await asyncio.gather(
             one.execute(operation(daemon, "monitor", interval=0.2)),
-            other.execute(operation(daemon, "notify", resource="b")),
+            other.execute(operation(daemon, "monitor", resource="b")),
         )
         os.kill(daemon.service_pid(), signal.SIGKILL)
         await first.until(lambda r: r.results)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # nothing may come
         assert second.results == []
 
 
 async def test_the_caller_may_give_up_and_the_operation_goes_on(daemon):
     async with connected(daemon) as (connection, _):
         task = asyncio.ensure_future(connection.execute(operation(daemon, "notify")))
-        await asyncio.sleep(0.15)
+        await begun(daemon, "notify")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        (daemon.state / "go").touch()
         await connection.execute(operation(daemon, "meta-data"))
         assert daemon.calls()[:2] == ["notify", "done"]
 
 
 async def test_check_and_lost_connection(daemon):
     async with connected(daemon) as (connection, recorder):
-        await connection.check(timeout=5)
+        await connection.check(timeout=60)
         waiting = asyncio.ensure_future(connection.execute(operation(daemon, "notify")))
-        await asyncio.sleep(0.1)
+        await begun(daemon, "notify")
         daemon.process.kill()
         await recorder.until(lambda r: r.lost)
         with pytest.raises(TransportError) as raised:
@@ -296,14 +307,17 @@ async def test_check_and_lost_connection(daemon):
 
 
 async def test_a_stopped_daemon_is_noticed(daemon):
-    async with connected(daemon, poke_interval=0.4, poke_timeout=0.6) as (_, recorder):
-        await asyncio.sleep(1.5)
+    async with connected(daemon, poke_interval=0.3, poke_timeout=3600.0) as (connection, recorder):
+        for _ in range(3):  # asked whenever it is silent, it answers each time
+            heard = connection._heard
+            async with asyncio.timeout(60):
+                while connection._heard == heard:
+                    await asyncio.sleep(0.02)
         assert recorder.lost == []
+    async with connected(daemon, poke_interval=0.3, poke_timeout=0.6) as (_, recorder):
         daemon.process.send_signal(signal.SIGSTOP)
         try:
-            begun = time.monotonic()
             await recorder.until(lambda r: r.lost)
-            assert time.monotonic() - begun < 4
             assert recorder.lost[0].code == "NO_ANSWER"
         finally:
             daemon.process.send_signal(signal.SIGCONT)
@@ -318,7 +332,7 @@ async def test_check_of_a_stopped_daemon(daemon):
             assert raised.value.code == "NO_ANSWER"
         finally:
             daemon.process.send_signal(signal.SIGCONT)
-        await connection.check(timeout=5)
+        await connection.check(timeout=60)
         assert recorder.lost == []
 
 
@@ -326,7 +340,7 @@ async def test_a_wrong_key_is_refused(daemon):
     transport = RemoteTransport()
     with pytest.raises(TransportError) as raised:
         await transport.connect(
-            endpoint(daemon, key=b"x" * 4096), on_result=lambda _: None, on_lost=lambda _: None, timeout=5
+            endpoint(daemon, key=b"x" * 4096), on_result=lambda _: None, on_lost=lambda _: None, timeout=60
         )
     assert raised.value.code in ("TLS", "CLOSED", "BROKEN")
     async with connected(daemon):
@@ -337,20 +351,19 @@ async def test_nobody_listens_and_nobody_answers(daemon):
     transport = RemoteTransport()
     nothing = {"on_result": lambda _: None, "on_lost": lambda _: None}
     with pytest.raises(TransportError) as raised:
-        await transport.connect(endpoint(daemon, port=1), timeout=5, **nothing)
+        await transport.connect(endpoint(daemon, port=1), timeout=60, **nothing)
     assert raised.value.code == "REFUSED"
     with pytest.raises(TransportError) as raised:
-        await transport.connect(endpoint(daemon, address="no.such.host.invalid"), timeout=5, **nothing)
+        await transport.connect(endpoint(daemon, address="no.such.host.invalid"), timeout=60, **nothing)
     assert raised.value.code == "UNREACHABLE"
     with pytest.raises(TransportError) as raised:
-        await transport.connect(endpoint(daemon, key=b""), timeout=5, **nothing)
+        await transport.connect(endpoint(daemon, key=b""), timeout=60, **nothing)
     assert raised.value.code == "TLS"
     daemon.process.send_signal(signal.SIGSTOP)
     try:
-        begun = time.monotonic()
-        with pytest.raises(TransportError) as raised:
-            await transport.connect(endpoint(daemon), timeout=0.5, **nothing)
+        async with asyncio.timeout(60):  # nothing else ends it
+            with pytest.raises(TransportError) as raised:
+                await transport.connect(endpoint(daemon), timeout=0.5, **nothing)
         assert raised.value.code == "TIMEOUT"
-        assert time.monotonic() - begun < 2
     finally:
         daemon.process.send_signal(signal.SIGCONT)

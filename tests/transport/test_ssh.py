@@ -19,7 +19,8 @@ from tests.transport.contract import TransportContract
 from tests.transport.sshd import Sshd, free_port, running, start_sshd, until
 
 pytestmark = pytest.mark.real
-QUICK = SshSettings(health_interval=0.2, health_timeout=1.5, exit_poll=0.05)
+PATIENT = SshSettings(health_interval=3600.0, exit_poll=0.05)
+IMPATIENT = SshSettings(health_interval=0.2, health_timeout=1.5, exit_poll=0.05)
 
 
 class Guest:
@@ -28,10 +29,10 @@ class Guest:
     def __init__(self) -> None:
         self.results: list[OperationResult] = []
         self.lost: list[TransportError] = []
-        self.transport = SshTransport(QUICK)
+        self.transport = SshTransport(PATIENT)
         self.connection: SshConnection
 
-    async def connect(self, sshd: Sshd, timeout: float = 10.0, **changes: object) -> SshConnection:
+    async def connect(self, sshd: Sshd, timeout: float = 60.0, **changes: object) -> SshConnection:
         connection = await self.transport.connect(
             sshd.endpoint(**changes), on_result=self.results.append, on_lost=self.lost.append, timeout=timeout
         )
@@ -53,6 +54,13 @@ async def guest():
     await it.transport.close()
 
 
+@pytest.fixture
+async def impatient(guest):
+    """A guest that is asked often whether it lives."""
+    guest.transport = SshTransport(IMPATIENT)
+    return guest
+
+
 def fake(action: str, **changes: object) -> Operation:
     values: dict[str, object] = {
         "resource": "rsc_web_fake",
@@ -60,7 +68,7 @@ def fake(action: str, **changes: object) -> Operation:
         "provider": "pcloudtest",
         "type": "Fake",
         "action": action,
-        "timeout": 10.0,
+        "timeout": 60.0,
     }
     return Operation(**(values | changes))  # type: ignore[arg-type]
 
@@ -74,8 +82,8 @@ async def test_ocf_life_of_a_resource(sshd, guest):
     probe = await connection.execute(fake("monitor"))
     assert (probe.rc, probe.status, probe.exit_reason) == (7, OperationStatus.DONE, "no process")
     start = await connection.execute(fake("start"))
+    # The agent's daemon keeps the pipe open for longer than the operation may take: it must not be waited for.
     assert (start.rc, start.output.strip(), start.signal) == (0, "started", "request")
-    assert start.exec_seconds < 2.0, "an agent whose daemon keeps the pipe open must not be waited for"
     assert (await connection.execute(fake("monitor"))).rc == 0
     assert (await connection.execute(fake("stop"))).rc == 0
     assert (await connection.execute(fake("monitor"))).rc == 7
@@ -145,9 +153,8 @@ async def test_time_out_kills_the_process_group(sshd, guest):
     connection = await guest.connect(sshd)
     result = await connection.execute(fake("slow", timeout=0.5))
     assert (result.rc, result.status) == (1, OperationStatus.TIMEOUT)
-    assert result.exec_seconds < 3
-    child = int((sshd.state / "child").read_text())
-    await until(lambda: not running(child), 3)
+    child = int((sshd.state / "child").read_text())  # sleeps for ten minutes
+    await until(lambda: not running(child))
 
 
 @pytest.mark.parametrize(("code", "rc"), [(0, 0), (1, 7), (2, 7), (3, 7), (4, 1), (150, 5), (151, 4), (99, 1)])
@@ -194,7 +201,7 @@ async def test_recurring_monitor_reports_changes_only(sshd, guest):
     await connection.cancel("rsc_web_fake", "monitor", 0.1)
     await connection.cancel("rsc_web_fake", "monitor", 99.0)
     seen = sshd.calls()
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.4)  # four of them would have run by now
     assert len(sshd.calls()) <= len(seen) + 1
 
 
@@ -209,13 +216,11 @@ async def test_exit_of_a_process_triggers_the_monitor_at_once(sshd, guest):
     binary.chmod(0o755)
     service = await asyncio.create_subprocess_exec(str(binary), "1000", start_new_session=True)
     (sshd.state / "pid").write_text(str(service.pid))
-    first = await connection.execute(fake("monitor", interval=60.0, processes=(name,)))
+    first = await connection.execute(fake("monitor", interval=3600.0, processes=(name,)))
     assert first.rc == 0
-    began = asyncio.get_running_loop().time()
     service.kill()
     await service.wait()
-    await until(lambda: bool(guest.results), 5)
-    assert asyncio.get_running_loop().time() - began < 2.0
+    await until(lambda: bool(guest.results))
     assert (guest.results[0].rc, guest.results[0].signal) == (7, "exit")
 
 
@@ -236,20 +241,22 @@ async def test_the_watch_leaves_nothing_behind(sshd, guest):
 
 async def test_operations_of_one_resource_run_in_sequence_and_others_do_not_wait(sshd, guest):
     connection = await guest.connect(sshd)
-    slow = asyncio.create_task(connection.execute(fake("slow", timeout=2.0)))
-    await until(lambda: "rsc_web_fake slow" in sshd.calls())
+    gate = asyncio.create_task(connection.execute(fake("gate")))
+    await until(lambda: "rsc_web_fake gate" in sshd.calls())
     waiting = asyncio.create_task(connection.execute(fake("monitor")))
     other = await connection.execute(fake("monitor", resource="rsc_other"))
     assert other.rc == 7
     assert not waiting.done()
-    assert (await slow).status == OperationStatus.TIMEOUT
-    assert (await waiting).queue_seconds > 0.5
+    (sshd.state / "open").touch()
+    assert (await gate).rc == 0
+    assert (await waiting).rc == 7
+    assert sshd.calls() == ["rsc_web_fake gate", "rsc_other monitor", "rsc_web_fake opened", "rsc_web_fake monitor"]
 
 
 async def test_an_operation_that_outlived_its_connection_does_not_overlap(sshd, guest):
     connection = await guest.connect(sshd)
-    task = asyncio.create_task(connection.execute(fake("slow", timeout=3.0)))
-    await until(lambda: "rsc_web_fake slow" in sshd.calls())
+    task = asyncio.create_task(connection.execute(fake("gate")))
+    await until(lambda: "rsc_web_fake gate" in sshd.calls())
     for pid in sshd.sessions():
         if "priv" not in str(pid):
             os.kill(pid, signal.SIGKILL)
@@ -257,9 +264,11 @@ async def test_an_operation_that_outlived_its_connection_does_not_overlap(sshd, 
         await task
     second = Guest()
     again = await second.connect(sshd)
-    result = await again.execute(fake("monitor"))
-    assert result.rc == 7
-    assert result.exec_seconds > 1.0, "it waited for the operation that was still running in the guest"
+    waiting = asyncio.create_task(again.execute(fake("monitor")))
+    await asyncio.sleep(0.5)  # it could begin, and may not
+    (sshd.state / "open").touch()
+    assert (await waiting).rc == 7
+    assert sshd.calls() == ["rsc_web_fake gate", "rsc_web_fake opened", "rsc_web_fake monitor"]
     await second.transport.close()
 
 
@@ -289,9 +298,9 @@ async def test_cancelled_caller_does_not_cancel_the_operation(sshd, guest):
 
 async def test_run_without_a_shell(sshd, guest):
     connection = await guest.connect(sshd)
-    result = await connection.run(["printf", "%s|", "a b", "$HOME", "c'd"], timeout=5)
+    result = await connection.run(["printf", "%s|", "a b", "$HOME", "c'd"], timeout=60)
     assert result.stdout == b"a b|$HOME|c'd|"
-    echoed = await connection.run(["cat"], stdin=b"x" * 100_000, timeout=5)
+    echoed = await connection.run(["cat"], stdin=b"x" * 100_000, timeout=60)
     assert echoed.stdout == b"x" * 100_000
     with pytest.raises(TransportError) as caught:
         await connection.run(["sleep", "60"], timeout=0.3)
@@ -327,11 +336,10 @@ async def test_nobody_listens(sshd, guest):
 
 async def test_banner_silence(sshd, guest):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        began = asyncio.get_running_loop().time()
-        with pytest.raises(TransportError) as caught:
-            await guest.connect(sshd, timeout=0.5, port=silent.getsockname()[1])
+        async with asyncio.timeout(60):  # nothing else ends it
+            with pytest.raises(TransportError) as caught:
+                await guest.connect(sshd, timeout=0.5, port=silent.getsockname()[1])
         assert caught.value.code == "TIMEOUT"
-        assert asyncio.get_running_loop().time() - began < 3
 
 
 async def test_a_peer_that_is_no_sshd(sshd, guest):
@@ -341,7 +349,7 @@ async def test_a_peer_that_is_no_sshd(sshd, guest):
 
     async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
         with pytest.raises(TransportError) as caught:
-            await guest.connect(sshd, timeout=5, port=server.sockets[0].getsockname()[1])
+            await guest.connect(sshd, timeout=60, port=server.sockets[0].getsockname()[1])
     assert caught.value.code in ("PROTOCOL", "REFUSED")
 
 
@@ -356,9 +364,9 @@ async def test_a_silent_handshake_does_not_hold_up_others(sshd):
             )
             for _ in range(2)
         ]
-        await asyncio.sleep(0.05)
-        connection = await transport.connect(sshd.endpoint(), on_result=nothing, on_lost=nothing, timeout=10.0)
-        await connection.check(timeout=2)
+        await until(transport._handshakes.locked)
+        connection = await transport.connect(sshd.endpoint(), on_result=nothing, on_lost=nothing, timeout=60.0)
+        await connection.check(timeout=60)
         ended = await asyncio.gather(*stuck, return_exceptions=True)
     assert all(isinstance(error, TransportError) and error.code == "TIMEOUT" for error in ended)
     await transport.close()
@@ -367,17 +375,18 @@ async def test_a_silent_handshake_does_not_hold_up_others(sshd):
 # --- links that break
 
 
-async def test_stopped_sshd_is_noticed_by_the_health_check(sshd, guest):
+async def test_stopped_sshd_is_noticed_by_the_health_check(sshd, impatient):
+    guest = impatient
     connection = await guest.connect(sshd)
     for pid in sshd.sessions():
         os.kill(pid, signal.SIGSTOP)
-    await until(lambda: bool(guest.lost), 5)
+    await until(lambda: bool(guest.lost))
     assert guest.lost[0].code == "SILENT"
     with pytest.raises(TransportError):
         await connection.execute(fake("monitor"))
     with pytest.raises(TransportError):
         await connection.check(timeout=1)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # nothing more may come
     assert len(guest.lost) == 1
 
 
@@ -389,15 +398,16 @@ async def test_killed_sshd_is_noticed_at_once(sshd, guest):
     await until(lambda: "other slow" in sshd.calls())
     for pid in sshd.sessions():
         os.kill(pid, signal.SIGKILL)
-    await until(lambda: bool(guest.lost), 1)
+    await until(lambda: bool(guest.lost))  # an hour before anybody would ask
     with pytest.raises(TransportError):
         await running_operation
     assert len(guest.lost) == 1
     assert running(sshd.service()), "the service goes on"
 
 
-async def test_half_open_link(sshd, guest):
+async def test_half_open_link(sshd, impatient):
     """The peer vanishes without a word: a proxy in between swallows everything, and no FIN or RST ever comes."""
+    guest = impatient
     swallow = asyncio.Event()
     proxies: list[asyncio.Task[None]] = []
 
@@ -419,10 +429,9 @@ async def test_half_open_link(sshd, guest):
                 each.transport.abort()
 
     server = await asyncio.start_server(proxy, "127.0.0.1", 0)
-    connection = await guest.connect(sshd, port=server.sockets[0].getsockname()[1])
-    await connection.execute(fake("start"))
+    await guest.connect(sshd, port=server.sockets[0].getsockname()[1])
     swallow.set()
-    await until(lambda: bool(guest.lost), 5)
+    await until(lambda: bool(guest.lost))
     assert guest.lost[0].code == "SILENT"
     server.close()
     for task in proxies:
@@ -439,7 +448,7 @@ async def test_close_is_silent_and_final(sshd, guest):
     with pytest.raises(TransportError) as caught:
         await connection.execute(fake("monitor"))
     assert caught.value.code == "CLOSED"
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # nothing may come
     assert guest.lost == []
     assert running(sshd.service())
 
@@ -477,10 +486,13 @@ class SshPeer:
 
     def __init__(self, sshd: Sshd) -> None:
         self.sshd = sshd
-        self.transport = SshTransport(QUICK)
+        self.transport = SshTransport(PATIENT)
+
+    def impatient(self) -> None:
+        self.transport = SshTransport(IMPATIENT)
 
     async def connect(self, on_result, on_lost):
-        return await self.transport.connect(self.sshd.endpoint(), on_result=on_result, on_lost=on_lost, timeout=10.0)
+        return await self.transport.connect(self.sshd.endpoint(), on_result=on_result, on_lost=on_lost, timeout=60.0)
 
     def operation(self, action: str, **changes: object) -> Operation:
         return fake(action, **changes)

@@ -17,9 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from pcloud.api.cloudformation import MAX_BODY, read_body, signal_of
+from pcloud.api.aws.app import MAX_BODY, read_body, signal_of
+from pcloud.api.aws.query import QueryError
 from pcloud.api.heat_views import event_view, resource_view, source_from, stack_view, template_schema
-from pcloud.api.query import QueryError
 from pcloud.model.errors import Conflict, NotFound, PcloudError
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import ResourceRecord, StackRecord

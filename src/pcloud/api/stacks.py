@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 
 from pcloud.api.access import need
-from pcloud.api.cloudformation import cloudformation_app
-from pcloud.api.cloudformation_views import event_view, plan_view, resource_view, stack_view
+from pcloud.api.aws.app import cloudformation_app
+from pcloud.api.aws.cloudformation.views import event_view, plan_view, resource_view, stack_view
 from pcloud.api.heat import heat_app
 from pcloud.api.heat_views import source_from
 from pcloud.api.server import HttpServer
@@ -117,11 +117,13 @@ async def delete(request: Request, name: str) -> dict[str, Any]:
 
 
 @router.get("/v1/stacks/{name}/events", dependencies=[need(Role.VIEWER)])
-async def events(request: Request, name: str) -> list[dict[str, Any]]:
-    """List a stack's events, oldest first."""
+async def events(request: Request, name: str, after: str = "") -> list[dict[str, Any]]:
+    """List a stack's events, oldest first; with `after` those that came after the event of that id."""
     manager = _manager(request)
     stack = manager.get(name)
-    return [event_view(manager, stack, event) for event in manager.events(stack)]
+    found = manager.events(stack)
+    seen = next((number for number, event in enumerate(found, 1) if event.id == after), 0) if after else 0
+    return [event_view(manager, stack, event) for event in found[seen:]]
 
 
 @router.post("/v1/access-keys", dependencies=[need(Role.ADMIN)])

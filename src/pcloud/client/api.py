@@ -19,6 +19,7 @@ from pcloud.client.errors import BadReply, TimedOut, Unreachable
 from pcloud.client.events import SILENCE, follow
 from pcloud.client.http import REPLY_TIMEOUT, Connection
 from pcloud.client.settings import Settings, load
+from pcloud.client.stacks import Stacks
 from pcloud.model.errors import NotFound, PcloudError
 from pcloud.model.status import DeployableStatus
 
@@ -33,6 +34,7 @@ class Client:
     def __init__(self, settings: Settings, *, timeout: float = REPLY_TIMEOUT) -> None:
         self.settings = settings
         self.connection = Connection(settings, timeout=timeout)
+        self.stacks = Stacks(self.connection)
 
     @classmethod
     def from_environment(cls) -> Client:

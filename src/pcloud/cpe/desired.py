@@ -127,7 +127,7 @@ class Desired:
             state, reason, since = ResourceState.UNKNOWN, "waiting for its engine process", row.updated
         overlay = self.overlays.get(row.name)
         if overlay is not None:
-            if self.change(row):
+            if overlay.change and self.change(row):
                 reason = "; ".join(part for part in (reason, _CHANGE[overlay.change] + overlay.reason) if part)
             else:
                 reason = overlay.reason
@@ -139,11 +139,13 @@ class Desired:
         return state, reason, since
 
     def change(self, row: DeployableRow) -> str:
-        """Return what became of the last change while what ran before goes on: `building`, `failed`, or nothing to tell."""
+        """Return what became of the last change while what ran before goes on; empty when there is nothing to tell."""
         status, overlay = self.statuses.get(row.name), self.overlays.get(row.name)
-        if overlay is None or status is None or not status.assemblies or status.state is ResourceState.STOPPED:
+        if status is None or not status.assemblies or status.state is ResourceState.STOPPED:
             return ""
-        return overlay.change
+        if overlay is not None:
+            return overlay.change
+        return "pending" if 0 < status.revision < row.revision else ""
 
     def summary(self, row: DeployableRow) -> Summary:
         """Return one line of the list."""
@@ -175,6 +177,7 @@ class Desired:
             target=row.target,
             paused=row.paused,
             change=self.change(row),
+            revision=status.revision if status is not None else 0,
             since=since,
             assemblies=status.assemblies if status is not None else assemblies,
         )

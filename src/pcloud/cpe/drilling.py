@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pcloud.cpe.parts import find_assembly
 from pcloud.events.event import Event
 from pcloud.model.deployable import Deployable, Escalation, ResourceState
 from pcloud.model.errors import InvalidDocument, NotFound, Problem
@@ -87,9 +88,7 @@ def choose(deployable: Deployable, fault: str, assembly: str, resource: str) -> 
         )
     if fault == "engine-killed":
         return Target(deployable=deployable.name, fault=fault)
-    named = [one for one in deployable.assemblies if not assembly or one.name == assembly]
-    if not named:
-        raise NotFound(Problem(code="NO_SUCH_ASSEMBLY", message=f"{deployable.name} has no assembly `{assembly[:80]}`"))
+    named = [find_assembly(deployable, assembly)] if assembly else list(deployable.assemblies)
     if fault != "service-killed":
         return Target(deployable=deployable.name, fault=fault, assembly=named[0].name)
     for one in named:

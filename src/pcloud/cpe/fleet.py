@@ -59,6 +59,8 @@ class Fleet:
         self.slots: dict[str, Slot] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._connections: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._closed = False
         self._server: asyncio.Server | None = None
 
     async def start(self, slots: Sequence[str]) -> None:
@@ -127,8 +129,15 @@ class Fleet:
             if slot.link is not None:
                 slot.link.close()
         await asyncio.gather(*self._tasks.values(), *self._connections, return_exceptions=True)
+        self._closed = True
+        for writer in self._writers:  # a task that is cancelled before its first step closes nothing
+            writer.transport.abort()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closed:  # it was on its way in when we stopped listening
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
         self._spawn(self._serve(reader, writer), "engine-connection")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -157,6 +166,7 @@ class Fleet:
                 link.close()
                 if slot is not None:
                     slot.detach(link)
+            self._writers.discard(writer)
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pcloud.cpe.link import new_request
+from pcloud.cpe.parts import check_part
 from pcloud.dpe import messages
 from pcloud.environment.infrastructure import ExecResult
-from pcloud.model.errors import NotFound, Problem, Unavailable
+from pcloud.model.errors import Problem, Unavailable
 from pcloud.model.status import DeployableStatus
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Inside:
         self, name: str, assembly: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
     ) -> ExecResult:
         """Run a command in a guest, without a shell."""
-        await self._has_assembly(name, assembly)
+        await self._has(name, assembly)
         arguments = {"assembly": assembly, "argv": list(argv), "stdin": stdin, "timeout": timeout}
         result = await self.command(name, "execute", arguments, timeout=timeout + 30)
         try:
@@ -68,35 +69,11 @@ class Inside:
 
     async def console(self, name: str, assembly: str) -> bytes:
         """Return the newest part of a guest's console log."""
-        await self._has_assembly(name, assembly)
+        await self._has(name, assembly)
         result = await self.command(name, "console", {"assembly": assembly})
         if isinstance(result, Mapping):
             result = result.get("console", b"")
         return result.encode() if isinstance(result, str) else bytes(result or b"")
 
-    async def _has(self, name: str, assembly: str, resource: str) -> None:
-        """NotFound unless the deployable has that assembly, and the assembly that resource; empty asks for none."""
-        if assembly or resource:
-            await self._has_assembly(name, assembly)
-        if resource:
-            assemblies = (await self._owner.definition(name)).deployable.assemblies
-            names = [one.name for each in assemblies if each.name == assembly for one in each.resources]
-            if resource not in names:
-                raise NotFound(
-                    Problem(
-                        code="NO_SUCH_RESOURCE",
-                        message=f"assembly {name}/{assembly} has no resource `{resource[:80]}`",
-                        hint=f"it has: {', '.join(names) or 'none'}",
-                    )
-                )
-
-    async def _has_assembly(self, name: str, assembly: str) -> None:
-        names = [one.name for one in (await self._owner.definition(name)).deployable.assemblies]
-        if assembly not in names:
-            raise NotFound(
-                Problem(
-                    code="NO_SUCH_ASSEMBLY",
-                    message=f"deployable {name} has no assembly `{assembly[:80]}`",
-                    hint=f"it has: {', '.join(names) or 'none'}",
-                )
-            )
+    async def _has(self, name: str, assembly: str, resource: str = "") -> None:
+        check_part((await self._owner.definition(name)).deployable, assembly, resource)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pcloud.cpe.jobs import Progress, Work
+from pcloud.cpe.parts import find_assembly
 from pcloud.cpe.ports import ImportRequest, Jeos, TemplateInfo
 from pcloud.model import names
 from pcloud.model.assemble import default_transport
@@ -299,13 +300,8 @@ class LibraryService:
         async with self._changes:
             self._owner.desired.active(deployable)
             found = await self._owner.definition(deployable)
+            find_assembly(found.deployable, assembly)
             left = tuple(one for one in found.deployable.assemblies if one.name != assembly)
-            if len(left) == len(found.deployable.assemblies):
-                raise NotFound(
-                    Problem(
-                        code="NO_SUCH_ASSEMBLY", message=f"deployable {deployable} has no assembly `{assembly[:80]}`"
-                    )
-                )
             await self._put(found.deployable, left, tuple(one for one in found.library if one != assembly))
 
     async def _put(self, old: Deployable, assemblies: tuple[Assembly, ...], library: tuple[str, ...]) -> None:

@@ -132,7 +132,8 @@ class Reconciler:
                 if definition.applied is None:
                     continue
                 # What ran before goes on, watched and recovered, until the images of the change are there.
-                definition = msgspec.structs.replace(definition, deployable=definition.applied)
+                older = definition.revision - 1
+                definition = msgspec.structs.replace(definition, deployable=definition.applied, revision=older)
                 images = self._images_of(row, definition.deployable, definition.images)
                 former.add(name)
             if images is not None:
@@ -204,6 +205,7 @@ class Reconciler:
                     deployable=deployable,
                     target=row.target,
                     paused=row.paused,
+                    revision=definition.revision,
                     guests=self.material(deployable, images),
                     state=None if row.name in link.loaded else definition.state,
                 )

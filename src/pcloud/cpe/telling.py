@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pcloud.cpe.desired import Summary
+from pcloud.cpe.parts import check_part
 from pcloud.model.deployable import ResourceState
 from pcloud.model.status import AssemblyStatus, DeployableStatus, ResourceStatus
 
@@ -47,10 +48,15 @@ class Telling:
     async def explain(
         self, name: str, *, assembly: str = "", resource: str = "", limit: int = 20
     ) -> list[dict[str, Any]]:
-        """Return the newest decisions, newest first; those that are about an assembly or resource when one is given."""
+        """Return the newest decisions, newest first; those that are about an assembly or resource when one is given.
+
+        NotFound where there is neither such a part nor a decision about one (of a part that is gone there may be).
+        """
         subject = "/".join(part for part in (assembly, resource) if part)
         records = await self.decisions(name, limit=limit if not subject else 10_000)
         found = [record for record in records if concerns(record, assembly, resource)][:limit]
+        if not found and assembly and (definition := await self._owner.store.deployables.definition(name)):
+            check_part(definition.deployable, assembly, resource)
         return [{key: value for key, value in record.items() if key != "snapshot"} for record in found]
 
     async def decisions(self, name: str, *, limit: int) -> list[dict[str, Any]]:

@@ -190,6 +190,7 @@ class Host:
             guests=load.guests,
             paused=load.paused,
             places=await self._known_places(world),
+            revision=load.revision,
         )
 
     def _memory(self, name: str, state: bytes | None) -> Memory | None:
@@ -211,7 +212,12 @@ class Host:
                 severity=Severity.CRITICAL,
             )
         )  # fmt: skip
-        self._publish(name, DeployableStatus(name=name, state=ResourceState.FAILED, reason=reason, target=load.target))
+        self._publish(
+            name,
+            DeployableStatus(
+                name=name, state=ResourceState.FAILED, reason=reason, target=load.target, revision=load.revision
+            ),
+        )
 
     def _publish(self, name: str, status: DeployableStatus) -> None:
         self._statuses[name] = status

@@ -110,6 +110,7 @@ class DeployableEngine:
         guests: dict[str, GuestMaterial],
         paused: bool,
         places: tuple[str, ...],
+        revision: int = 0,
     ) -> None:
         """Take the user's newest wishes."""
         self._executor.guests = {**self._executor.guests, **guests}
@@ -122,6 +123,7 @@ class DeployableEngine:
                 hostnames={name: material.identity.hostname for name, material in guests.items()},
                 images=_digests(deployable, guests),
                 places=places,
+                revision=revision,
             )
         )
 
@@ -146,6 +148,7 @@ class DeployableEngine:
             guests={},
             paused=False,
             places=self.state.places,
+            revision=self.state.revision,
         )
 
     async def cut_link(self, assembly: str) -> None:

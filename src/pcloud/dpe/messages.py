@@ -45,6 +45,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     guests: dict[str, GuestMaterial]
     """By assembly name."""
     paused: bool = False
+    revision: int = 0
+    """Which of the user's wishes this is; the engine's statuses repeat it, so that an older one is known as such."""
     state: bytes | None = None
     """The newest engine state that was journalled; used only when the deployable is not loaded yet."""
 

@@ -86,9 +86,11 @@ async def _drain(stream: asyncio.StreamReader) -> bytes:
 async def _feed(stream: asyncio.StreamWriter | None, content: bytes) -> None:
     if stream is None:
         return
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the command need not read it
-        stream.write(content)
-        await stream.drain()
-    stream.close()
+    try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the command need not read it
+            stream.write(content)
+            await stream.drain()
+    finally:
+        stream.close()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         await stream.wait_closed()

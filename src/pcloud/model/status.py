@@ -45,6 +45,9 @@ class DeployableStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What it shall be: `started` or `stopped`."""
     paused: bool = False
     change: str = ""
-    """What was applied last and is not brought about, while what ran before goes on: `building` its images, or `failed`."""
+    """What was applied last and is not brought about, while what ran before goes on: `pending` until its engine has taken it
+    up, `building` its images, or `failed`."""
+    revision: int = 0
+    """Which of the user's wishes the engine carries out; 0 where it does not tell."""
     since: float = 0.0
     assemblies: tuple[AssemblyStatus, ...] = ()

@@ -35,6 +35,7 @@ def configure(state: State, wish: Configured) -> State:
         deployable=new,
         target=wish.target,
         paused=wish.paused,
+        revision=wish.revision,
         leaving=leaving,
         leaving_resources=leaving_resources,
         hostnames=wish.hostnames,

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from pcloud.model.deployable import Parameter, Reference, Resource
-from pcloud.policy.state import State, needs_configure
+from pcloud.policy.state import Health, Power, Service, State, configure_step, needs_configure
 
 
 def resolve(state: State, parameter: Parameter) -> str | None:
@@ -46,6 +46,30 @@ def configure_digest(state: State, resource: Resource) -> str | None:
     """Return the digest of a configure step; None while a reference is not known."""
     parameters = resolved(state, resource)
     return None if parameters is None else _digest([resource.configure, parameters])
+
+
+def guest_changed(state: State, name: str) -> bool:
+    """Tell whether a guest runs that was made from something else than it shall be made from."""
+    guest, wanted = state.guest(name), state.images.get(name, "")
+    return guest.power is Power.ON and bool(guest.digest and wanted) and guest.digest != wanted
+
+
+def service_changed(state: State, subject: str) -> bool:
+    """Tell whether a service, or the configure step before it, runs with other parameters than it shall have."""
+    assembly, _, name = subject.removesuffix("!configure").partition("/")
+    try:
+        resource = state.deployable.assembly(assembly).resource(name)
+    except KeyError:
+        return False
+    own = f"{assembly}/{name}"
+    if differs(state.service(own), service_digest(state, resource)):
+        return True
+    return needs_configure(resource) and differs(state.service(configure_step(own)), configure_digest(state, resource))
+
+
+def differs(service: Service, wanted: str | None) -> bool:
+    """Tell whether a service that runs was started as another one than `wanted`; False while either is not known."""
+    return service.health is Health.RUNNING and bool(service.digest and wanted) and service.digest != wanted
 
 
 def _digest(content: object) -> str:

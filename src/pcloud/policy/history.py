@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from pcloud.model.deployable import Assembly
-from pcloud.policy.definition import configure_digest, service_digest
+from pcloud.policy.definition import configure_digest, guest_changed, service_digest
 from pcloud.policy.identifiers import PLACE, guest_id, milliseconds, quoteattr, resource_id
 from pcloud.policy.state import Fault, Health, Link, Power, Service, State, configure_step, needs_configure
 
@@ -66,9 +66,8 @@ def _guest_history(state: State, assembly: str, node: str, now: float) -> Iterat
     if guest.power is not Power.ON:
         yield from _absent(assembly, node)
         return
-    wanted = state.images.get(assembly, "")
-    changed = bool(guest.digest and wanted and guest.digest != wanted)
-    operations = _operation(name, "start", 0, 0, node, guest.since, CHANGED if changed else _digest())
+    start = CHANGED if guest_changed(state, assembly) else _digest()
+    operations = _operation(name, "start", 0, 0, node, guest.since, start)
     if guest.fault is Fault.NONE:
         operations += _operation(name, "monitor", GUEST_INTERVAL, 0, node, guest.since, _digest(GUEST_TIMEOUT))
     else:

@@ -17,6 +17,7 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
     hostnames: dict[str, str]
     images: dict[str, str]
     places: tuple[str, ...]
+    revision: int = 0
 
 
 class GuestSeen(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pcloud.model.deployable import Reference
-from pcloud.policy.definition import configure_digest, service_digest
-from pcloud.policy.state import Fault, Health, Link, Power, State, configure_step
+from pcloud.policy.definition import guest_changed, service_changed
+from pcloud.policy.state import Fault, Health, Link, State
 
 _FAULTS = {
     Fault.GONE: "died",
@@ -26,8 +26,7 @@ def why_guest(state: State, name: str, action: str) -> str:
         return "the deployable shall be stopped"
     if guest.fault is not Fault.NONE:
         return f"the guest {_FAULTS[guest.fault]}: {guest.reason}"
-    wanted = state.images.get(name, "")
-    if guest.power is Power.ON and guest.digest and wanted and guest.digest != wanted:
+    if guest_changed(state, name):
         return "what the guest is made from changed: it is made anew"
     if action == "connect":
         return "its services are reached through this connection"
@@ -55,7 +54,7 @@ def why_service(state: State, subject: str, action: str) -> str:
         return f"{name} failed: {service.reason}{f' ({told})' if told else ''}"
     if service.health is Health.START_FAILED:
         return f"its start failed: {service.reason}"
-    if _changed(state, subject):
+    if service_changed(state, subject):
         return "its parameters changed, or an address they refer to did"
     if service.failed_at:
         return f"{name} failed: {service.reason}"
@@ -67,22 +66,6 @@ def why_service(state: State, subject: str, action: str) -> str:
     if subject.endswith("!configure"):
         return f"{name} is configured before it starts"
     return "it shall run and does not"
-
-
-def _changed(state: State, subject: str) -> bool:
-    assembly, _, name = subject.removesuffix("!configure").partition("/")
-    try:
-        resource = state.deployable.assembly(assembly).resource(name)
-    except KeyError:
-        return False
-    for key, digest in (
-        (subject, service_digest(state, resource)),
-        (configure_step(subject.removesuffix("!configure")), configure_digest(state, resource)),
-    ):
-        known = state.service(key).digest
-        if known and digest and known != digest and state.service(key).health is Health.RUNNING:
-            return True
-    return False
 
 
 def _cause(state: State, assembly: str, name: str) -> str:
@@ -104,6 +87,6 @@ def _cause(state: State, assembly: str, name: str) -> str:
         guest = state.guest(subject.partition("/")[0])
         service = state.service(subject)
         failed = service.health in (Health.FAILED, Health.START_FAILED) or bool(service.failed_at)
-        if failed or guest.fault is not Fault.NONE or _changed(state, subject):
+        if failed or guest.fault is not Fault.NONE or service_changed(state, subject):
             return subject
     return ""

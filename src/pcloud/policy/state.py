@@ -141,6 +141,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     deployable: Deployable
     target: str = "started"
     paused: bool = False
+    revision: int = 0
+    """Which of the user's wishes this is; 0 where nobody counts them."""
     guests: dict[str, Guest] = {}
     """By assembly."""
     services: dict[str, Service] = {}

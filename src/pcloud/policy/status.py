@@ -5,6 +5,7 @@ from __future__ import annotations
 from pcloud.model.deployable import Assembly, Resource, ResourceState
 from pcloud.model.status import AssemblyStatus, DeployableStatus, ResourceStatus
 from pcloud.policy import escalation
+from pcloud.policy.definition import guest_changed, service_changed
 from pcloud.policy.state import Fault, Health, Link, Power, State, configure_step
 
 _ORDER = (
@@ -29,6 +30,7 @@ def status(state: State, now: float) -> DeployableStatus:
         infrastructure=deployable.infrastructure,
         target=state.target,
         paused=state.paused,
+        revision=state.revision,
         since=max((a.since for a in assemblies), default=0.0),
         assemblies=assemblies,
     )
@@ -96,6 +98,9 @@ def _guest(state: State, name: str) -> tuple[ResourceState, str]:
     if guest.link is Link.LOST:
         return ResourceState.SUSPECT, guest.reason or "its transport is silent"
     if guest.power is Power.ON and guest.link is Link.CONNECTED:
+        # What runs is not what shall run: it does not count as running any more, although it still may for a moment.
+        if guest_changed(state, name) and not state.paused:
+            return ResourceState.STARTING, "it is made anew: what it is made from changed"
         return ResourceState.RUNNING, ""
     waits = state.memory.backoff.get(name)
     return ResourceState.STARTING, f"attempt {waits.attempts} failed" if waits and guest.failed_at else ""
@@ -129,6 +134,8 @@ def _service(state: State, assembly: str, subject: str) -> tuple[ResourceState, 
     step = state.service(configure_step(subject))
     match service.health:
         case Health.RUNNING:
+            if service_changed(state, subject) and not state.paused and state.target == "started":
+                return ResourceState.STARTING, "it is restarted: its parameters changed, or an address they refer to"
             return ResourceState.RUNNING, ""
         case Health.FAILED | Health.START_FAILED:
             return ResourceState.FAILED, service.reason

@@ -210,6 +210,7 @@ PART = Name("part", _parts)
 JEOS = Name("image", lambda client, _: sorted({found.name for found in client.jeos()}))
 ARCH = Name("arch", lambda client, _: sorted({found.arch for found in client.jeos()}))
 ASSEMBLY = Name("assembly", lambda client, _: [found.name for found in client.assemblies()])
+STACK = Name("stack", lambda client, _: [found["StackName"] for found in client.stacks.all()])
 TOKEN = Name("token", lambda client, _: [found.name for found in client.tokens()])
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from pcloud.shell.text import STATE_COLOURS, clean
+from pcloud.shell.text import clean, state_colour
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) 
     for row in found:
         grid.add_row(
             *(
-                Text(cell, style=STATE_COLOURS.get(cell, "") if head == "STATE" else "")
+                Text(cell, style=state_colour(cell) if head == "STATE" else "")
                 for head, cell in zip(columns, row, strict=True)
             )
         )
@@ -114,7 +114,7 @@ def report(program: str, error: PcloudError) -> None:
 
 def styled(text: str, state: str) -> str:
     """Text in the colour of a state; click drops the colour where the stream is no terminal."""
-    fg = STATE_COLOURS.get(state)
+    fg = state_colour(state)
     return click.style(text, fg=fg) if fg and _colour() else text
 
 

@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from pcloud.client.records import Job
 from pcloud.model.status import DeployableStatus
-from pcloud.shell.text import STATE_COLOURS, clean
+from pcloud.shell.text import STATE_COLOURS, clean, state_colour
 
 SIGNS = {
     "running": "●",
@@ -26,7 +26,7 @@ SIGNS = {
 
 def state_text(name: str, state: str, reason: str = "", extra: str = "") -> Text:
     """A name with its state in colour."""
-    colour = STATE_COLOURS.get(state, "")
+    colour = state_colour(state)
     text = Text.assemble((SIGNS.get(state, "·") + " ", colour), (clean(name), "bold"), "  ", (clean(state), colour))
     if extra:
         text.append("  " + clean(extra), "bright_black")

@@ -28,6 +28,18 @@ STATE_COLOURS = {
 }
 
 
+def state_colour(state: str) -> str:
+    """Return the colour of a state, of a stack's status too; empty for what has none."""
+    known = STATE_COLOURS.get(state, "")
+    if known or not state.isupper():
+        return known
+    if state.endswith("_IN_PROGRESS"):
+        return "yellow"
+    if state.endswith("_FAILED") or "ROLLBACK" in state:
+        return "red"
+    return "green" if state.endswith("_COMPLETE") else ""
+
+
 def clean(text: str, *, lines: bool = False) -> str:
     """Replace what could steer a terminal: reasons and logs may come out of a guest. `lines` keeps line feeds and tabs."""
     return (_CONTROL_BUT_LINES if lines else _CONTROL).sub(" " if not lines else "", text)

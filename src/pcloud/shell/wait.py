@@ -189,7 +189,8 @@ def for_state(
         if status is not None:
             show.status(status)
             stale = before is not None and (status.state, status.since) == (before.state, before.since)
-            waits = building is not None or (stale and time.monotonic() - settled < SETTLE)
+            pending = status.change == "pending"  # the state is that of what was wished before
+            waits = building is not None or pending or (stale and time.monotonic() - settled < SETTLE)
             if not waits and status.change == "failed" and goal == ResourceState.RUNNING:
                 raise Failed(Problem(code="CHANGE_FAILED", message=f"{name}: {status.reason}", hint=_AGAIN))
             if not waits and _arrived(client, patience, status, goal):

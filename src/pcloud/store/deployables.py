@@ -39,7 +39,7 @@ class Deployables:
     async def definitions(self, names: Iterable[str], *, state: bool = False) -> dict[str, Definition]:
         """Return the definitions of those that exist, by name; with the engines' newest states when `state`."""
         wanted = list(names)
-        kinds = ("name", "definition", "applied", "images", "library")
+        kinds = ("name", "definition", "applied", "images", "library", "revision")
         columns = [deployables.c[kind] for kind in kinds]
         query = select(*columns).where(deployables.c.name.in_(wanted))
         async with self._database.read() as connection:
@@ -54,6 +54,7 @@ class Deployables:
                     applied=_definition.decode(row.applied) if row.applied else None,
                     images=_images.decode(row.images) if row.images else {},
                     library=_names.decode(row.library),
+                    revision=row.revision,
                     state=states.get(row.name),
                 )
                 for row in await connection.execute(query)

@@ -39,6 +39,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine was given, where that is still another definition: the images of a change are not there yet."""
     images: dict[str, tuple[str, str]] = {}
     """Assembly → what its image was asked to be, and the digest of the image that the engine was given for it."""
+    revision: int = 0
+    """That of its row when it was read."""
     state: bytes | None = None
     """The newest engine state, when it was asked for."""
 

@@ -83,9 +83,11 @@ async def running(
         status = await context.services.platform.status(name)
         if status is not None:
             found = next((one for one in status.assemblies if one.name == assembly), None)
+            if status.change == "failed":
+                raise ResourceFailed(status.reason)
             reason = (found.reason if found is not None else "") or status.reason or reason
             ready = found is not None and (found.state is ResourceState.RUNNING or (found.answers and not services))
-            if found is not None and ready and found.since >= since:
+            if found is not None and ready and found.since >= since and not status.change:
                 return found
             if found is not None and found.state is ResourceState.UNRECOVERABLE:
                 raise ResourceFailed(f"the guest can not be started: {reason}")

@@ -18,16 +18,17 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from pcloud.api.autoscaling_operations import OPERATIONS as SCALING_OPERATIONS
-from pcloud.api.cloudformation_operations import OPERATIONS, Caller, Operation
-from pcloud.api.cloudwatch_operations import OPERATIONS as METRIC_OPERATIONS
-from pcloud.api.query import QueryError, error_text, operation, parse, response_json, response_xml
-from pcloud.api.sigv4 import check_signature
+from pcloud.api.aws.autoscaling import OPERATIONS as SCALING_OPERATIONS
+from pcloud.api.aws.cloudformation import OPERATIONS
+from pcloud.api.aws.cloudwatch import OPERATIONS as METRIC_OPERATIONS
+from pcloud.api.aws.operations import Caller, Table
+from pcloud.api.aws.query import QueryError, error_text, operation, parse, response_json, response_xml
+from pcloud.api.aws.sigv4 import check_signature
 from pcloud.model.errors import Conflict, NotFound, PcloudError
 from pcloud.stacks.engine.manager import StackManager
 
 _log = logging.getLogger(__name__)
-_SERVICES: dict[str, dict[str, Operation]] = {
+_SERVICES: dict[str, Table] = {
     "cloudformation": OPERATIONS,
     "cloudwatch": METRIC_OPERATIONS,
     "autoscaling": SCALING_OPERATIONS,

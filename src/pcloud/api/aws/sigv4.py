@@ -13,7 +13,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from pcloud.api.query import QueryError
+from pcloud.api.aws.query import QueryError
 
 MAX_SKEW = 900.0
 """Seconds that the client's clock may be off."""

@@ -5,26 +5,17 @@ Each takes the parsed input and gives the output as plain data. Groups are made 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from pcloud.api.cloudformation_operations import Caller
-from pcloud.api.query import QueryError
+from pcloud.api.aws.operations import Caller, Input, Output, Table
+from pcloud.api.aws.query import QueryError
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.types.autoscaling import AwsAutoScalingGroup, AwsScalingPolicy
 from pcloud.stacks.types.base import ResourceFailed
 from pcloud.stacks.types.scaling import SUSPENDABLE, Adjustment
 
-Input = Mapping[str, Any]
-Output = Mapping[str, Any]
-Operation = Callable[[StackManager, Input, Caller], Awaitable[Output]]
-OPERATIONS: dict[str, Operation] = {}
-
-
-def _operation(function: Operation) -> Operation:
-    OPERATIONS["".join(part.capitalize() for part in function.__name__.split("_"))] = function
-    return function
+OPERATIONS = Table()
 
 
 def _found(manager: StackManager, kind: type[Any], name: str, word: str) -> ResourceRecord:
@@ -34,7 +25,7 @@ def _found(manager: StackManager, kind: type[Any], name: str, word: str) -> Reso
     return record
 
 
-@_operation
+@OPERATIONS.operation
 async def describe_auto_scaling_groups(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Show groups with their instances."""
     wanted = given.get("AutoScalingGroupNames")
@@ -79,7 +70,7 @@ async def describe_auto_scaling_groups(manager: StackManager, given: Input, call
     return {"AutoScalingGroups": shown}
 
 
-@_operation
+@OPERATIONS.operation
 async def set_desired_capacity(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Set a group's size; its members follow."""
     group = _found(manager, AwsAutoScalingGroup, given["AutoScalingGroupName"], "AutoScalingGroup")
@@ -93,7 +84,7 @@ async def set_desired_capacity(manager: StackManager, given: Input, caller: Call
     return {}
 
 
-@_operation
+@OPERATIONS.operation
 async def execute_policy(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Run a policy as its signal does."""
     policy = _found(manager, AwsScalingPolicy, given["PolicyName"], "Policy")
@@ -123,13 +114,13 @@ async def _suspend(manager: StackManager, given: Input, *, suspended: bool) -> O
     return {}
 
 
-@_operation
+@OPERATIONS.operation
 async def suspend_processes(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Let a group be: without AlarmNotification policies are not heard, without Launch or Terminate it does not follow."""
     return await _suspend(manager, given, suspended=True)
 
 
-@_operation
+@OPERATIONS.operation
 async def resume_processes(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Take up again what was suspended."""
     return await _suspend(manager, given, suspended=False)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from pcloud.api.cloudformation_operations import Caller
-from pcloud.api.query import QueryError
+from pcloud.api.aws.operations import Caller, Input, Output, Table
+from pcloud.api.aws.query import QueryError
 from pcloud.model.errors import PcloudError
 from pcloud.stacks.alarms.metrics import Datum, statistic, window
 from pcloud.stacks.alarms.rule import ALARM, INSUFFICIENT, OK
@@ -20,18 +19,10 @@ from pcloud.stacks.alarms.watcher import rule_of
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import ResourceRecord
 
-Input = Mapping[str, Any]
-Output = Mapping[str, Any]
-Operation = Callable[[StackManager, Input, Caller], Awaitable[Output]]
-OPERATIONS: dict[str, Operation] = {}
+OPERATIONS = Table()
 MAX_DATA = 1000
 MAX_DIMENSIONS = 30
 MAX_POINTS = 1440
-
-
-def _operation(function: Operation) -> Operation:
-    OPERATIONS["".join(part.capitalize() for part in function.__name__.split("_"))] = function
-    return function
 
 
 def _dimensions(given: Any) -> dict[str, str]:
@@ -75,7 +66,7 @@ def _datum(namespace: str, given: Input, now: float) -> Datum:
     )
 
 
-@_operation
+@OPERATIONS.operation
 async def put_metric_data(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Take values in. Durable on return."""
     data = given.get("MetricData") or []
@@ -135,7 +126,7 @@ def _alarm(manager: StackManager, name: str) -> ResourceRecord:
     return found[0]
 
 
-@_operation
+@OPERATIONS.operation
 async def describe_alarms(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Show alarms by name, prefix or state."""
     prefix, state = given.get("AlarmNamePrefix", ""), given.get("StateValue")
@@ -150,7 +141,7 @@ async def describe_alarms(manager: StackManager, given: Input, caller: Caller) -
     }
 
 
-@_operation
+@OPERATIONS.operation
 async def describe_alarms_for_metric(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Show the alarms that watch a metric."""
     wanted = (given["Namespace"], given["MetricName"])
@@ -158,7 +149,7 @@ async def describe_alarms_for_metric(manager: StackManager, given: Input, caller
     return {"MetricAlarms": [item for item in shown if (item["Namespace"], item["MetricName"]) == wanted]}
 
 
-@_operation
+@OPERATIONS.operation
 async def set_alarm_state(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Set an alarm's state by hand; it holds for one period."""
     record = _alarm(manager, given["AlarmName"])
@@ -175,19 +166,19 @@ async def _enable(manager: StackManager, given: Input, enabled: bool) -> Output:
     return {}
 
 
-@_operation
+@OPERATIONS.operation
 async def enable_alarm_actions(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Let alarms act again."""
     return await _enable(manager, given, True)
 
 
-@_operation
+@OPERATIONS.operation
 async def disable_alarm_actions(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Keep alarms from acting, until an update of their stack says otherwise."""
     return await _enable(manager, given, False)
 
 
-@_operation
+@OPERATIONS.operation
 async def list_metrics(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Show which metrics have values."""
     wanted = _dimensions(given.get("Dimensions"))
@@ -206,7 +197,7 @@ async def list_metrics(manager: StackManager, given: Input, caller: Caller) -> O
     }
 
 
-@_operation
+@OPERATIONS.operation
 async def get_metric_statistics(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Show a metric's statistics by period, over all series that have the dimensions."""
     if given.get("ExtendedStatistics"):

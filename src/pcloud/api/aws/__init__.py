@@ -1,0 +1,1 @@
+"""CloudFormation, CloudWatch and Auto Scaling as AWS speaks them: the Query protocol, signed requests."""

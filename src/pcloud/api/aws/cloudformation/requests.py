@@ -1,0 +1,67 @@
+"""What requests have in common: the stack, template, policy and resource that they name, and the table of operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pcloud.api.aws.operations import Caller, Input, Table
+from pcloud.api.aws.query import QueryError
+from pcloud.stacks.engine.manager import StackManager
+from pcloud.stacks.engine.policy import read_policy
+from pcloud.stacks.records import ResourceRecord, Source, StackRecord
+
+OPERATIONS = Table()
+"""CloudFormation's own; the modules of this package enter theirs."""
+
+
+def find(manager: StackManager, name: str, caller: Caller) -> StackRecord:
+    """Return the stack that a caller may see."""
+    stack = manager.get(name)
+    if caller.stack and caller.stack not in (stack.id, stack.parent, stack.root):
+        raise QueryError("AccessDenied", f"User {caller.user} is not authorized to see this stack", 403)
+    return stack
+
+
+def source_of_request(manager: StackManager, given: Input, stack: StackRecord | None = None) -> Source:
+    """Return the source that a request describes; parts not given are taken from the stack."""
+    previous = stack.source if stack is not None else None
+    body = given.get("TemplateBody")
+    if body is None and given.get("TemplateURL"):
+        raise QueryError(
+            "ValidationError", "TemplateURL: templates are not fetched from the network; send TemplateBody"
+        )
+    if body is None:
+        if not given.get("UsePreviousTemplate") or previous is None:
+            raise QueryError("ValidationError", "Either Template URL or Template Body must be specified.")
+        body = previous.template
+    parameters: dict[str, Any] = {}
+    for item in given.get("Parameters") or []:
+        key = item.get("ParameterKey", "")
+        if item.get("UsePreviousValue"):
+            if previous is not None and key in previous.parameters:
+                parameters[key] = previous.parameters[key]
+        else:
+            parameters[key] = item.get("ParameterValue", "")
+    tags = given.get("Tags")
+    return Source(
+        template=body,
+        parameters=parameters,
+        files=previous.files if previous else {},
+        registry=previous.registry if previous else {},
+        tags={tag["Key"]: tag["Value"] for tag in tags} if tags is not None else (previous.tags if previous else {}),
+        capabilities=tuple(given.get("Capabilities") or ()),
+        notifications=tuple(given.get("NotificationARNs") or ()),
+    )
+
+
+def policy_of_request(given: Input, key: str = "StackPolicyBody") -> dict[str, Any] | None:
+    if given.get("StackPolicyURL"):
+        raise QueryError("ValidationError", "StackPolicyURL: nothing is fetched from the network; send StackPolicyBody")
+    return read_policy(given[key]) if given.get(key) else None
+
+
+def resource_of(manager: StackManager, stack: StackRecord, name: str) -> ResourceRecord:
+    record = manager.current(stack).get(name)
+    if record is None:
+        raise QueryError("ValidationError", f"Resource {name} does not exist for stack {stack.name}")
+    return record

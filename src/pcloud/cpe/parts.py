@@ -1,0 +1,45 @@
+"""The parts of a deployable that a user names: found, or refused with the names there are. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pcloud.model.deployable import Assembly, Deployable, Resource
+from pcloud.model.errors import NotFound
+
+
+def find_assembly(deployable: Deployable, name: str) -> Assembly:
+    """Return an assembly by name. NotFound, code NO_SUCH_ASSEMBLY, with the names there are."""
+    for assembly in deployable.assemblies:
+        if assembly.name == name:
+            return assembly
+    raise NotFound.of(
+        "NO_SUCH_ASSEMBLY",
+        f"deployable {deployable.name} has no assembly `{name[:80]}`",
+        hint=_known(one.name for one in deployable.assemblies),
+    )
+
+
+def find_resource(deployable: Deployable, assembly: str, name: str) -> Resource:
+    """Return a resource of an assembly by name. NotFound, code NO_SUCH_ASSEMBLY or NO_SUCH_RESOURCE."""
+    held = find_assembly(deployable, assembly).resources
+    for resource in held:
+        if resource.name == name:
+            return resource
+    raise NotFound.of(
+        "NO_SUCH_RESOURCE",
+        f"assembly {deployable.name}/{assembly} has no resource `{name[:80]}`",
+        hint=_known(one.name for one in held),
+    )
+
+
+def check_part(deployable: Deployable, assembly: str, resource: str) -> None:
+    """Refuse, as the two above do, a part that is not there; empty names ask for none."""
+    if resource:
+        find_resource(deployable, assembly, resource)
+    elif assembly:
+        find_assembly(deployable, assembly)
+
+
+def _known(names: Iterable[str]) -> str:
+    return f"it has: {', '.join(names) or 'none'}"
