@@ -125,6 +125,7 @@ def run_libvirtd(folder: Path) -> Iterator[Libvirtd]:
             pytest.skip(f"{program} is not installed (make setup-libvirt)")
     etc = folder / "etc"
     shutil.copytree("/etc/libvirt", etc)
+    shutil.rmtree(etc / "qemu/networks", ignore_errors=True)  # Debian's `default`
     (etc / "qemu/networks/autostart").mkdir(parents=True, exist_ok=True)
     (etc / "qemu.conf").write_text(
         'user = "root"\ngroup = "root"\nsecurity_driver = "none"\nstdio_handler = "file"\nremember_owner = 0\n'

@@ -113,7 +113,7 @@ async def delete_all(libvirtd: Libvirtd, infrastructure: LibvirtInfrastructure) 
     """Delete all guests, and see that nothing is left of any, of those that the test deleted neither."""
     for info in await infrastructure.list_guests():
         await infrastructure.delete(info.guest_id)
-    assert_nothing_left(libvirtd)
+    assert libvirtd.guests_volumes() == libvirtd.names("list") == []
 
 
 async def alive(infrastructure: LibvirtInfrastructure, seconds: float = 120) -> None:
