@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,6 +121,22 @@ async def test_another_version_replaces_no_guest(tmp_path: Path, monkeypatch: py
         images = json.loads(record.read_text())
         assert images["db"] == before["db"]
         assert images["web"].endswith("php+2")
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_connection_on_its_way_in_ends_with_the_daemon(tmp_path: Path, turns: int) -> None:
+    """However far asyncio is with it; a socket that nobody closes would be a warning, which is an error here."""
+    with socket.socket(socket.AF_UNIX) as late:
+        late.setblocking(False)
+        async with engine(tmp_path) as cpe:
+            late.connect(str(cpe.home.socket))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await cpe.fleet.close(engines=True)
+            async with asyncio.timeout(60):
+                with contextlib.suppress(ConnectionResetError):  # nobody had taken it up yet
+                    assert await asyncio.get_running_loop().sock_recv(late, 1) == b""
+        gc.collect()
 
 
 async def test_isolation_moves_a_deployable_and_its_guests_stay(tmp_path: Path) -> None:

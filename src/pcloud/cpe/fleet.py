@@ -111,8 +111,7 @@ class Fleet:
 
     async def close(self, *, engines: bool) -> None:
         """Stop listening and supervising. Engine processes and guests go on, unless `engines`: then the processes end."""
-        if self._server is not None:
-            self._server.close()
+        await self._stop_listening()
         if engines:
             retired = list(self.slots.values())
             for slot in retired:
@@ -132,6 +131,22 @@ class Fleet:
         self._closed = True
         for writer in self._writers:  # a task that is cancelled before its first step closes nothing
             writer.transport.abort()
+
+    async def _stop_listening(self) -> None:
+        """Accept nobody any more.
+
+        asyncio (Python 3.11) forgets a connection that it has accepted, but made no transport of yet, when its server closes:
+        those are let in first.
+        """
+        server, self._server = self._server, None
+        if server is None:
+            return
+        loop = asyncio.get_running_loop()
+        for listening in server.sockets:
+            loop.remove_reader(listening.fileno())
+        for _ in range(2):  # turns of the loop: what was accepted in this one is made a transport of in the next
+            await asyncio.sleep(0)
+        server.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._closed:  # it was on its way in when we stopped listening
