@@ -135,8 +135,8 @@ class Fleet:
     async def _stop_listening(self) -> None:
         """Accept nobody any more.
 
-        asyncio (Python 3.11) forgets a connection that it has accepted, but made no transport of yet, when its server closes:
-        those are let in first.
+        asyncio (Python 3.11) forgets a connection that it has accepted, but made no transport of yet, when its server
+        closes: those are let in first.
         """
         server, self._server = self._server, None
         if server is None:
