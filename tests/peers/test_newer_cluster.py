@@ -13,7 +13,7 @@ from tests.guests import base
 from tests.peers.cluster import Cluster
 from tests.peers.nodes import RemoteNode
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 PACKAGES = "corosync,pacemaker,pacemaker-cli-utils,pacemaker-resource-agents,resource-agents,iproute2,procps"
 
 
