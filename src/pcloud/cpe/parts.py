@@ -10,27 +10,27 @@ from pcloud.model.errors import NotFound
 
 def find_assembly(deployable: Deployable, name: str) -> Assembly:
     """Return an assembly by name. NotFound, code NO_SUCH_ASSEMBLY, with the names there are."""
-    for assembly in deployable.assemblies:
-        if assembly.name == name:
-            return assembly
-    raise NotFound.of(
-        "NO_SUCH_ASSEMBLY",
-        f"deployable {deployable.name} has no assembly `{name[:80]}`",
-        hint=_known(one.name for one in deployable.assemblies),
-    )
+    try:
+        return deployable.assembly(name)
+    except KeyError:
+        raise NotFound.of(
+            "NO_SUCH_ASSEMBLY",
+            f"deployable {deployable.name} has no assembly `{name[:80]}`",
+            hint=_known(one.name for one in deployable.assemblies),
+        ) from None
 
 
 def find_resource(deployable: Deployable, assembly: str, name: str) -> Resource:
     """Return a resource of an assembly by name. NotFound, code NO_SUCH_ASSEMBLY or NO_SUCH_RESOURCE."""
-    held = find_assembly(deployable, assembly).resources
-    for resource in held:
-        if resource.name == name:
-            return resource
-    raise NotFound.of(
-        "NO_SUCH_RESOURCE",
-        f"assembly {deployable.name}/{assembly} has no resource `{name[:80]}`",
-        hint=_known(one.name for one in held),
-    )
+    found = find_assembly(deployable, assembly)
+    try:
+        return found.resource(name)
+    except KeyError:
+        raise NotFound.of(
+            "NO_SUCH_RESOURCE",
+            f"assembly {deployable.name}/{assembly} has no resource `{name[:80]}`",
+            hint=_known(one.name for one in found.resources),
+        ) from None
 
 
 def check_part(deployable: Deployable, assembly: str, resource: str) -> None:

@@ -24,10 +24,9 @@ import msgspec
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.infrastructure.lxc_network import write_atomically
 from pcloud.infrastructure.lxc_settings import device_rules
+from pcloud.model import names
 from pcloud.model.deployable import AttachedVolume
 
-VOLUME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-DEVICE = re.compile(r"/dev/(?:s|v|xv|h)d[a-z]{1,2}")
 _RECORD = "volumes.json"
 _HOOK = "volumes.sh"
 _PERMITTED = "volumes.permitted"
@@ -171,7 +170,7 @@ class LxcVolumes:
     def _claim(self, folder: Path, wanted: Sequence[AttachedVolume]) -> None:
         """Refuse what another guest has: two kernels' views of one file system destroy it."""
         for one in wanted:
-            if not DEVICE.fullmatch(one.device):
+            if not re.fullmatch(names.DISK, one.device):
                 raise InfrastructureError(f"{one.device!r} is no name of a disk", permanent=True)
             if (holder := self.holder(one.volume)) not in ("", folder.name):
                 raise InfrastructureError(f"volume {one.volume} is attached to {holder}")
@@ -217,7 +216,7 @@ class LxcVolumes:
         return sorted(entry.name for entry in _BLOCK.glob("loop*") if _backing(entry.name) == path)
 
     def _path(self, volume: str) -> Path:
-        if not VOLUME.fullmatch(volume):
+        if not re.fullmatch(names.VOLUME, volume):
             raise InfrastructureError(f"{volume!r} is no volume's id", permanent=True)
         return self._folder / f"{volume}.img"
 

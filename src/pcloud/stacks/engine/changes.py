@@ -151,7 +151,7 @@ class Changes(Services):
             created=self.now(),
             description=description,
             on_failure=on_failure,
-            changes=[_entry(change) for change in changed],
+            changes=[entry_of(change) for change in changed],
         )
         if stack.id not in self.stacks:
             self.stacks[stack.id] = stack
@@ -220,7 +220,8 @@ class Changes(Services):
         await self.store.flush()
 
 
-def _entry(change: Change) -> dict[str, Any]:
+def entry_of(change: Change) -> dict[str, Any]:
+    """Return a planned change as change sets keep it: plain data, without its reason."""
     return {
         "action": change.action,
         "name": change.name,

@@ -6,11 +6,12 @@ has its volumes before its services start. One guest has a volume at a time.
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
-from pcloud.infrastructure.lxc_volumes import DEVICE
 from pcloud.model.deployable import Assembly, AttachedVolume
 from pcloud.model.errors import PcloudError
+from pcloud.model.names import DISK
 from pcloud.stacks.guests import assemblies
 from pcloud.stacks.records import short_hash
 from pcloud.stacks.schema import OnChange, Schema, anything, boolean, integer, listing, mapping, text
@@ -136,7 +137,7 @@ class Attachment(ResourceType):
     async def create(self, context: Context) -> None:
         """Attach it, at once where the guest runs; waits for a guest that is being made."""
         server, volume, device = self.asked(context)
-        if device and not DEVICE.fullmatch(device):
+        if device and not re.fullmatch(DISK, device):
             raise ResourceFailed(f"'{device}' is no name of a disk: /dev/vdb, /dev/sdh, /dev/xvdf …")
         services, record, target = context.services, context.record, wanted(context, server)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pcloud.stacks.engine.changes import entry_of
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.engine.scopes import ACCOUNT, arn, given_values
 from pcloud.stacks.parameters import shown_values
@@ -177,16 +178,7 @@ def change_view(entry: dict[str, Any]) -> dict[str, Any]:
 
 def plan_view(change: Change) -> dict[str, Any]:
     """Return a planned change as plain data."""
-    return {
-        "action": change.action,
-        "name": change.name,
-        "type": change.type,
-        "physical": change.physical,
-        "changed": list(change.changed),
-        "replacing": list(change.replacing),
-        "conditional": change.conditional,
-        "why": change.why,
-    }
+    return {**entry_of(change), "why": change.why}
 
 
 def parameters_view(template: Template) -> list[dict[str, Any]]:
