@@ -11,9 +11,15 @@ ours() { # PID: whether the process is one of this peer's, not another one that 
 }
 
 end_peer() { # EPMD_PORT PID_FILE...: ends the processes with all of their groups, and the Erlang port mapper
-  local epmd=$1 file pid
-  local -a ending=()
+  local epmd=$1
   shift
+  end_pids "$@"
+  ERL_EPMD_PORT=$epmd epmd -kill > /dev/null 2>&1 || true
+}
+
+end_pids() { # PID_FILE...: ends the processes with all of their groups
+  local file pid
+  local -a ending=()
   for file in "$@"; do
     [ -s "$file" ] || continue
     pid=$(tr -dc 0-9 < "$file")
@@ -27,5 +33,4 @@ end_peer() { # EPMD_PORT PID_FILE...: ends the processes with all of their group
     for _ in $(seq 150); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
     kill -9 -- "-$pid" 2> /dev/null || kill -9 "$pid" 2> /dev/null || true
   done
-  ERL_EPMD_PORT=$epmd epmd -kill > /dev/null 2>&1 || true
 }

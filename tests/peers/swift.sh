@@ -19,11 +19,7 @@ proxy_port=18080 object_port=18081 container_port=18082 account_port=18083 memca
 etc=$peer/etc logs=$peer/log run=$peer/run devices=$peer/devices
 packages=(python3-swift python3-keystonemiddleware memcached python3-setuptools curl)
 
-# The daemons must not inherit what whoever calls this holds open, such as a lock.
-for fd in /proc/$$/fd/*; do
-  fd=${fd##*/}
-  if ((fd > 2 && fd < 200)); then eval "exec $fd>&-"; fi
-done
+. "$(dirname "$(readlink -f "$0")")/ending.sh"
 
 absent() {
   local name
@@ -44,27 +40,6 @@ install_all() {
   apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${wanted[@]}" > /dev/null || failed=1
   [ -z "$own" ] || rm -f $policy
   [ -z "$failed" ]
-}
-
-ours() { # PID: whether the process is one of this peer's, not another one that got the number of one that ended long ago
-  { tr '\0' '\n' < "/proc/$1/cmdline"; tr '\0' '\n' < "/proc/$1/environ"; } 2>/dev/null | grep -F "$peer/" > /dev/null  # -q would end before its writer, which pipefail takes for a no
-}
-
-stop_all() {
-  local file pid ending=()
-  for file in "$run"/*.pid; do
-    [ -s "$file" ] || continue
-    pid=$(tr -dc 0-9 < "$file")
-    if ours "$pid"; then
-      kill "$pid" 2>/dev/null || true
-      ending+=("$pid")
-    fi
-    rm -f "$file"
-  done
-  for pid in "${ending[@]}"; do
-    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 -- "-$pid" 2>/dev/null || kill -9 "$pid" 2>/dev/null || true
-  done
 }
 
 ring() { # NAME PORT: one device, one replica
@@ -184,7 +159,7 @@ wait_port() { # PORT
 }
 
 start_all() {
-  stop_all
+  end_pids "$run"/*.pid
   rm -rf "$etc" "$logs" "$devices" "$run"
   mkdir -p "$etc" "$logs" "$devices/d1" "$run"
   (umask 077; head -c 18 /dev/urandom | base64 | tr -dc a-zA-Z0-9 > "$peer/secret")
@@ -211,7 +186,7 @@ case "${1:-}" in
 install) install_all ;;
 installed) [ -z "$(absent)" ] ;;
 start) start_all ;;
-stop) stop_all ;;
+stop) end_pids "$run"/*.pid ;;
 *)
   sed -n 2,12p "$0"
   exit 2
