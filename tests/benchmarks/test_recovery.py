@@ -22,7 +22,7 @@ def test_rows_compare_like_with_like() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_ours_once() -> None:
     """Every outage is found, ended, and told in seconds; the image is built at the first time."""
     if lacking := missing():

@@ -52,7 +52,7 @@ def stage() -> Iterator[OpenStackStage]:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_resource_group(stage: OpenStackStage) -> None:
     path = template("hot/resource_group/resource_group.yaml")
     stage.openstack("create", "--wait", "--poll", "1", "-t", str(path), "group")
@@ -91,14 +91,14 @@ def test_hello_world_is_a_guest(stage: OpenStackStage) -> None:
     assert (row["resource_name"], row["resource_status"]) == ("server", "CREATE_COMPLETE")
     networks = stage.openstack("output", "show", "hello", "server_networks", "-f", "json")["output_value"]
     (addresses,) = networks.values()
-    (deployable,) = stage.json("get")
+    (deployable,) = stage.deployables()
     (assembly,) = stage.status(deployable["name"])["assemblies"]
     assert (assembly["state"], assembly["address"]) == ("running", addresses[0])
     assert stage.guest(f"{deployable['name']}/{assembly['name']}", "cat", "/proc/1/comm") == "systemd"
     stage.openstack("update", "--wait", "-t", str(path), *words, "--parameter", "db_port=51000", "hello")
     assert stage.openstack("show", "hello", "-f", "json")["stack_status"] == "UPDATE_COMPLETE"
     stage.openstack("delete", "-y", "--wait", "hello")
-    assert stage.json("get") == []
+    assert stage.deployables() == []
     assert stage.left() == []
 
 
@@ -134,7 +134,7 @@ def test_autoscaling(stage: OpenStackStage) -> None:
     statuses = [row["resource_status"] for row in stage.openstack("event", "list", "auto", "-f", "json")]
     assert statuses[-1] == "UPDATE_COMPLETE"
     stage.openstack("delete", "-y", "--wait", "auto")
-    assert stage.json("get") == []
+    assert stage.deployables() == []
     assert stage.left() == []
 
 
@@ -142,7 +142,7 @@ def running(stage: OpenStackStage) -> list[str]:
     """The guests of all deployables that run."""
     return [
         f"{one['name']}/{assembly['name']}"
-        for one in stage.json("get")
-        for assembly in stage.status(one["name"])["assemblies"]
+        for one in stage.statuses()
+        for assembly in one["assemblies"]
         if assembly["state"] == "running"
     ]

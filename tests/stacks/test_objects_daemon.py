@@ -17,7 +17,7 @@ from tests.stacks.daemon import Daemon
 from tests.stacks.objects import Swift, running
 from tests.stacks.test_daemon import outputs, status, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 CLIENTS = Path(__file__).resolve().parents[2] / ".tools/stack-clients/bin"
 MEDIA = {
     "AWSTemplateFormatVersion": "2010-09-09",
