@@ -87,7 +87,7 @@ def guest_process(home: str, assembly: str) -> int:
 
 
 def test_the_acceptance_script(environment: dict[str, str]) -> None:
-    shell = pexpect.spawn(str(BIN / "pcloudsh"), env=environment, encoding="utf-8", timeout=60, dimensions=(50, 180))
+    shell = pexpect.spawn(str(BIN / "pcloudsh"), env=environment, encoding="utf-8", timeout=300, dimensions=(50, 180))
     try:
         shell.expect("pcloudsh>")
         for line in SCRIPT.splitlines():
@@ -99,7 +99,7 @@ def test_the_acceptance_script(environment: dict[str, str]) -> None:
                 ),
                 timeout=BUILD,
             )
-            shell.expect("pcloudsh>", timeout=60)
+            shell.expect("pcloudsh>")
         found = json.loads(pcloud(environment, "status", "dep1", "-o", "json"))
         assert found["state"] == "running"
         assert [(one["name"], one["resources"][0]["state"]) for one in found["assemblies"]] == [
@@ -123,7 +123,7 @@ def test_the_acceptance_script(environment: dict[str, str]) -> None:
 
         assert "RESTART_RESOURCE" in pcloud(environment, "explain", "dep1/assy1/httpd")
         shell.sendline("deployable_delete dep1")
-        shell.expect("dep1: deleted", timeout=120)
+        shell.expect("dep1: deleted")
         shell.expect("pcloudsh>")
         shell.sendeof()
         shell.expect(pexpect.EOF)
