@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,12 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.e2e.stage import CHECKOUT
 from tests.manifests import ACCEPTANCE as SCRIPT
+from tests.ports import free_port
 from tests.shell.conftest import BIN
 
-BRIDGE = "pcloud-sh-acc"
+BRIDGE = f"pcsh{CHECKOUT}"
 BUILD = 1500
 """Seconds: an image may have to be built from the mirror first."""
 
@@ -45,12 +46,10 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     (home / "pcloud.toml").write_text(f'[infrastructures.lxc]\nbridge = "{BRIDGE}"\n')
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     environment = {
         **{name: value for name, value in os.environ.items() if name in {"PATH", "LANG", "HOME"}},
         "PCLOUD_HOME": str(home),
-        "PCLOUD_URL": f"http://127.0.0.1:{port}",
+        "PCLOUD_URL": f"http://127.0.0.1:{free_port()}",
         "XDG_STATE_HOME": str(tmp_path / "state"),
         "TERM": "xterm-256color",
         "PROMPT_TOOLKIT_NO_CPR": "1",
