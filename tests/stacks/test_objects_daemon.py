@@ -62,7 +62,7 @@ def client(daemon: Daemon, program: str, *words: str, code: int = 0) -> str:
     }
     done = subprocess.run(
         [CLIENTS / program, *words], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        check=False, timeout=200,
+        check=False, timeout=800,
     )  # fmt: skip
     assert done.returncode == code, f"{program} {' '.join(words)}: {done.stdout}{done.stderr}"
     return done.stdout
