@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from pcloud.environment.infrastructure import Capability
 from pcloud.model.deployable import Assembly, AttachedVolume
 from pcloud.model.errors import PcloudError
 from pcloud.model.names import DISK
@@ -18,7 +19,7 @@ from pcloud.stacks.schema import OnChange, Schema, anything, boolean, integer, l
 from pcloud.stacks.types.addresses import wanted
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
 
-_NEEDS = frozenset({"guests", "volumes"})
+_NEEDS = frozenset({"guests", Capability.VOLUMES})
 _NO_SOURCE = "volumes begin empty: there are no snapshots, backups and images of them"
 _ONE_KIND = "there is one kind of volume"
 _LETTERS = "bcdefghijklmnopqrstuvwxyz"
