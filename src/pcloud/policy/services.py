@@ -31,6 +31,11 @@ def operated(outcome: Outcome, seen: Operated) -> None:
     subject = seen.subject
     resource = _resource(outcome.state, subject)
     if resource is None:
+        if seen.action == "start" and seen.definition is not None:
+            # It was known to be stopped when it was removed, but its start was under way; a failed one may have left
+            # something running too.
+            outcome.state = change.outlived(outcome.state, subject, seen.digest, seen.definition)
+            outcome.decide = True
         return
     service = outcome.state.service(subject)
     failed = bool(seen.error) or seen.rc != 0
