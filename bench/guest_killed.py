@@ -69,9 +69,8 @@ def turns(stage: Stage, made: cluster_peer.Guest) -> tuple[list[float], list[flo
         ready=lambda: True,
         after=made.start,
     )
-    mine, bare = outage.alternating(
-        [ours(stage), by_hand], recovery.trials("guest-killed"), SPREAD, breath=BREATH
-    )  # fmt: skip
+    number = recovery.trials("guest-killed")
+    mine, bare = outage.alternating([ours(stage), by_hand], number, SPREAD, breath=BREATH)
     return mine, bare
 
 
