@@ -113,3 +113,50 @@ def test_a_retained_volume_goes_to_another_stack_and_one_guest_has_it_at_a_time(
         "its own volume is gone, the other one is not its own"
     )
     image.unlink()
+
+
+def test_a_server_brings_its_disks_and_takes_along_what_goes_with_it(stage: StackStage) -> None:
+    """By the real client: `Volumes` and `BlockDeviceMappings` of an instance, and of a Nova server in the same stack."""
+
+    def body(**more: object) -> str:
+        ebs = {"DeviceName": "/dev/sdh", "Ebs": {"VolumeSize": 2}}
+        properties = {
+            "ImageId": "F17-x86_64-cfntools",
+            "InstanceType": "m1.small",
+            "BlockDeviceMappings": [ebs],
+            **more,
+        }
+        block = [{"volume_size": 3, "delete_on_termination": True}]
+        nova = {"image": "F17-x86_64-cfntools", "flavor": "m1.small", "block_device_mapping_v2": block}
+        resources = {
+            "data": {"Type": "AWS::EC2::Volume", "Properties": {"Size": 1}},
+            "server": {"Type": "AWS::EC2::Instance", "Properties": properties},
+            "other": {"Type": "OS::Nova::Server", "Properties": nova},
+        }
+        return json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources})
+
+    def sizes(place: str, *devices: str) -> list[int]:
+        told = stage.guest(place, "sh", "-c", f"blockdev --getsize64 {' '.join(devices)}")
+        return [int(line) >> 30 for line in told.split()]
+
+    folder = stage.home / "infrastructure/lxc/volumes"
+    volumes = [{"Device": "/dev/vdc", "VolumeId": {"Ref": "data"}}]
+    stage.aws("deploy", "--stack-name", "disks", "--template-file", stage.write("disks.json", body(Volumes=volumes)))
+    place, other = stage.places("disks")["server"], stage.places("disks")["other"]
+    assert sizes(place, "/dev/vdc", "/dev/sdh") == [1, 2]
+    assert sizes(other, "/dev/vdb") == [3]
+    assert len(list(folder.iterdir())) == len(loops(stage)) == 3
+    before = stage.guest_init(place.replace("/", "."))
+    os.kill(before, signal.SIGKILL)
+    until("the guest answers", lambda: stage.run("assembly", "exec", place, "--", "true").returncode == 0, 300)
+    again = stage.guest_init(place.replace("/", "."))
+    assert again != before
+    assert sizes(place, "/dev/vdc", "/dev/sdh") == [1, 2]
+
+    stage.aws("deploy", "--stack-name", "disks", "--template-file", stage.write("less.json", body()))
+    assert "vdc" not in stage.guest(place, "ls", "/dev").split()
+    assert sizes(place, "/dev/sdh") == [2]
+    assert stage.guest_init(place.replace("/", ".")) == again, "it was taken off while the guest ran"
+    stage.aws("delete-stack", "--stack-name", "disks")
+    stage.aws("wait", "stack-delete-complete", "--stack-name", "disks")
+    assert (loops(stage), stage.left(), folder.exists()) == ([], [], False)
