@@ -18,12 +18,12 @@ from pcloud.images.identity import make_identity
 from pcloud.images.store import ImageStore
 from pcloud.infrastructure import lxc_volumes
 from pcloud.infrastructure.lxc import LxcInfrastructure
+from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_live import init_of
 from pcloud.infrastructure.lxc_partitions import PartitionWatch
 from pcloud.infrastructure.lxc_settings import LxcSettings
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.model.deployable import AttachedVolume
-from pcloud.stacks.guests.volumes import GuestVolumes
 
 MIB = 1 << 20
 pytestmark = [
@@ -114,14 +114,14 @@ async def test_a_volume_outlives_what_happens_to_its_guest(driver, state, image)
 
 
 async def test_partitions_made_while_the_guest_runs_have_their_nodes(driver, state, image):
-    kept = GuestVolumes(state)
+    kept = LxcVolumeStore(state)
     kept.open()
     try:
-        await kept.create("vol-2", 1)
+        await kept.create("vol-2", 1 << 30)
         await driver.start(spec(image))
         folder = state / "guests/shop.db"
         data = AttachedVolume(volume="vol-2", device="/dev/vdb")
-        await kept.settle(folder, [data])
+        await kept.attach(folder.name, [data])
         loop = LxcVolumes(state).connected()[0]
         # As parted and partx tell the kernel, which need not be able to read partition tables itself.
         for words, parts in (

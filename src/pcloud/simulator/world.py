@@ -28,6 +28,8 @@ from pcloud.environment.transport import (
     OperationStatus,
     TransportError,
 )
+from pcloud.model.deployable import AttachedVolume
+from pcloud.simulator.volumes import SimulatedVolumes
 
 OK, ERROR, NOT_RUNNING = 0, 1, 7
 
@@ -46,6 +48,7 @@ class SimulatedGuest:
     cut_off: bool = False
     """Its network is gone; everything in it executes."""
     boots: int = 0
+    volumes: tuple[AttachedVolume, ...] = ()
     services: dict[str, bool] = field(default_factory=dict)
     """Resource id → runs."""
     recurring: dict[tuple[str, str], asyncio.TimerHandle] = field(default_factory=dict)
@@ -89,6 +92,8 @@ class World:
         """(resource id, action) that never end, but by their time-out."""
         self.start_errors: dict[str, list[InfrastructureError]] = {}
         """Guest id → errors of the next starts."""
+        self.volumes: dict[str, int] = {}
+        """Volume → bytes."""
         self.stubborn: set[str] = set()
         """Guests that can not be destroyed."""
         self.watchers: list[asyncio.Queue[GuestEvent]] = []
@@ -192,7 +197,8 @@ class SimulatedInfrastructure:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.capabilities = frozenset({Capability.EXECUTE, Capability.SECOND_SIGNAL})
+        self.capabilities = frozenset({Capability.EXECUTE, Capability.SECOND_SIGNAL, Capability.VOLUMES})
+        self.volumes = SimulatedVolumes(world)
 
     async def _call(self) -> None:
         await asyncio.sleep(0)
@@ -221,7 +227,9 @@ class SimulatedInfrastructure:
         self.world.note("boot", spec.guest_id)
         if errors := self.world.start_errors.get(spec.guest_id):
             raise errors.pop(0)
+        self.volumes.claim(spec.guest_id, spec.volumes)
         guest = self.world.guest(spec)
+        guest.volumes = spec.volumes
         if not guest.running:
             await asyncio.sleep(self.world.boot_seconds)
             guest.running = True

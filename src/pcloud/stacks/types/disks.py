@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from pcloud.environment.infrastructure import Capability
 from pcloud.model.deployable import Assembly, AttachedVolume
 from pcloud.model.errors import PcloudError
 from pcloud.model.names import DISK
@@ -162,7 +163,7 @@ def ec2_notes(properties: Mapping[str, Any]) -> list[str]:
 
 def lacking(properties: Mapping[str, Any], platform: Platform, *keys: str) -> list[PropertyProblem]:
     """Return a problem for each property that needs volumes where there are none."""
-    if "volumes" in platform.capabilities:
+    if Capability.VOLUMES in platform.capabilities:
         return []
     return [_refused((key,), "this platform has no volumes") for key in keys if properties.get(key)]
 

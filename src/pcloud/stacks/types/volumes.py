@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from pcloud.environment.infrastructure import Capability
 from pcloud.model.deployable import Assembly, AttachedVolume
 from pcloud.model.names import DISK
 from pcloud.stacks.guests import assemblies
@@ -27,7 +28,7 @@ from pcloud.stacks.types.disks import (
     settled,
 )
 
-_NEEDS = frozenset({"guests", "volumes"})
+_NEEDS = frozenset({"guests", Capability.VOLUMES})
 
 
 class Volume(ResourceType):
