@@ -189,61 +189,88 @@ async def test_members_of_a_group_bring_disks_and_take_them_along(tmp_path: Path
     await manager.close()
 
 
-async def test_a_crash_at_any_moment_of_making_leaves_nothing(tmp_path: Path) -> None:
-    """The daemon ends at each call of its platform; the next one carries on, and the deletion leaves no volume."""
-    source = cfn(S=instance(BlockDeviceMappings=[ebs("/dev/sdh", VolumeSize=2), ebs("/dev/sdi", VolumeSize=3)]))
+class Ended(BaseException):
+    """The daemon is gone."""
+
+
+class Ending(DiskPlatform):
+    """Ends its daemon before or after the call of that number."""
+
+    left = -1
+    ended = False
+
+    async def _spend(self) -> None:
+        self.ended = self.ended or self.left == 0
+        self.left -= 1
+        if self.ended:
+            raise Ended
+
+    async def apply(self, deployable: Deployable) -> None:
+        await self._spend()
+        await super().apply(deployable)
+        await self._spend()
+
+    async def delete(self, name: str) -> None:
+        await self._spend()
+        await super().delete(name)
+        await self._spend()
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        await self._spend()
+        await super().settle(deployable, assembly)
+        await self._spend()
+
+    async def create_volume(self, volume: str, gigabytes: int) -> None:
+        await self._spend()
+        await super().create_volume(volume, gigabytes)
+        await self._spend()
+
+    async def delete_volume(self, volume: str) -> None:
+        await self._spend()
+        await super().delete_volume(volume)
+        await self._spend()
+
+
+@pytest.mark.parametrize("phase", ["create", "delete"])
+async def test_a_crash_at_any_moment_leaves_nothing(tmp_path: Path, phase: str) -> None:
+    """The daemon ends at each call of its platform; the next one carries on to the same end, and no volume is left."""
+    source = cfn(
+        S=instance(BlockDeviceMappings=[ebs("/dev/sdh", VolumeSize=2)]),
+        D={"Type": "AWS::EC2::Volume", "Properties": {"Size": 3}},
+        A={"Type": "AWS::EC2::VolumeAttachment", "Properties": {"VolumeId": {"Ref": "D"}, "InstanceId": {"Ref": "S"}}},
+    )
     points = 0
     for point in range(100):
-
-        class Ending(DiskPlatform):
-            left = point
-            ended = False
-
-            async def _spend(self) -> None:
-                self.ended = self.ended or self.left == 0
-                self.left -= 1
-                if self.ended:
-                    raise Ended
-
-            async def apply(self, deployable: Deployable) -> None:
-                await self._spend()
-                await super().apply(deployable)
-                await self._spend()
-
-            async def create_volume(self, volume: str, gigabytes: int) -> None:
-                await self._spend()
-                await super().create_volume(volume, gigabytes)
-                await self._spend()
-
         folder = tmp_path / str(point)
         folder.mkdir()
         platform = Ending()
         manager = await opened(folder, platform)
+        platform.left = point if phase == "create" else -1
         stack = await manager.create("one", source)
-        task = manager._tasks[stack.id]
+        if phase == "delete":
+            await manager.wait(stack)
+            platform.left = point
+            await manager.delete(stack)
         try:
-            await task
+            await manager._tasks[stack.id]
         except Ended:
             points += 1
         await manager.close()
         finished = not platform.ended
         platform.ended, platform.left = False, -1
         again = await opened(folder, platform)
-        stack = again.get("one")
+        stack = again.get(stack.id)
         await again.wait(stack)
-        assert stack.status == "CREATE_COMPLETE", (point, stack.reason)
-        assert sorted(platform.volumes.values()) == [2, 3]
-        await again.delete(stack)
-        await again.wait(stack)
-        assert (stack.status, platform.volumes, platform.stored) == ("DELETE_COMPLETE", {}, {})
+        if phase == "create":
+            assert stack.status == "CREATE_COMPLETE", (point, stack.reason)
+            assert platform.disks("s-") == {"/dev/sdh": 2, "/dev/vdb": 3}
+            await again.delete(stack)
+            await again.wait(stack)
+        assert (stack.status, platform.volumes, platform.stored) == ("DELETE_COMPLETE", {}, {}), point
         await again.close()
         if finished:
             break
-    assert points == 6
-
-
-class Ended(BaseException):
-    """The daemon is gone."""
+    assert points >= 8
 
 
 @pytest.mark.parametrize(
