@@ -17,13 +17,15 @@ from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import StackSettings, split_address
 from pcloud.environment.infrastructure import Capability, ExecResult, InfrastructureError, Volumes
 from pcloud.events.broadcast import Closed, TooSlow
-from pcloud.events.event import Event
+from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
 from pcloud.images.definitions import definitions
 from pcloud.infrastructure import lxc_live
 from pcloud.infrastructure.checks import able
 from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_network import Leases
+from pcloud.infrastructure.lxc_room import Look, Room, RoomWatch
+from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import Conflict, NotFound, Unavailable
 from pcloud.model.names import guest_id
@@ -55,6 +57,7 @@ class EnginePlatform:
         # Without files of its own a server of a stack would lack its user data.
         self.capabilities: frozenset[str] = can | {"guests"} if Capability.SEED in can else frozenset()
         self._volumes: Volumes = LxcVolumeStore(self._state)
+        self._room = RoomWatch(LxcVolumes(self._state), self._tell_room)
 
     def images(self) -> Sequence[str]:
         """Return the names of the JEOS that guests can be made from."""
@@ -68,18 +71,25 @@ class EnginePlatform:
         """Be reachable for guests before the first is made; return the URL."""
         if Capability.VOLUMES in self.capabilities:
             self._volumes.open()
+            self._room.open()
         return await self.endpoint.open() if self.capabilities else ""
 
     async def release(self) -> None:
         """No stack has guests any more."""
         await self.endpoint.close(leave=False)
+        await self._room.close()
         await self._volumes.close()
 
     async def close(self) -> None:
         """Stop; what runs goes on."""
         await self.endpoint.close(leave=True)
+        await self._room.close()
         await self._volumes.close()
         await self.objects.close()
+
+    def _tell_room(self, now: Room, sentence: str, seen: Look) -> None:
+        how = {Room.ENOUGH: Severity.NOTICE, Room.SHORT: Severity.WARNING, Room.FULL: Severity.CRITICAL}[now]
+        self._engine.emit("volume.room", sentence, severity=how, room=now.value, free=seen.free, guests=seen.guests)
 
     async def definition(self, name: str) -> Deployable | None:
         """Return the stored definition of a deployable; None when there is none, or when it is being deleted."""
