@@ -395,7 +395,7 @@ def test_a_busy_group_grows_behind_its_balancer_and_shrinks_by_its_webhook(stage
     post(outputs["down"])
     until("the group shrank", lambda: set(stage.places("asg")) == {"balancer", "member0"}, 120)
     # A deployable is gone for its users before the last of its guest is, and the balancer is told after that.
-    until("only the first is asked", lambda: {page(outputs["url"]).strip() for _ in range(10)} == {"I am member0"})
+    until("only the first is asked", lambda: {page(outputs["url"])[:12] for _ in range(10)} == {"I am member0"})
     stage.remove("asg")
 
 
