@@ -23,7 +23,7 @@ from pcloud.infrastructure.libvirt_storage import Storage
 from tests.infrastructure.contract import verdict
 from tests.infrastructure.libvirtd import Libvirtd
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 def settings(libvirtd: Libvirtd) -> LibvirtSettings:

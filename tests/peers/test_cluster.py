@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 def test_a_failure_is_recovered_at_once(cluster, node):
