@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 
 from pcloud.agent import VERSION, system
 from pcloud.agent.loop import Loop, log, set_log_level
-from pcloud.wire.foreign import Library, get_errno
 
 HELP = """usage: pcloud-remoted [--address ADDRESS] [--port PORT] [--authkey FILE] [--log-level LEVEL]
 
@@ -91,8 +91,8 @@ def notify_ready() -> None:
 def adopt_orphans() -> None:
     """Become the parent of what agents leave running, so that it is reaped at once when it ends, whatever process 1 of
     the guest does: `kill -0` finds a zombie alive, and most OCF monitors ask just that."""
-    if Library(None, errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        log(4, f"orphans can not be adopted: {os.strerror(get_errno())}")
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        log(4, f"orphans can not be adopted: {os.strerror(ctypes.get_errno())}")
 
 
 def serve(options: dict[str, str]) -> int:
@@ -135,7 +135,7 @@ def serve(options: dict[str, str]) -> int:
     system.handle(system.SIGHUP, system.SIG_IGN)
     log(5, f"listening on {options['address'] or 'all addresses'}, port {port}")
     # What starting up needed and does not hold any more goes back to the kernel: 2 MB where the modules were compiled.
-    Library(None).malloc_trim(0)
+    ctypes.CDLL(None).malloc_trim(0)
     notify_ready()
     loop.run()
     log(5, "ended")

@@ -1,4 +1,4 @@
-"""TLS through libgnutls, called as `foreign` does: sessions over non-blocking sockets, with a pre-shared key or X.509.
+"""TLS through libgnutls by ctypes: sessions over non-blocking sockets, with a pre-shared key or X.509.
 
 Why not `ssl`: OpenSSL limits a pre-shared key to 512 bytes, and Debian's Pacemaker key has 4096.
 Owns: the library's types and constants. Concurrency: a `Session` belongs to one thread at a time; `Credentials` may serve
@@ -7,26 +7,8 @@ any number of sessions and must outlive their handshakes (sessions keep a refere
 
 from __future__ import annotations
 
-from pcloud.wire.foreign import (
-    POINTER,
-    Array,
-    Library,
-    Structure,
-    byref,
-    c_char,
-    c_char_p,
-    c_int,
-    c_size_t,
-    c_ssize_t,
-    c_ubyte,
-    c_uint,
-    c_void_p,
-    function,
-)
-
-TYPE_CHECKING = False  # these modules would cost memory in every guest
-if TYPE_CHECKING:
-    from ctypes import _Pointer
+import ctypes
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ssize_t, c_ubyte, c_uint, c_void_p
 
 LIBRARY = "libgnutls.so.30"
 IDENTITY = b"lrmd"
@@ -47,8 +29,8 @@ _E_FATAL_ALERT, _E_WARNING_ALERT = -12, -16
 _MAX_RECORD = 16384
 
 
-class _Datum(Structure):
-    _fields_ = (("data", POINTER(c_ubyte)), ("size", c_uint))
+class _Datum(ctypes.Structure):
+    _fields_ = [("data", POINTER(c_ubyte)), ("size", c_uint)]
 
 
 class TlsError(Exception):
@@ -67,7 +49,7 @@ class TlsClosed(TlsError):
         self.clean = clean
 
 
-_KeyFunction = function(c_int, c_void_p, c_char_p, POINTER(_Datum))
+_KeyFunction = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, POINTER(_Datum))
 
 
 class _Library:
@@ -77,15 +59,15 @@ class _Library:
 
     def __init__(self) -> None:
         try:
-            lib = Library(LIBRARY)
+            lib = ctypes.CDLL(LIBRARY)
             # Calls that never wait keep the interpreter's lock: cheaper, and none takes longer than some microseconds.
-            fast = Library(LIBRARY, keep_lock=True)
+            fast = ctypes.PyDLL(LIBRARY)
         except OSError as error:
             raise TlsError(f"{LIBRARY} is not installed (Debian package libgnutls30): {error}") from error
         for name in ("gnutls_record_send", "gnutls_record_recv"):
-            found = getattr(fast, name)
-            found.argtypes = [c_void_p, c_void_p, c_size_t]
-            found.restype = c_ssize_t
+            function = getattr(fast, name)
+            function.argtypes = [c_void_p, c_void_p, c_size_t]
+            function.restype = c_ssize_t
         fast.gnutls_record_check_pending.argtypes = [c_void_p]
         fast.gnutls_record_check_pending.restype = c_size_t
         lib.gnutls_init.argtypes = [POINTER(c_void_p), c_uint]
@@ -113,14 +95,14 @@ class _Library:
         lib.gnutls_psk_set_server_credentials_function.restype = None
         lib.gnutls_certificate_allocate_credentials.argtypes = [POINTER(c_void_p)]
         for name in ("psk_free_client_credentials", "psk_free_server_credentials", "certificate_free_credentials"):
-            found = getattr(lib, "gnutls_" + name)
-            found.argtypes = [c_void_p]
-            found.restype = None
+            function = getattr(lib, "gnutls_" + name)
+            function.argtypes = [c_void_p]
+            function.restype = None
         for name in ("trust_file", "crl_file"):
             getattr(lib, "gnutls_certificate_set_x509_" + name).argtypes = [c_void_p, c_char_p, c_int]
         lib.gnutls_certificate_set_x509_key_file.argtypes = [c_void_p, c_char_p, c_char_p, c_int]
         self.lib, self.fast = lib, fast
-        self.malloc = function(c_void_p, c_size_t)(c_void_p.in_dll(lib, "gnutls_malloc").value or 0)
+        self.malloc = ctypes.CFUNCTYPE(c_void_p, c_size_t)(c_void_p.in_dll(lib, "gnutls_malloc").value or 0)
         self.priorities: dict[bytes, c_void_p] = {}
 
     def priority(self, text: bytes) -> c_void_p:
@@ -186,7 +168,7 @@ class Credentials:
         data = (c_ubyte * len(key)).from_buffer_copy(key)
         datum = _Datum(data, len(key))
         code = library().lib.gnutls_psk_set_client_credentials(made.handle, identity, byref(datum), _KEY_RAW)
-        data[:] = [0] * len(key)
+        ctypes.memset(data, 0, len(key))
         check(code, "pre-shared key")
         return made
 
@@ -205,22 +187,21 @@ class Credentials:
         )
         malloc = library().malloc
 
-        def answer(_session: int, name: bytes, datum: _Pointer[_Datum]) -> int:
+        def answer(_session: int, name: bytes, datum: ctypes._Pointer[_Datum]) -> int:
             key = find_key() if name == identity else b""
             if not key:
                 return -1
             memory = malloc(len(key))
             if not memory:
                 return -1
-            held = (c_ubyte * len(key)).from_address(memory)
-            held[:] = list(key)
-            datum.contents.data = held
+            ctypes.memmove(memory, key, len(key))
+            datum.contents.data = ctypes.cast(memory, POINTER(c_ubyte))
             datum.contents.size = len(key)
             return 0
 
-        callback = _KeyFunction(answer)
-        made._keep = callback
-        library().lib.gnutls_psk_set_server_credentials_function(made.handle, callback)
+        function = _KeyFunction(answer)
+        made._keep = function
+        library().lib.gnutls_psk_set_server_credentials_function(made.handle, function)
         return made
 
     @classmethod
@@ -318,7 +299,7 @@ class Session:
                 self._half_sent = False
                 check(code, "sending")
 
-    def receive_into(self, buffer: Array[c_char]) -> int:
+    def receive_into(self, buffer: ctypes.Array[ctypes.c_char]) -> int:
         """Receive one record's data (or its rest) into `buffer`; return its length, 0 when there is none for now.
 
         Raises TlsClosed at the end of the connection.
@@ -356,12 +337,12 @@ class Session:
         pointer = lib.gnutls_session_get_desc(self._handle)
         if not pointer:
             return ""
-        text = c_char_p(pointer).value or b""
-        free = function(None, c_void_p)(c_void_p.in_dll(lib, "gnutls_free").value or 0)
+        text = ctypes.cast(pointer, c_char_p).value or b""
+        free = ctypes.CFUNCTYPE(None, c_void_p)(c_void_p.in_dll(lib, "gnutls_free").value or 0)
         free(pointer)
         return text.decode("ascii", "replace")
 
 
-def buffer(size: int = _MAX_RECORD) -> Array[c_char]:
+def buffer(size: int = _MAX_RECORD) -> ctypes.Array[ctypes.c_char]:
     """Return a buffer to receive into; one serves all the sessions of a loop."""
-    return (c_char * size)()
+    return ctypes.create_string_buffer(size)
