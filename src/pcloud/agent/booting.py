@@ -31,7 +31,7 @@ class Boot:
 
     __slots__ = ("_loop", "_systemd", "_wait", "_waiting", "over")
 
-    def __init__(self, loop: Loop, systemd: Systemd) -> None:
+    def __init__(self, loop: Loop, systemd: Callable[[], Systemd]) -> None:
         self._loop, self._systemd = loop, systemd
         self._waiting: list[Callable[[], None]] = []
         self._wait = 0.01
@@ -48,7 +48,7 @@ class Boot:
             self._ask()
 
     def _ask(self) -> None:
-        self._systemd.job("basic.target", self._answer)
+        self._systemd().job("basic.target", self._answer)
 
     def _answer(self, job: int) -> None:
         if job:

@@ -6,11 +6,10 @@ Owns: the choice between `ocf`, `lsb`, `systemd` and `service`. `done` is called
 from __future__ import annotations
 
 from pcloud.agent import programs, watch
-from pcloud.agent.booting import Held
+from pcloud.agent.booting import Boot, Held
 from pcloud.agent.commands import Command, Resource, refuse_stonith
 from pcloud.agent.loop import Loop
 from pcloud.agent.operation import ABSENT, ERROR, FAILED, FAILED_FATAL, NOT_INSTALLED, Child, Result, failed_to_start
-from pcloud.agent.systemd import Run, Systemd
 
 TYPE_CHECKING = False  # `typing` itself would cost memory in every guest
 if TYPE_CHECKING:
@@ -19,17 +18,29 @@ if TYPE_CHECKING:
     Done = Callable[[Result], None]
     from typing import Union
 
+    from pcloud.agent.systemd import Run, Systemd
+
     Running = Union[Child, Held, Run, "_Service"]
 
 
 class Runner:
     """Starts operations."""
 
-    __slots__ = ("_loop", "_systemd")
+    __slots__ = ("_boot", "_loop", "_systemd")
 
-    def __init__(self, loop: Loop, systemd: Systemd) -> None:
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._systemd = systemd
+        self._boot = Boot(loop, lambda: self.systemd)
+        self._systemd: Systemd | None = None
+
+    @property
+    def systemd(self) -> Systemd:
+        """Who talks to systemd. Made at first use, since what it takes costs 0.1 MB where no unit is managed."""
+        if self._systemd is None:
+            from pcloud.agent.systemd import Systemd
+
+            self._systemd = Systemd(self._loop, self._boot)
+        return self._systemd
 
     def run(self, resource: Resource, command: Command, done: Done) -> Running | None:
         """Start an operation. None when its result is already known (and on its way)."""
@@ -42,7 +53,7 @@ class Runner:
         """Start an operation as one of the real classes."""
         if kind == "systemd":
             timeout = command.timeout / 1000
-            return self._systemd.run(resource.id, resource.type, command.action, command.parameters, timeout, done)
+            return self.systemd.run(resource.id, resource.type, command.action, command.parameters, timeout, done)
         if kind == "ocf":
             return self._ocf(resource, command, done)
         if kind == "lsb":
@@ -83,8 +94,8 @@ class Runner:
         )
 
     def _start(self, argv: list[str], environment: dict[str, str], command: Command, done: Done) -> Running | None:
-        if not self._systemd.boot.over:
-            return Held(self._loop, self._systemd.boot, lambda: self._spawn(argv, environment, command, done), done)
+        if not self._boot.over:
+            return Held(self._loop, self._boot, lambda: self._spawn(argv, environment, command, done), done)
         return self._spawn(argv, environment, command, done)
 
     def _spawn(self, argv: list[str], environment: dict[str, str], command: Command, done: Done) -> Running | None:
@@ -102,7 +113,7 @@ class Runner:
         def answer(known: bool) -> None:
             reply("systemd" if known else "lsb")
 
-        self._systemd.exists(resource.type, answer)
+        self.systemd.exists(resource.type, answer)
 
     def find_processes(
         self, resource: Resource, parameters: dict[str, str], found: Callable[[list[int]], None]
@@ -113,7 +124,7 @@ class Runner:
             if kind != "systemd" or parameters.get(watch.PROCESSES):
                 found(watch.find(kind, resource.id, parameters, self._loop.children))
             else:
-                self._systemd.main_process(resource.type, on_main)
+                self.systemd.main_process(resource.type, on_main)
 
         def on_main(pid: int, group: str) -> None:
             found([pid] if pid else watch.by_control_group(group))

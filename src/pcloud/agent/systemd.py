@@ -43,16 +43,15 @@ _NO_UNIT = (
 class Systemd:
     """Talks to systemd for all resources."""
 
-    __slots__ = ("_bus", "_jobs", "_loop", "boot", "ending")
+    __slots__ = ("_boot", "_bus", "_jobs", "_loop", "ending")
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+    def __init__(self, loop: Loop, boot: Boot) -> None:
+        self._loop, self._boot = loop, boot
         self.ending = False
         """Whether the agent is to end when what it manages has been stopped. systemd would not stop a service that is
         ordered before an agent whose own stop is under way: each would wait for the other."""
         self._bus = Bus(loop, self._on_signal)
         self._jobs: dict[str, Callable[[str], None] | str] = {}
-        self.boot = Boot(loop, self)
 
     def run(
         self,
@@ -189,7 +188,7 @@ class Systemd:
         def booted() -> None:
             self.manager("Reload", "", (), lambda _values, error: ready(error))
 
-        self.boot.then(booted)
+        self._boot.then(booted)
 
     def unorder(self, unit: str, ready: Callable[[DBusError | None], None]) -> None:
         """Take a service out of the order with the agent, then `ready`."""
