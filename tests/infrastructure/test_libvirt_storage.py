@@ -22,6 +22,7 @@ from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
 from tests.infrastructure.contract import verdict
 from tests.infrastructure.libvirtd import Libvirtd
+from tests.infrastructure.machine import tiny_image
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -42,9 +43,7 @@ def connection(libvirtd):
 
 @pytest.fixture
 def image(tmp_path) -> Image:
-    disk = tmp_path / "tiny.qcow2"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "1M"], check=True)
-    return Image(name="tiny", digest="tiny", disk=str(disk))
+    return tiny_image(tmp_path)
 
 
 def spec(name: str, image: Image) -> GuestSpec:
