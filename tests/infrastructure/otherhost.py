@@ -1,5 +1,7 @@
 """Another host with a libvirtd: host name, network and files of its own, reached by TCP, TLS or ssh through one link.
 
+Its machines' consoles are written by virtlogd, as is libvirt's default, which begins another file at 4 KiB.
+
 What it shares with this one is the kernel. Its folders are in memory and seen by nobody else; the images of the tests are
 hidden from it. So nothing that is done by files, sockets or addresses of this host can work there.
 """
@@ -87,11 +89,14 @@ def run_other_host(folder: Path) -> Iterator[OtherHost]:
         f'unix_sock_dir = "/run/libvirt"\nlisten_tls = 1\nlisten_tcp = 1\nlisten_addr = "{THERE}"\nauth_tcp = "none"\n'
         f'key_file = "{pki}/serverkey.pem"\ncert_file = "{pki}/servercert.pem"\nca_file = "{pki}/cacert.pem"\n',
     )
+    qemu = (folder / "etc/qemu.conf").read_text()
+    (folder / "etc/qemu.conf").write_text(qemu.replace('stdio_handler = "file"', 'stdio_handler = "logd"'))
+    (folder / "etc/virtlogd.conf").write_text('max_size = 4096\nlog_outputs = "3:stderr"\n')
     holder = hold(folder, STATE + _SETUP + READY, "--mount", "--net", "--uts")
     server = OtherHost(folder, holder, options=("--listen",))
     try:
         _link(server)
-        with running(server), _sshd(server):
+        with _beside(server, "virtlogd"), running(server), _sshd(server):
             yield server
     finally:
         holder.kill()
@@ -123,12 +128,20 @@ def _sshd(server: OtherHost) -> Iterator[None]:
     (server.folder / "ssh").write_text(f'#!/bin/sh\nexec ssh -o UserKnownHostsFile={server.folder}/known "$@"\n')
     (server.folder / "ssh").chmod(0o755)
     (server.folder / "sshd_config").write_text(_SSHD.format(there=THERE, folder=server.folder))
-    sshd = subprocess.Popen(server.inside("/usr/sbin/sshd", "-D", "-e", "-f", str(server.folder / "sshd_config")))
+    with _beside(server, "/usr/sbin/sshd", "-D", "-e", "-f", str(server.folder / "sshd_config")):
+        yield
+
+
+@contextlib.contextmanager
+def _beside(server: OtherHost, *argv: str) -> Iterator[None]:
+    """Run a daemon on that host."""
+    with (server.folder / "daemons.log").open("ab") as log:
+        daemon = subprocess.Popen(server.inside(*argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         yield
     finally:
-        sshd.terminate()
-        sshd.wait()
+        daemon.terminate()
+        daemon.wait()
 
 
 def _certificates(folder: Path) -> Path:
