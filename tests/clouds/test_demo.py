@@ -42,7 +42,7 @@ def test_it_says_what_it_leaves_out_and_ends_well(nova, tmp_path):
     assert last["ok"] is True
     assert [fault["name"] for fault in last["faults"]] == FAULTS
     for fault in last["faults"]:
-        assert 0 < fault["detected_s"] <= fault["recovered_s"] < 60
+        assert 0 < fault["detected_s"] <= fault["recovered_s"]
     assert "nothing runs inside its servers" in text
     assert [each.name for each in nova.compute.servers() if each.name.startswith("pcloud-demo-")] == []
     assert [each.name for each in nova.image.images() if each.name.startswith("pcloud-demo-")] == []

@@ -106,6 +106,7 @@ def run_other_host(folder: Path) -> Iterator[OtherHost]:
 
 def _link(server: OtherHost) -> None:
     """One cable between here and there, and the route to the guests through it."""
+    subprocess.run(["ip", "link", "del", LINK], check=False, capture_output=True)  # of a run that was killed
     for words in (
         f"link add {LINK} type veth peer name eth0 netns {server.holder.pid}",
         f"addr add {HERE}/30 dev {LINK}",
