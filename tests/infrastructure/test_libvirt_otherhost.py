@@ -27,12 +27,12 @@ from pcloud.infrastructure.checks import checks_of
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
 from pcloud.infrastructure.libvirt_connection import unattended
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
-from pcloud.transport.ssh import SshTransport
 from tests.infrastructure import test_libvirt, test_libvirt_storage
 from tests.infrastructure.contract import InfrastructureContract, poll, watching
 from tests.infrastructure.machine import machine_image, tiny_image
 from tests.infrastructure.otherhost import NAME, SUBNET, OtherHost, run_other_host
 from tests.infrastructure.rpc import Call, Link, link_to
+from tests.transport.sshd import connected
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -116,13 +116,10 @@ class TestContract(InfrastructureContract):
         restored = await infrastructure.start(self.frozen)
         assert (restored.place, restored.address) == (NAME, booted.address)
         assert list(self.host.volumes.glob(f"pct-{guest_id}.*.saved")), "its saved state is kept over there"
-        transport = SshTransport()
-        connection = await transport.connect(
-            test_libvirt.endpoint(restored.address), on_result=print, on_lost=print, timeout=60
-        )
+        connection = await connected(test_libvirt.endpoint(restored.address))
         shown = await connection.run(["cat", "/proc/sys/kernel/hostname"])
         assert shown.stdout == b"web1\n", "reached from here, by the route to that host"
-        await transport.close()
+        await connection.close()
         self.host.freeze(f"pct-{guest_id}")
 
 
