@@ -8,7 +8,7 @@ from pcloud.environment.transport import Operation, OperationStatus
 from tests.guests import UNIT, Guest, put_services
 from tests.transport.client import connected
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 GATE = (
     "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target\n"
     "[Service]\nType=oneshot\nTimeoutStartSec=infinity\n"
