@@ -184,11 +184,8 @@ class GuestNode:
         return self.lxc("info", "-p", "-H", check=False).replace("-1", "")
 
     def run(self, *argv: str, check: bool = True) -> str:
-        """Run a command in the guest. Not by `lxc-attach`: where the cluster's own root is not that of its mounts, neither
-        is the guest's, and what LXC 6 attaches is then outside of that."""
-        enter = ("nsenter", "-t", self.boot(), "-m", "-u", "-i", "-n", "-p", "-r", "-w", "--")
-        path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
-        return self.cluster.run("cluster", *enter, "env", "-i", path, *argv, check=check).strip()
+        """Run a command in the guest."""
+        return self.lxc("attach", "--clear-env", "--", *argv, check=check)
 
     def kill_service(self, name: str) -> None:
         """`kill -9` of a `test:service`."""
