@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.guests import base
+from tests.peers import test_cluster as older
 from tests.peers.cluster import Cluster
 from tests.peers.nodes import GuestNode, RemoteNode
 from tests.peers.test_cluster import (  # noqa: F401 - collected here, too
@@ -57,3 +58,11 @@ def guest(remote: RemoteNode) -> GuestNode:
 
 def test_it_is_the_newer_one(cluster):
     assert "Pacemaker 3." in cluster.run("cluster", "crm_mon", "--version")
+
+
+def test_an_orderly_stop_of_the_remote_nodes_agent(cluster, remote):
+    older.test_an_orderly_stop_of_the_agent_stops_its_resources_first(cluster, remote)
+
+
+def test_the_remote_node_is_fenced_when_its_agent_is_killed(fencing, remote):
+    older.test_fencing(fencing, remote, "kill")
