@@ -31,7 +31,7 @@ EVERY_SECONDS = 5.0
 REPEAT_SECONDS = 60.0
 """How often a scaling policy is asked again while its alarm stays in the state."""
 _EXPIRE_SECONDS = 3600.0
-_SETTLED = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_FAILED", "CHECK_COMPLETE")
+_SETTLED = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_FAILED", "CHECK_COMPLETE", "RESUME_COMPLETE")
 ENGINE_NAMESPACE = "system/linux"
 """Where failures that our own engine saw are counted, as the tools in guests do."""
 
@@ -174,6 +174,8 @@ class Watcher:
     # --- actions
 
     def _act(self, record: ResourceRecord, now: float) -> None:
+        if self._state.stacks[record.stack].suspended:
+            return  # that its guests are silent is wanted
         pending = record.data.get("pending") or []
         rule = rule_of(record)
         state = record.data.get("state", INSUFFICIENT)

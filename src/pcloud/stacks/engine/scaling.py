@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pcloud.model.errors import PcloudError, Unavailable
+from pcloud.model.errors import Conflict, PcloudError, Unavailable
 from pcloud.stacks.engine.state import State
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.types.balancing import Balancer
@@ -27,6 +27,8 @@ class Scaling(State):
     async def scale(self, group: ResourceRecord, change: Adjustment) -> bool:
         """Change the wanted size of a group; return whether it changed. Durable on return."""
         stack = self.stacks[group.stack]
+        if stack.suspended:
+            raise Conflict.of("NOT_NOW", f"Stack [{stack.name}] is suspended: its groups keep their size")
         kind = self.type_of(group)
         if not isinstance(kind, ScalingGroup):
             raise ResourceFailed(f"{group.name} is no scaling group")
@@ -131,8 +133,10 @@ class Scaling(State):
             await self.wait(stack)
             if not stack.live or group.condemned or self.record(group.id) is None or group.action == "DELETE":
                 return
+            if stack.suspended:
+                return  # its resumption carries it on
             async with self.lock(group.id):
-                if stack.busy:
+                if stack.busy or stack.suspended:
                     continue
                 kind = self.type_of(group)
                 assert isinstance(kind, ScalingGroup)

@@ -314,3 +314,7 @@ class State:
     async def wait(self, stack: StackRecord) -> None:
         """See StackManager."""
         raise NotImplementedError
+
+    async def _accept(self, stack: StackRecord, status: str, reason: str) -> None:
+        """See StackManager."""
+        raise NotImplementedError

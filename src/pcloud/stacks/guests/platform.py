@@ -107,16 +107,34 @@ class EnginePlatform:
         return (await self._engine.definition(name)).deployable
 
     async def apply(self, deployable: Deployable) -> None:
-        """Store a deployable, or its changed form, and start it; waits for the end of one of that name that is leaving."""
+        """Store a deployable, or its changed form, and start it, where it is not stopped and gets no other assembly; waits
+        for the end of one of that name that is leaving."""
         while True:
             try:
-                await self._engine.put(deployable)
+                old = await self.definition(deployable.name)
+                known = {one.name for one in old.assemblies} if old is not None else set()
+                start = old is None or any(one.name not in known for one in deployable.assemblies)
+                await self._engine.put(deployable, start=start)
             except Conflict as problem:
                 if problem.code != "BEING_DELETED":
                     raise
                 await asyncio.sleep(_LOOK)
             else:
                 return
+
+    async def stop(self, name: str) -> None:
+        """Stop a deployable's guests, in order; returns when they are."""
+        try:
+            await self._engine.stop_deployable(name)
+        except NotFound:
+            return
+        while (status := await self.status(name)) is not None and status.state is not ResourceState.STOPPED:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
+
+    async def start(self, name: str) -> None:
+        """Have it started, in order."""
+        with contextlib.suppress(NotFound):
+            await self._engine.start_deployable(name)
 
     async def status(self, name: str) -> DeployableStatus | None:
         """Return its state; None when there is none. Images that can not be built count as failed, whatever runs."""

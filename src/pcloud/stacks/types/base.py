@@ -244,6 +244,10 @@ class ResourceType:
         """Return the properties as they really are where they differ; None when the thing is gone."""
         return {}
 
+    def deployable(self, record: ResourceRecord) -> str:
+        """Return the deployable that it is, beside the stack's own; empty for none."""
+        return ""
+
     async def signal(self, context: Context, signal: Mapping[str, Any]) -> None:
         """Take a signal that was just stored."""
 
