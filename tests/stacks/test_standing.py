@@ -16,12 +16,13 @@ from pcloud.model.status import DeployableStatus
 from pcloud.stacks.alarms.metrics import Datum
 from pcloud.stacks.records import Source, StackRecord
 from pcloud.stacks.types.scaling import Adjustment
+from tests.stacks.fake_platform import Ending
 from tests.stacks.test_guests import MemoryPlatform, instance, opened
 
 DAY = 86400
 
 
-class StandingPlatform(MemoryPlatform):
+class StandingPlatform(Ending, MemoryPlatform):
     """Deployables that can be stopped; may end its daemon at a call."""
 
     def __init__(self) -> None:
@@ -29,31 +30,23 @@ class StandingPlatform(MemoryPlatform):
         self.stopped: set[str] = set()
         self.log: list[tuple[str, str]] = []
         self.silent: set[str] = set()
-        self.left = -1
-        self.ended = False
-
-    async def _spend(self) -> None:
-        self.ended = self.ended or self.left == 0
-        self.left -= 1
-        if self.ended:
-            await asyncio.Event().wait()  # nobody ever learns of it
 
     async def apply(self, deployable: Deployable) -> None:
         await super().apply(deployable)
         self.log.append(("apply", deployable.name))
 
     async def stop(self, name: str) -> None:
-        await self._spend()
+        await self.spend()
         if name in self.stored:
             self.stopped.add(name)
             self.log.append(("stop", name))
-        await self._spend()
+        await self.spend()
 
     async def start(self, name: str) -> None:
-        await self._spend()
+        await self.spend()
         self.stopped.discard(name)
         self.log.append(("start", name))
-        await self._spend()
+        await self.spend()
 
     async def status(self, name: str) -> DeployableStatus | None:
         found = await super().status(name)
