@@ -99,7 +99,7 @@ class Platform(Protocol):
 
     async def apply(self, deployable: Deployable) -> None:
         """Store a deployable, or its changed form (only what changed is touched), and start it; one that is stopped stays
-        so unless it gets another assembly. Returns when stored."""
+        so when it only loses something, as a suspended stack's that is being deleted. Returns when stored."""
         ...
 
     async def stop(self, name: str) -> None:

@@ -34,7 +34,7 @@ from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_network import Leases
 from pcloud.infrastructure.lxc_room import Look, Room, RoomWatch
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
-from pcloud.model.deployable import Deployable, ResourceState
+from pcloud.model.deployable import Assembly, Deployable, ResourceState
 from pcloud.model.errors import Conflict, NotFound, Unavailable
 from pcloud.model.names import guest_id
 from pcloud.model.status import DeployableStatus
@@ -107,14 +107,12 @@ class EnginePlatform:
         return (await self._engine.definition(name)).deployable
 
     async def apply(self, deployable: Deployable) -> None:
-        """Store a deployable, or its changed form, and start it, where it is not stopped and gets no other assembly; waits
-        for the end of one of that name that is leaving."""
+        """Store a deployable, or its changed form, and start it (one that is stopped and only loses something stays so);
+        waits for the end of one of that name that is leaving."""
         while True:
             try:
                 old = await self.definition(deployable.name)
-                known = {one.name for one in old.assemblies} if old is not None else set()
-                start = old is None or any(one.name not in known for one in deployable.assemblies)
-                await self._engine.put(deployable, start=start)
+                await self._engine.put(deployable, start=old is None or not loses(old, deployable))
             except Conflict as problem:
                 if problem.code != "BEING_DELETED":
                     raise
@@ -263,6 +261,18 @@ class EnginePlatform:
                     cursor = max(cursor, problem.cursor)
                 except Closed:
                     return
+
+
+def loses(old: Deployable, new: Deployable) -> bool:
+    """Whether a change only takes assemblies away, or is only about volumes and addresses. Pure."""
+    before, after = {one.name for one in old.assemblies}, {one.name for one in new.assemblies}
+    if after != before:
+        return after < before
+
+    def rest(one: Deployable) -> list[Assembly]:
+        return [msgspec.structs.replace(each, volumes=(), addresses=()) for each in one.assemblies]
+
+    return old != new and rest(old) == rest(new)
 
 
 @contextlib.contextmanager
