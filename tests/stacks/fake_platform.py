@@ -14,6 +14,20 @@ from pcloud.model.status import DeployableStatus
 from pcloud.objects.store import ObjectStore
 
 
+class Ending:
+    """Part of a platform whose daemon ends at the call of a number: nobody learns what became of it."""
+
+    left = -1
+    ended = False
+
+    async def spend(self) -> None:
+        """Count a moment at which the daemon may end; whoever comes to it afterwards waits for ever."""
+        self.ended = self.ended or self.left == 0
+        self.left -= 1
+        if self.ended:
+            await asyncio.Event().wait()
+
+
 class NotingPlatform:
     """Notes what it is asked to do; events are put in by the test."""
 

@@ -10,16 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pcloud.cpe.settings import StackSettings, StackSize
 from pcloud.infrastructure import lxc_firewall
-from pcloud.model.deployable import Deployable, FirewallRule, ResourceState
+from pcloud.model.deployable import Assembly, AttachedVolume, Deployable, FirewallRule, ResourceState
 from pcloud.model.errors import InvalidDocument
 from pcloud.model.status import AssemblyStatus, DeployableStatus
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.guests import seed
 from pcloud.stacks.guests.catalogue import Catalogue, tables
+from pcloud.stacks.guests.platform import loses
 from pcloud.stacks.records import Source
 from pcloud.stacks.store import SqliteStore
 from pcloud.stacks.types.database import sql
@@ -279,3 +281,18 @@ def test_a_databases_password_is_text() -> None:
     """No character of it ends the statement."""
     text = sql({"MasterUsername": "keeper", "MasterUserPassword": "a'b\\", "DBName": "shop"})
     assert "IDENTIFIED BY 'a''b\\\\';" in text
+
+
+def test_what_only_loses_something_is_not_started_for_that() -> None:
+    one, two = Assembly(name="one", image="bookworm"), Assembly(name="two", image="bookworm")
+    disk = (AttachedVolume(volume="vol-1", device="/dev/vdb"),)
+    with_disk = msgspec.structs.replace(one, volumes=disk)
+
+    def of(*assemblies: Assembly) -> Deployable:
+        return Deployable(name="shop", assemblies=assemblies)
+
+    assert loses(of(one, two), of(one))
+    assert loses(of(with_disk, two), of(one, two))
+    assert not loses(of(one), of(one, two))
+    assert not loses(of(one), of(one)), "asked for as it is, it is to run"
+    assert not loses(of(with_disk), of(msgspec.structs.replace(one, memory=1)))

@@ -98,7 +98,17 @@ class Platform(Protocol):
         ...
 
     async def apply(self, deployable: Deployable) -> None:
-        """Store a deployable, or its changed form (only what changed is touched), and start it. Returns when stored."""
+        """Store a deployable, or its changed form (only what changed is touched), and start it; one that is stopped stays
+        so when it only loses something, as a suspended stack's that is being deleted. Returns when stored."""
+        ...
+
+    async def stop(self, name: str) -> None:
+        """Stop a deployable's guests, in order; they keep their disks. Returns when they are stopped; no error when there
+        is none."""
+        ...
+
+    async def start(self, name: str) -> None:
+        """Have a stopped deployable started, in order; no error when there is none. Returns when stored."""
         ...
 
     async def status(self, name: str) -> DeployableStatus | None:
@@ -195,6 +205,12 @@ class NoPlatform:
     async def apply(self, deployable: Deployable) -> None:
         """Refuse."""
         raise _refusal()
+
+    async def stop(self, name: str) -> None:
+        """Do nothing: there is none."""
+
+    async def start(self, name: str) -> None:
+        """Do nothing: there is none."""
 
     async def status(self, name: str) -> DeployableStatus | None:
         """Return None."""

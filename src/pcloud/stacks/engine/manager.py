@@ -16,9 +16,9 @@ from typing import Any
 from pcloud.model.errors import Conflict, PcloudError
 from pcloud.stacks.alarms.sampling import Sampling
 from pcloud.stacks.engine.balancing import Balancing
-from pcloud.stacks.engine.changes import Changes
 from pcloud.stacks.engine.run import Run
 from pcloud.stacks.engine.scopes import arn
+from pcloud.stacks.engine.standing import Standing
 from pcloud.stacks.guests.wanted import may_make_guests
 from pcloud.stacks.records import (
     Operation,
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 MAX_NESTING = 10
 
 
-class StackManager(Changes):
+class StackManager(Standing):
     """The stacks of this host."""
 
     _background: tuple[asyncio.Task[None], ...] | list[asyncio.Task[None]] = ()
@@ -172,6 +172,9 @@ class StackManager(Changes):
             "UPDATE_ROLLBACK_COMPLETE",
             "UPDATE_FAILED",
             "IMPORT_COMPLETE",
+            "RESUME_COMPLETE",
+            "CHECK_COMPLETE",
+            "CHECK_FAILED",
         )
         heat = stack.owner == "heat" or bool(stack.parent)
         if stack.status not in updatable and not (

@@ -142,6 +142,10 @@ class State:
                     return record
         return None
 
+    def measured(self, record: ResourceRecord, rule: Any) -> list[float | None]:
+        """Return the values that an alarm's rule looks at, newest first."""
+        return self.watcher.points(record, rule, self.now())
+
     def find(self, physical: str) -> ResourceRecord | None:
         """Return the resource of that physical id or name, in any stack."""
         for records in self._current.values():
@@ -312,5 +316,9 @@ class State:
         raise NotImplementedError
 
     async def wait(self, stack: StackRecord) -> None:
+        """See StackManager."""
+        raise NotImplementedError
+
+    async def _accept(self, stack: StackRecord, status: str, reason: str) -> None:
         """See StackManager."""
         raise NotImplementedError

@@ -88,6 +88,7 @@ async def running(
             reason = (found.reason if found is not None else "") or status.reason or reason
             ready = found is not None and (found.state is ResourceState.RUNNING or (found.answers and not services))
             if found is not None and ready and found.since >= since and not status.change:
+                context.record.data.pop("began", None)  # the next wait has its own time
                 return found
             if found is not None and found.state is ResourceState.UNRECOVERABLE:
                 raise ResourceFailed(f"the guest can not be started: {reason}")

@@ -34,7 +34,7 @@ from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_network import Leases
 from pcloud.infrastructure.lxc_room import Look, Room, RoomWatch
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
-from pcloud.model.deployable import Deployable, ResourceState
+from pcloud.model.deployable import Assembly, Deployable, ResourceState
 from pcloud.model.errors import Conflict, NotFound, Unavailable
 from pcloud.model.names import guest_id
 from pcloud.model.status import DeployableStatus
@@ -107,16 +107,32 @@ class EnginePlatform:
         return (await self._engine.definition(name)).deployable
 
     async def apply(self, deployable: Deployable) -> None:
-        """Store a deployable, or its changed form, and start it; waits for the end of one of that name that is leaving."""
+        """Store a deployable, or its changed form, and start it (one that is stopped and only loses something stays so);
+        waits for the end of one of that name that is leaving."""
         while True:
             try:
-                await self._engine.put(deployable)
+                old = await self.definition(deployable.name)
+                await self._engine.put(deployable, start=old is None or not loses(old, deployable))
             except Conflict as problem:
                 if problem.code != "BEING_DELETED":
                     raise
                 await asyncio.sleep(_LOOK)
             else:
                 return
+
+    async def stop(self, name: str) -> None:
+        """Stop a deployable's guests, in order; returns when they are."""
+        try:
+            await self._engine.stop_deployable(name)
+        except NotFound:
+            return
+        while (status := await self.status(name)) is not None and status.state is not ResourceState.STOPPED:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
+
+    async def start(self, name: str) -> None:
+        """Have it started, in order."""
+        with contextlib.suppress(NotFound):
+            await self._engine.start_deployable(name)
 
     async def status(self, name: str) -> DeployableStatus | None:
         """Return its state; None when there is none. Images that can not be built count as failed, whatever runs."""
@@ -245,6 +261,18 @@ class EnginePlatform:
                     cursor = max(cursor, problem.cursor)
                 except Closed:
                     return
+
+
+def loses(old: Deployable, new: Deployable) -> bool:
+    """Whether a change only takes assemblies away, or is only about volumes and addresses. Pure."""
+    before, after = {one.name for one in old.assemblies}, {one.name for one in new.assemblies}
+    if after != before:
+        return after < before
+
+    def rest(one: Deployable) -> list[Assembly]:
+        return [msgspec.structs.replace(each, volumes=(), addresses=()) for each in one.assemblies]
+
+    return old != new and rest(old) == rest(new)
 
 
 @contextlib.contextmanager

@@ -79,6 +79,10 @@ class Services(Protocol):
         return. The members follow in the background."""
         ...
 
+    def measured(self, record: ResourceRecord, rule: Any) -> list[float | None]:
+        """Return the values that an alarm's `Rule` looks at, newest first; None where nothing was measured."""
+        ...
+
     def find(self, physical: str) -> ResourceRecord | None:
         """Return the resource of that physical id, in any stack."""
         ...
@@ -243,6 +247,14 @@ class ResourceType:
     async def drift(self, context: Context) -> dict[str, Any] | None:
         """Return the properties as they really are where they differ; None when the thing is gone."""
         return {}
+
+    def due(self, context: Context) -> bool:
+        """Whether an alarm that stays in its state has anything to signal to it, where `repeats` says so."""
+        return True
+
+    def deployable(self, record: ResourceRecord) -> str:
+        """Return the deployable that it is, beside the stack's own; empty for none."""
+        return ""
 
     async def signal(self, context: Context, signal: Mapping[str, Any]) -> None:
         """Take a signal that was just stored."""

@@ -26,6 +26,7 @@ _MODULES = (
     "volumes",
     "scaling",
     "autoscaling",
+    "scaling_policies",
     "alarm",
     "restarter",
     "telemetry",
