@@ -27,6 +27,8 @@ from pcloud.infrastructure.checks import checks_of
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
 from pcloud.infrastructure.libvirt_connection import unattended
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
+from pcloud.infrastructure.registry import open_infrastructure
+from pcloud.model.errors import InvalidDocument
 from pcloud.transport.ssh import SshTransport
 from tests.infrastructure import test_libvirt, test_libvirt_storage
 from tests.infrastructure.contract import InfrastructureContract, poll, watching
@@ -104,6 +106,9 @@ class TestContract(InfrastructureContract):
     async def kill(self, infrastructure, guest_id):
         os.kill(self.host.qemu(f"pct-{guest_id}"), signal.SIGKILL)
 
+    def reopen(self, infrastructure):
+        return LibvirtInfrastructure(settings(self.host))
+
     async def freeze(self, infrastructure, guest_id):
         """What only a guest that has booted shows, and then: freeze it."""
         assert b"Linux" in await infrastructure.console(guest_id) or b"systemd" in await infrastructure.console(
@@ -173,10 +178,11 @@ async def test_ssh_asks_nobody():
         assert unattended(uri) == uri
 
 
-def test_what_another_host_can_not_do_is_refused():
+def test_what_another_host_can_not_do_is_refused(tmp_path):
     for uri in ("qemu+ssh://root@host/system", "qemu+tls://host/system"):
-        with pytest.raises(ValueError, match="can not be reached from here"):
-            LibvirtSettings(uri=uri, network="user")
+        with pytest.raises(InvalidDocument, match="can not be reached from here") as caught:
+            open_infrastructure("libvirt", {"uri": uri, "network": "user"}, state=tmp_path)
+        assert caught.value.problems[0].path == "infrastructures.libvirt"
     for uri in ("qemu:///system", "qemu+tcp://localhost/system", "qemu+tcp://127.0.0.1:1/system"):
         assert not LibvirtSettings(uri=uri, network="user").elsewhere
     assert LibvirtSettings().forwarding == "nat"
