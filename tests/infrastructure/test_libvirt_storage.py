@@ -18,6 +18,8 @@ import libvirt
 from pcloud.environment.infrastructure import GuestSpec, GuestState, Identity, Image, Vitality
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
+from pcloud.infrastructure.libvirt_making import Maker
+from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
 from tests.infrastructure.contract import verdict
@@ -167,6 +169,64 @@ async def test_the_last_guest_leaves_while_another_is_made(libvirtd, image):
     await infrastructure.close()
     assert libvirtd.guests_volumes() == []
     assert libvirtd.names("net-list") == libvirtd.names("pool-list") == []
+
+
+class Domains:
+    """Of a libvirtd whose QEMU ends at each start with these accelerators, and says so as libvirt does."""
+
+    def __init__(self, broken: dict[str, tuple[int, str]]) -> None:
+        self.broken = broken
+        self.started: list[str] = []
+
+    def defineXML(self, document: str) -> Domains:
+        self.kind = "kvm" if 'type="kvm"' in document.partition(">")[0] else "tcg"
+        return self
+
+    def isActive(self) -> bool:
+        return False
+
+    def create(self) -> None:
+        self.started.append(self.kind)
+        if self.kind in self.broken:
+            code, text = self.broken[self.kind]
+            error = libvirt.libvirtError(text)
+            error.err = (code, libvirt.VIR_FROM_QEMU, text)  # type: ignore[assignment]
+            raise error
+
+
+def test_kvm_that_is_there_and_does_not_work(tmp_path):
+    ended = (libvirt.VIR_ERR_INTERNAL_ERROR, "qemu unexpectedly closed the monitor")
+    gone = (libvirt.VIR_ERR_OPERATION_FAILED, "domain is no longer running")
+    away = (libvirt.VIR_ERR_RPC, "client socket is closed")
+    plan = xml.DomainPlan(
+        name="pct-shop.web", record=xml.Record(guest_id="shop.web", deployable="shop", hostname="web", digest="d"),
+        accelerator="kvm", memory=32, cpus=1, disk="/disk", seed="/seed", console="/console",
+    )  # fmt: skip
+
+    def maker(**changes: str) -> Maker:
+        chosen = LibvirtSettings(state=str(tmp_path), **changes)  # type: ignore[arg-type]
+        return Maker(chosen, Storage(chosen), Networks(chosen))
+
+    for reason in (ended, gone):
+        one, domains = maker(), Domains({"kvm": reason})
+        one._define_and_start(domains, plan)
+        assert domains.started == ["kvm", "tcg"]
+        assert one.accelerator(domains) == "tcg", "and so from now on"
+    worked = maker()
+    worked._define_and_start(Domains({}), plan)
+    for one, broken in (
+        (maker(accelerator="kvm"), {"kvm": ended}),
+        (maker(), {"kvm": away}),
+        (worked, {"kvm": ended}),
+    ):
+        domains = Domains(broken)
+        with pytest.raises(libvirt.libvirtError):
+            one._define_and_start(domains, plan)
+        assert domains.started == ["kvm"]
+    neither = maker()
+    with pytest.raises(libvirt.libvirtError):
+        neither._define_and_start(Domains({"kvm": ended, "tcg": ended}), plan)
+    assert neither._accelerator == "", "it was not KVM's fault"
 
 
 async def test_a_hung_guest_is_asked_about_again_and_again(libvirtd, image):
