@@ -332,7 +332,7 @@ async def test_a_libvirtd_that_takes_connections_and_says_nothing(host, tmp_path
     """Each wait has its own end, however many wait; it is found again when it answers."""
     with link_to("10.254.77.2") as link:
         link.fault = lambda _: "hang"
-        driver = LibvirtInfrastructure(settings(host, link.uri, call_timeout=1.0))
+        driver = LibvirtInfrastructure(settings(host, link.uri, call_timeout=0.5))
         for _ in range(12):  # more than there are threads for calls, and than there may be tries
             found = await asyncio.gather(*(driver.list_guests() for _ in range(3)), return_exceptions=True)
             assert all(isinstance(one, InfrastructureUnavailable) for one in found), found
