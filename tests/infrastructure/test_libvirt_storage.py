@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -14,15 +15,23 @@ import pytest
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (make setup-libvirt)")
 
 import libvirt
+import msgspec
 
-from pcloud.environment.infrastructure import GuestSpec, GuestState, Identity, Image, Vitality
+from pcloud.environment.infrastructure import (
+    GuestSpec,
+    GuestState,
+    Identity,
+    Image,
+    InfrastructureUnavailable,
+    Vitality,
+)
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
 from pcloud.infrastructure.libvirt_making import Maker
 from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
-from tests.infrastructure.contract import verdict
+from tests.infrastructure.contract import poll, verdict, watching
 from tests.infrastructure.libvirtd import Libvirtd
 from tests.infrastructure.machine import tiny_image
 
@@ -269,4 +278,50 @@ async def test_a_console_keeps_what_earlier_starts_wrote_within_bounds(libvirtd,
     await infrastructure.delete("shop.talks")
     assert await infrastructure.console("shop.talks") == b""
     await infrastructure.close()
+    assert libvirtd.guests_volumes() == []
+
+
+async def test_a_libvirtd_that_hangs_in_every_action(libvirtd, image):
+    """Nothing is concluded from any of them, nothing told; all of it goes on when libvirtd does."""
+    infrastructure = LibvirtInfrastructure(msgspec.structs.replace(settings(libvirtd), call_timeout=2.0))
+    other = LibvirtInfrastructure(settings(libvirtd))  # with patience, for what works
+    wanted = spec("waits", image)
+    await other.start(wanted)
+    async with watching(infrastructure) as events:
+        await events.until("shop.waits", GuestState.RUNNING, since=0)
+        told = len(events.seen)
+        libvirtd.send(signal.SIGSTOP)
+        try:
+            found = await asyncio.gather(
+                infrastructure.places(),
+                infrastructure.list_guests(),
+                infrastructure.inspect("shop.waits"),
+                infrastructure.start(wanted),
+                infrastructure.start(spec("another", image)),
+                infrastructure.stop("shop.waits", timeout=1),
+                infrastructure.destroy("shop.waits"),
+                infrastructure.delete("shop.waits"),
+                infrastructure.console("shop.waits"),
+                infrastructure.execute("shop.waits", ["true"]),
+                return_exceptions=True,
+            )
+            assert [type(each) for each in found] == [InfrastructureUnavailable] * len(found), found
+            assert await infrastructure.check("shop.waits", timeout=2) is Vitality.UNKNOWN
+            assert len(events.seen) == told
+        finally:
+            libvirtd.send(signal.SIGCONT)
+
+        async def works() -> bool:
+            with contextlib.suppress(InfrastructureUnavailable):
+                await infrastructure.destroy("shop.waits")
+                return True
+            return False
+
+        await poll(works)
+        await events.until("shop.waits", GuestState.STOPPED, since=0)
+    assert (await other.start(wanted)).state is GuestState.RUNNING
+    assert [info.guest_id for info in await other.list_guests()] == ["shop.waits"]
+    await other.delete("shop.waits")
+    for each in (infrastructure, other):
+        await each.close()
     assert libvirtd.guests_volumes() == []
