@@ -21,6 +21,9 @@ from demo.stage import NAME, Stage, StageError, wait_for
 from pcloud.client.records import CloudEvent
 from pcloud.model.errors import PcloudError
 
+BOOT = ("cut", "-d", " ", "-f", "22", "/proc/1/stat")
+"""Prints in a guest what another boot changes: when its first process started."""
+
 
 @dataclass
 class Fault:
@@ -92,8 +95,8 @@ class Play:
         return {
             "mariadb": self.guest("mysql", "systemctl", "show", "-p", "MainPID", "--value", "mariadb"),
             "apache2": self.guest("wordpress", "systemctl", "show", "-p", "MainPID", "--value", "apache2"),
-            "mysql": self.guest("mysql", "stat", "-c", "%Y", "/proc/1"),
-            "wordpress": self.guest("wordpress", "stat", "-c", "%Y", "/proc/1"),
+            "mysql": self.guest("mysql", *BOOT),
+            "wordpress": self.guest("wordpress", *BOOT),
         }
 
     # --- the faults
@@ -131,7 +134,7 @@ class Play:
     def escalation(self) -> Fault:
         """apache2 killed 3 times within 60 s: escalated to a restart of its guest."""
         fault = Fault("escalation", "apache2 killed 3 times within 60 s")
-        boot = self.guest("wordpress", "stat", "-c", "%Y", "/proc/1")
+        boot = self.guest("wordpress", *BOOT)
         start = self.client.cursor()
         for number in (1, 2, 3):
             main = self.guest("wordpress", "systemctl", "show", "-p", "MainPID", "--value", "apache2")
@@ -143,7 +146,7 @@ class Play:
         self._event(cursor, lambda e: _is(e, "assembly.state", "running", "wordpress"), "the restart of the guest")
         fault.recovered_s = self._healthy() - began
         self._collect(fault, start)
-        if self.guest("wordpress", "stat", "-c", "%Y", "/proc/1") == boot:
+        if self.guest("wordpress", *BOOT) == boot:
             raise StageError("the guest was not restarted by the escalation")
         left = next(a for a in self.client.status(NAME).assemblies if a.name == "wordpress").resources[0].failures
         if left:

@@ -14,7 +14,7 @@ pytest.importorskip("openstack", reason="openstacksdk is not installed")
 from tests.clouds.guests import SDK_WARNINGS
 from tests.e2e.stage import CHECKOUT, ROOT, about, missing
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600), *SDK_WARNINGS]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900), *SDK_WARNINGS]
 HOME = Path(f"/var/tmp/pcloud-e2e-{CHECKOUT}-odemo")
 FAULTS = ["guest-deleted", "guest-broken", "engine-killed", "daemon-killed"]
 
@@ -28,7 +28,7 @@ def demo(tmp_path: Path, **changes: str) -> tuple[int, str]:
         done = subprocess.run(
             ["make", "demo", "INFRASTRUCTURE=openstack", "NETWORK=pcloud", "FLAVOR=tiny"],
             cwd=ROOT, env={**typed, "PCLOUD_DEMO_HOME": str(HOME), **changes}, stdin=subprocess.DEVNULL, stdout=file,
-            stderr=file, check=False, timeout=500,
+            stderr=file, check=False, timeout=800,
         )  # fmt: skip
     return done.returncode, log.read_text()
 

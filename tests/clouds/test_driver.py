@@ -26,7 +26,7 @@ from tests.clouds.peer import FOLDER
 from tests.infrastructure.contract import InfrastructureContract
 from tests.transport.sshd import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300), *SDK_WARNINGS]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900), *SDK_WARNINGS]
 
 
 @pytest.fixture(scope="module")

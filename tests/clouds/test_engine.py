@@ -23,7 +23,7 @@ from tests.clouds.peer import GLANCE, NOVA, peer
 from tests.clouds.proxy import Proxy, in_front_of
 from tests.e2e.stage import BIN, ROOT, Stage, missing, tutorial_manifest, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600), *SDK_WARNINGS]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900), *SDK_WARNINGS]
 NAME, PREFIX = "fleet", "pcf-"
 GUESTS = [f"a{number:02}" for number in range(20)]
 MANIFEST = f"deployable: {NAME}\ninfrastructure: openstack\nusername: admin\nassemblies:\n" + "".join(

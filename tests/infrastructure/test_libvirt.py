@@ -41,7 +41,7 @@ from tests.infrastructure.libvirtd import Libvirtd
 from tests.infrastructure.machine import machine_image, tiny_image
 from tests.transport.sshd import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 BRIDGE = f"pct{os.getpid()}"
 USER = asyncssh.generate_private_key("ssh-ed25519")
 HOST = asyncssh.generate_private_key("ssh-ed25519")

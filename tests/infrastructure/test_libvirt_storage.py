@@ -35,7 +35,7 @@ from tests.infrastructure.contract import poll, verdict, watching
 from tests.infrastructure.libvirtd import Libvirtd
 from tests.infrastructure.machine import tiny_image
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 def settings(libvirtd: Libvirtd) -> LibvirtSettings:

@@ -14,6 +14,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.FIREWALL,
             Capability.ADDRESSES,
             Capability.VOLUMES,
+            Capability.SNAPSHOTS,
         }
     ),
     # Commands through the QEMU guest agent need that in the image, so they are not promised: the engine goes by ssh.
