@@ -335,25 +335,6 @@ async def test_libvirtd_away_and_back(libvirtd, guest, image):
         }
 
 
-async def test_hung_libvirtd(libvirtd, guest, image):
-    infrastructure, events = guest
-    await infrastructure.start(spec(image))
-    await until(lambda: bool(events), 5)
-    events.clear()
-    quick = LibvirtInfrastructure(settings(libvirtd, call_timeout=2.0))
-    await quick.places()
-    libvirtd.send(signal.SIGSTOP)
-    try:
-        with pytest.raises(InfrastructureUnavailable):
-            await quick.list_guests()
-        assert await quick.check("shop.web", timeout=2) is Vitality.UNKNOWN
-    finally:
-        libvirtd.send(signal.SIGCONT)
-    assert (await quick.inspect("shop.web")).state is GuestState.RUNNING
-    assert events == []
-    await quick.close()
-
-
 async def test_doctor_asks_the_daemon_of_the_settings(libvirtd, tmp_path, monkeypatch):
     monkeypatch.setattr(libvirt_checks, "_PATIENCE", 90.0)
 

@@ -125,7 +125,7 @@ class LibvirtInfrastructure:
                         libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT | libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
                     )
 
-        await self._libvirt.call(ask)
+        await self._libvirt.call(ask, changes=name)
         deadline = asyncio.get_running_loop().time() + timeout
         while asyncio.get_running_loop().time() < deadline:
             if not await self._libvirt.call(lambda c: domains.active(c, name)):

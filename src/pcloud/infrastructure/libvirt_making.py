@@ -25,6 +25,9 @@ from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
 
+_QEMU_ENDED = {libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_OPERATION_FAILED}
+"""What libvirt says when QEMU ended before it ran the guest."""
+
 
 class Making(msgspec.Struct, frozen=True, kw_only=True):
     """A guest about to be started: its domain, and the seed that its domain reads."""
@@ -50,6 +53,7 @@ class Maker:
         self._settings = settings
         self._storage = storage
         self._networks = networks
+        self._kvm_works = False
         self._accelerator = "" if settings.accelerator == "auto" else settings.accelerator
 
     def accelerator(self, connection: Any) -> str:
@@ -94,7 +98,7 @@ class Maker:
         return Making(plan=plan, seed=content)
 
     def boot(self, connection: Any, making: Making) -> None:
-        """Write the seed, define the domain and start it; with TCG where KVM is there but does not work."""
+        """Write the seed, define the domain and start it; with TCG where no start with KVM has ever worked."""
         self._storage.put(connection, f"{making.plan.name}.seed", making.seed)
         self._define_and_start(connection, making.plan)
 
@@ -126,11 +130,14 @@ class Maker:
         except libvirt.libvirtError as error:
             if domain.isActive():
                 return
-            if plan.accelerator == "kvm" and self._settings.accelerator == "auto" and "kvm" in str(error).lower():
-                self._accelerator = "tcg"  # the device is there, but it does not work
-                self._define_and_start(connection, xml.with_accelerator(plan, "tcg"))
-                return
-            raise
+            unproven = plan.accelerator == "kvm" and self._settings.accelerator == "auto" and not self._kvm_works
+            if not unproven or error.get_error_code() not in _QEMU_ENDED:
+                raise
+            # The device may be there and not work. QEMU ends then, and what it said is not always in libvirt's error.
+            self._define_and_start(connection, xml.with_accelerator(plan, "tcg"))
+            self._accelerator = "tcg"
+            return
+        self._kvm_works = self._kvm_works or plan.accelerator == "kvm"
 
 
 def _free_ports(wanted: Sequence[int]) -> list[tuple[int, int]]:
