@@ -172,3 +172,82 @@ def test_daemon_and_engines_die_while_a_guest_is_made(stage: StackStage) -> None
     stage.pcloud("stack", "delete", "crash", "--wait")
     assert stage.left() == []
     assert stage.json("get") == []
+
+
+def members_document(size: int) -> dict[str, Any]:
+    """A guest that takes members of a group only, members that are scaled, and one that is none."""
+    server = {"ImageId": "bookworm-cfntools", "InstanceType": "m1.tiny"}
+    scaling = {"AvailabilityZones": ["local"], "LaunchConfigurationName": {"Ref": "Launch"}}
+    return {
+        "Resources": {
+            "Web": {"Type": "AWS::EC2::SecurityGroup", "Properties": {"GroupDescription": "members"}},
+            "Db": {
+                "Type": "AWS::EC2::SecurityGroup",
+                "Properties": {
+                    "GroupDescription": "the one rule is a map",
+                    "SecurityGroupIngress": {
+                        "IpProtocol": "tcp",
+                        "FromPort": "8080",
+                        "ToPort": "8080",
+                        "SourceSecurityGroupId": {"Fn::GetAtt": ["Web", "GroupId"]},
+                    },
+                },
+            },
+            "Server": {
+                "Type": "AWS::EC2::Instance",
+                "Properties": {
+                    **server,
+                    "SecurityGroups": [{"Ref": "Db"}],
+                    "UserData": {"Fn::Base64": SERVE},
+                },
+            },
+            "Stranger": {"Type": "AWS::EC2::Instance", "Properties": server},
+            "Launch": {
+                "Type": "AWS::AutoScaling::LaunchConfiguration",
+                "Properties": {**server, "SecurityGroups": [{"Ref": "Web"}]},
+            },
+            "Group": {
+                "Type": "AWS::AutoScaling::AutoScalingGroup",
+                "Properties": {**scaling, "MinSize": size, "MaxSize": size},
+            },
+        },
+        "Outputs": {"Own": {"Value": {"Fn::GetAtt": ["Server", "PrivateIp"]}}},
+    }
+
+
+def test_rules_that_name_a_group_follow_its_members(stage: StackStage) -> None:
+    """Members of a scaling group get in as they come, also after a restart, and nobody else does; not even this host."""
+
+    def body(size: int) -> str:
+        return stage.write("members.template", json.dumps(members_document(size)))
+
+    def places() -> dict[str, str]:
+        return {key: place for key, place in stage.places("members").items() if key.startswith("member")}
+
+    stage.pcloud("stack", "create", "members", "-t", body(1), "--wait")
+    own = stage.outputs("members")["Own"]
+    here = stage.places("members")
+
+    def reaches(place: str) -> bool:
+        script = f"exec 3<>/dev/tcp/{own}/8080"
+        return stage.run("assembly", "exec", "-n", place, "--", "timeout", "3", "bash", "-c", script).returncode == 0
+
+    (first,) = places().values()
+    until("a member gets in", lambda: reaches(first))
+    assert not reaches(here["stranger"])
+    assert not answers(own, 8080)
+
+    stage.pcloud("stack", "update", "members", "-t", body(2), "--wait")
+    assert len(places()) == 2
+    for place in places().values():
+        until("every member gets in", lambda place=place: reaches(place))  # type: ignore[misc]
+    before = stage.booted(here["server"])
+    stage.guest(here["server"], "sh", "-c", "systemctl reboot --no-block; true")
+    until("another boot", lambda: stage.run("assembly", "exec", "-n", here["server"], "--", "true").returncode == 0
+          and stage.booted(here["server"]) != before)  # fmt: skip
+    until("a member gets in again", lambda: reaches(first))
+    assert not reaches(here["stranger"])
+
+    stage.pcloud("stack", "delete", "members", "--wait")
+    assert stage.left() == []
+    assert not (stage.home / "infrastructure/lxc/groups").exists()

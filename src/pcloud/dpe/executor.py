@@ -101,6 +101,7 @@ class Executor:
             seed=assembly.seed,
             addresses=assembly.addresses,
             firewall=assembly.firewall,
+            groups=assembly.groups,
             volumes=assembly.volumes,
         )
         async with self._environment.brake.slot(state.deployable.priority):

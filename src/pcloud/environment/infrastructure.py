@@ -56,6 +56,8 @@ class Capability(StrEnum):
     """Memory and CPU limits can be changed while the guest runs."""
     USERS = "users"
     """Guests are made in the name of the deployable's `username`, with that user's credentials."""
+    FIREWALL_GROUPS = "firewall-groups"
+    """Rules may name groups of guests (`FirewallRule.group`, `GuestSpec.groups`)."""
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +86,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Further addresses, `ADDRESS/PREFIX`, given to it at every start; no part of `digest`."""
     firewall: tuple[FirewallRule, ...] | None = None
     """What may reach it, set at every start; None lets everything pass; no part of `digest`."""
+    groups: tuple[str, ...] = ()
+    """Names by which rules of other guests mean this one; no part of `digest`."""
     volumes: tuple[AttachedVolume, ...] = ()
     """Disks that outlive it, attached at every start; no part of `digest`."""
 

@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 
 from pcloud.environment.infrastructure import (
-    Capability,
     ExecResult,
     GuestEvent,
     GuestInfo,
@@ -31,7 +30,9 @@ from pcloud.environment.infrastructure import (
     Vitality,
 )
 from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs
+from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.lxc_attach import attach, run
+from pcloud.infrastructure.lxc_groups import Groups
 from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
 from pcloud.infrastructure.lxc_process import Process
 from pcloud.infrastructure.lxc_settings import LxcSettings, render, veth_name
@@ -47,7 +48,7 @@ class LxcInfrastructure:
     """Guests on this host as LXC containers. Implements `pcloud.environment.infrastructure.Infrastructure`."""
 
     name = "lxc"
-    capabilities = frozenset({Capability.EXECUTE, Capability.CONSOLE, Capability.SECOND_SIGNAL})
+    capabilities = CAPABILITIES["lxc"]
 
     def __init__(self, settings: LxcSettings) -> None:
         if not settings.state:
@@ -58,6 +59,7 @@ class LxcInfrastructure:
         self._leases = Leases(self._state)
         self._bridge = Bridge(settings, self._leases)
         self._volumes = LxcVolumes(self._state)
+        self._groups = Groups(self._state)
         self._tracker = Tracker(self._guests, settings.rescan)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -251,6 +253,7 @@ class LxcInfrastructure:
 
     async def _remove(self, guest_id: str) -> None:
         await asyncio.to_thread(self._volumes.forget, self._guests / guest_id)
+        await asyncio.to_thread(self._groups.forget, guest_id)  # before its address may be another guest's
         await asyncio.to_thread(lxc_rootfs.remove, self._guests, guest_id)
         await asyncio.to_thread(lxc_process.remove_left_groups, guest_id)
         self._leases.release(guest_id)
@@ -287,7 +290,8 @@ class LxcInfrastructure:
             lxc_rootfs.remove(self._guests, spec.guest_id)
             lxc_rootfs.create(self._guests, spec)
         lxc_rootfs.write_hosts(folder / "upper", spec, names)
-        hooks = lxc_firewall.prepare(folder, spec.firewall, gateway)
+        hooks = lxc_firewall.prepare(folder, spec.firewall, gateway, self._groups)
+        self._groups.join(spec.guest_id, spec.groups, [str(names[spec.identity.hostname]), *spec.addresses])
         hooks += self._volumes.prepare(folder, spec.volumes)
         (folder / "config").write_text(config + "".join(f"{line}\n" for line in hooks))
         for old in ("lxc.pid", "lxc.log", "init"):

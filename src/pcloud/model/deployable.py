@@ -106,6 +106,10 @@ class FirewallRule(msgspec.Struct, frozen=True, kw_only=True):
     """First and last port of tcp and udp; 0 and 0 are all ports."""
     network: str = ""
     """Address of the other side as ADDRESS/PREFIX; empty is any."""
+    group: str = ""
+    """Guests that are members of this group (`Assembly.groups`) are the other side, whatever addresses they have."""
+    icmp: int = -1
+    """Type of an icmp message; -1 is any."""
 
 
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +168,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     firewall: tuple[FirewallRule, ...] | None = None
     """What may reach the guest; None lets everything pass. Once there is a rule for `out`, nothing else goes out. Set by
     stacks, not by documents."""
+    groups: tuple[str, ...] = ()
+    """Names by which rules of other guests mean this guest. Set by stacks, not by documents."""
     volumes: tuple[AttachedVolume, ...] = ()
     """Disks that outlive the guest and that it has from its start on. Set by stacks, not by documents."""
 

@@ -21,8 +21,8 @@ class Platform(Protocol):
     """Keeps deployables alive."""
 
     capabilities: frozenset[str]
-    """Of `guests`, `volumes`, `addresses`, `firewall`: what this platform can do. Types that need more are refused before
-    anything starts."""
+    """Of `guests`, `volumes`, `addresses`, `firewall`, `firewall-groups`: what this platform can do. What needs more is
+    refused before anything starts."""
 
     infrastructure: str
     """Where guests are made."""

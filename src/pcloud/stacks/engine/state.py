@@ -117,6 +117,11 @@ class State:
         deployable, assembly = record.data.get("deployable"), record.data.get("assembly")
         return (deployable, assembly) if isinstance(deployable, str) and isinstance(assembly, str) else None
 
+    def guests_in(self, group: str) -> list[ResourceRecord]:
+        """Return the guests that are in a security group, those of all stacks."""
+        records = [record for of_stack in self._records.values() for record in of_stack.values()]
+        return [record for record in records if group in record.data.get("groups", ()) and self.place_of(record)]
+
     async def address_of(self, record: ResourceRecord) -> str:
         """Return the address that a guest has now; empty when it has none."""
         place = self.place_of(record)

@@ -15,7 +15,7 @@ import msgspec
 
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import StackSettings, split_address
-from pcloud.environment.infrastructure import ExecResult, InfrastructureError
+from pcloud.environment.infrastructure import Capability, ExecResult, InfrastructureError
 from pcloud.events.broadcast import Closed, TooSlow
 from pcloud.events.event import Event
 from pcloud.events.filters import EventFilter
@@ -52,7 +52,9 @@ class EnginePlatform:
         # Seeds and further addresses are LXC's; elsewhere a server of a stack would lack its user data.
         self.capabilities: frozenset[str] = frozenset()
         if settings.infrastructure == "lxc":
-            firewall = {"firewall"} if shutil.which("nft") and shutil.which("nsenter") else set()
+            firewall = (
+                {"firewall", Capability.FIREWALL_GROUPS} if shutil.which("nft") and shutil.which("nsenter") else set()
+            )
             volumes = {"volumes"} if lxc_volumes.available() and shutil.which("losetup") else set()
             self.capabilities = frozenset({"guests", "addresses", *firewall, *volumes})
         self._volumes = GuestVolumes(self._state)
@@ -140,7 +142,7 @@ class EnginePlatform:
         if network is None or not await asyncio.to_thread(folder.is_dir):
             return  # it gets both when it starts
         try:
-            await lxc_live.settle(folder, found.addresses, found.firewall, network)
+            await lxc_live.settle(folder, found, network)
         except InfrastructureError as problem:
             raise Unavailable.of("NOT_SETTLED", f"{deployable}/{assembly}: {problem}") from problem
         await self._volumes.settle(folder, found.volumes)

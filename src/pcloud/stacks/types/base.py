@@ -91,6 +91,10 @@ class Services(Protocol):
         """Return deployable and assembly of a guest's record; None when it is no guest."""
         ...
 
+    def guests_in(self, group: str) -> list[ResourceRecord]:
+        """Return the guests that are in a security group, those of all stacks."""
+        ...
+
     async def address_of(self, record: ResourceRecord) -> str:
         """Return the address that a guest has now; empty when it has none."""
         ...

@@ -11,7 +11,7 @@ from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import PropertyProblem
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, known
-from pcloud.stacks.types.security_groups import firewall_of
+from pcloud.stacks.types.security_groups import member_of, surround, walls
 
 
 class ServerType(ResourceType):
@@ -89,7 +89,7 @@ class ServerType(ResourceType):
             resources=seed.resources(context.metadata),
             memory=size.memory if size else 0,
             cpus=size.cpus if size else 0.0,
-            firewall=firewall_of(services, self.groups(context)),
+            **walls(services, context.record.data.get("groups", ())),
             addresses=tuple(address for port in self.ports(context) for address in addresses_of(port)),
             seed=seed.files(
                 instance=context.record.physical,
@@ -106,6 +106,7 @@ class ServerType(ResourceType):
     async def create(self, context: Context) -> None:
         """Make the guest; it is there when its agent answers. Its user data may still run then, as on EC2."""
         context.record.physical = self.instance(context)
+        self._join(context)
         wanted = await assemblies.current(context)
         if wanted is None:
             wanted = self.assembly(context)
@@ -114,6 +115,13 @@ class ServerType(ResourceType):
                 context.services.save(port)
         await assemblies.put(context, wanted)
         await self.arrived(context)
+        if context.record.data["groups"]:
+            await surround(context, context.record)  # rules may have changed while it was made
+
+    def _join(self, context: Context) -> None:
+        """Note the groups that it is in, before its rules are read: who changes a group finds its members by that."""
+        context.record.data["groups"] = member_of(context.services, self.groups(context))
+        context.services.save(context.record)
 
     async def arrived(self, context: Context, since: float = 0.0) -> None:
         """Wait for the guest and note where it is."""
@@ -128,8 +136,8 @@ class ServerType(ResourceType):
         """Another size: the guest is restarted with it, in order, its disk stays. Other security groups: at once."""
         name, assembly = assemblies.place(context)
         if changed & self.group_properties:
-            await assemblies.change(context, firewall=firewall_of(context.services, self.groups(context)))
-            await context.services.platform.settle(name, assembly)
+            self._join(context)
+            await surround(context, context.record)
         if self.size_property not in changed:
             return
         size = context.services.platform.catalogue.size(str(context.properties.get(self.size_property)))
