@@ -251,3 +251,53 @@ def test_rules_that_name_a_group_follow_its_members(stage: StackStage) -> None:
     stage.pcloud("stack", "delete", "members", "--wait")
     assert stage.left() == []
     assert not (stage.home / "infrastructure/lxc/groups").exists()
+
+
+def test_addresses_that_are_asked_for(stage: StackStage) -> None:
+    """A server, a port and a floating address have them, after a restart too; who asks for one that is taken is refused
+    before anything starts; afterwards it is free."""
+    # An address of its own keeps the network, so that it is known.
+    stage.pcloud("stack", "create", "held", "-t", stage.write("held.template", json.dumps(
+        {"Resources": {"Address": {"Type": "AWS::EC2::EIP"}}, "Outputs": {"Is": {"Value": {"Ref": "Address"}}}}
+    )), "--wait")  # fmt: skip
+    held = stage.outputs("held")["Is"]
+    network = json.loads((stage.home / "infrastructure/lxc/network.json").read_text())["subnet"].rpartition(".0.0/")[0]
+    own, at_port, at_floating = (f"{network}.3.{number}" for number in (7, 8, 9))
+
+    def template(name: str, fixed: str) -> str:
+        server = {"image": "bookworm-cfntools", "flavor": "m1.tiny"}
+        networks = [{"network": "any", "fixed_ip": fixed}, {"port": {"get_resource": "port"}}]
+        floating = {"floating_network": "x", "floating_ip_address": at_floating, "port_id": {"get_resource": "port"}}
+        port = {"network": "any", "fixed_ips": [{"ip_address": at_port}]}
+        resources = {
+            "server": {"type": "OS::Nova::Server", "properties": {**server, "networks": networks}},
+            "port": {"type": "OS::Neutron::Port", "properties": port},
+            "floating": {"type": "OS::Neutron::FloatingIP", "properties": floating},
+        }
+        return stage.write(name, json.dumps({"heat_template_version": "2018-08-31", "resources": resources}))
+
+    refused = stage.run("stack", "create", "asked", "-t", template("bad.json", held), "--wait")
+    assert refused.returncode
+    assert f"{held} is taken by" in refused.stdout + refused.stderr
+    assert stage.json("get") == []
+
+    good = template("good.json", own)
+    stage.pcloud("stack", "create", "asked", "-t", good, "--wait")
+    place = stage.places("asked")["server"]
+    assert stage.status(place.partition("/")[0])["assemblies"][0]["address"] == own
+    for address in (own, at_port, at_floating):
+        until(f"sshd answers at {address}", lambda address=address: answers(address, 22))  # type: ignore[misc]
+    twice = stage.run("stack", "create", "again", "-t", good)
+    assert twice.returncode
+    assert f"{own} is taken by" in twice.stdout + twice.stderr
+
+    before = stage.booted(place)
+    stage.guest(place, "sh", "-c", "systemctl reboot --no-block; true")
+    until("another boot", lambda: stage.run("assembly", "exec", "-n", place, "--", "true").returncode == 0
+          and stage.booted(place) != before)  # fmt: skip
+    for address in (own, at_port, at_floating):
+        until(f"sshd answers at {address}", lambda address=address: answers(address, 22))  # type: ignore[misc]
+    stage.pcloud("stack", "delete", "asked", "--wait")
+    assert "create   server" in stage.pcloud("stack", "plan", "again", "-t", good)
+    stage.pcloud("stack", "delete", "held", "--wait")
+    assert stage.left() == []

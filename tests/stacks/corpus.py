@@ -87,7 +87,8 @@ def value_for(schema: ParameterSchema) -> Any:
 def outcomes(folder: Path, settings: StackSettings | None = None) -> Iterator[Outcome]:
     """Read and plan every template of a folder, as a client would send it, with `[stacks]` as it comes or as given."""
     engine: Any = SimpleNamespace(
-        home=SimpleNamespace(path=Path("/nonexistent")), settings=SimpleNamespace(infrastructures={})
+        home=SimpleNamespace(path=Path("/nonexistent")),
+        settings=SimpleNamespace(infrastructures={"lxc": {"subnet": "10.88.0.0/16"}}),
     )
     manager = StackManager(SqliteStore(":memory:"), EnginePlatform(engine, settings or StackSettings()))
     for path in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES):

@@ -42,8 +42,11 @@ class NotingPlatform:
     async def holds_guest(self, deployable: str, assembly: str) -> bool:
         return False
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         raise NotImplementedError
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        return ""
 
     async def release_address(self, holder: str) -> None:
         pass

@@ -149,7 +149,7 @@ async def test_a_guest_that_can_not_be_made_fails_the_stack(tmp_path: Path) -> N
 
 async def test_a_ports_name_is_known_and_changes_in_place(tmp_path: Path) -> None:
     class Giving(MemoryPlatform):
-        async def allocate_address(self, holder: str) -> str:
+        async def allocate_address(self, holder: str, wanted: str = "") -> str:
             return "192.0.2.7/24"
 
     def template(**properties: str) -> Source:

@@ -99,6 +99,7 @@ class Executor:
             start_timeout=assembly.start_timeout,
             saved_state=assembly.saved_state,
             seed=assembly.seed,
+            address=assembly.address,
             addresses=assembly.addresses,
             firewall=assembly.firewall,
             groups=assembly.groups,

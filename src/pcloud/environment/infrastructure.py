@@ -56,6 +56,8 @@ class Capability(StrEnum):
     """Memory and CPU limits can be changed while the guest runs."""
     USERS = "users"
     """Guests are made in the name of the deployable's `username`, with that user's credentials."""
+    FIXED_ADDRESSES = "fixed-addresses"
+    """An address can be asked for (`GuestSpec.address`)."""
     FIREWALL_GROUPS = "firewall-groups"
     """Rules may name groups of guests (`FirewallRule.group`, `GuestSpec.groups`)."""
 
@@ -82,6 +84,9 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     (`Capability.SAVED_STATE`): its disk begins anew at each start."""
     seed: tuple[SeedFile, ...] = ()
     """Files that this guest alone gets when it is made."""
+    address: str = ""
+    """The address that it shall have, of the infrastructure's network; empty leaves it to that. Permanent
+    InfrastructureError when it can not have it. No part of `digest`."""
     addresses: tuple[str, ...] = ()
     """Further addresses, `ADDRESS/PREFIX`, given to it at every start; no part of `digest`."""
     firewall: tuple[FirewallRule, ...] | None = None

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pcloud.environment.infrastructure import Capability
 
 CAPABILITIES: dict[str, frozenset[Capability]] = {
-    "lxc": frozenset({Capability.EXECUTE, Capability.CONSOLE, Capability.SECOND_SIGNAL, Capability.FIREWALL_GROUPS}),
+    "lxc": frozenset(
+        {
+            Capability.EXECUTE,
+            Capability.CONSOLE,
+            Capability.SECOND_SIGNAL,
+            Capability.FIREWALL_GROUPS,
+            Capability.FIXED_ADDRESSES,
+        }
+    ),
     # Commands through the QEMU guest agent need that in the image, so they are not promised: the engine goes by ssh.
     "libvirt": frozenset({Capability.CONSOLE, Capability.SECOND_SIGNAL, Capability.SAVED_STATE}),
     # A second signal only of servers that were paused or suspended: that Nova calls one ACTIVE proves nothing.

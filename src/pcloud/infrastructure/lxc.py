@@ -217,8 +217,10 @@ class LxcInfrastructure:
     async def _start(self, spec: GuestSpec, *, made: bool) -> None:
         folder = self._guests / spec.guest_id
         # The lease comes before the bridge: see lxc_network.
-        index = self._leases.take(spec.guest_id, self._bridge.size())
+        index = self._lease(spec)
         network = await self._bridge.ensure()
+        if spec.address and index != network.index(spec.address):
+            raise InfrastructureError(f"the guests' network became another one, {network.subnet}, meanwhile")
         address = network.address(index)
         config = render(spec, folder, self._settings, bridge=network.bridge, address=address, gateway=network.gateway)
         names = self._names(spec, address.ip, network)
@@ -235,6 +237,11 @@ class LxcInfrastructure:
             # An lxc-start that outlived its killed driver was faster than ours, whose pid file is then not the monitor's.
             await asyncio.to_thread(lxc_process.rewrite_pid_file, folder / "lxc.pid", self._guests, spec.guest_id)
             await asyncio.sleep(0.05)
+
+    def _lease(self, spec: GuestSpec) -> int:
+        if spec.address:
+            return self._leases.claim(spec.guest_id, self._bridge.planned().index(spec.address))
+        return self._leases.take(spec.guest_id, self._bridge.size())
 
     async def _whole(self, guest_id: str, work: Coroutine[None, None, None]) -> None:
         """Bring a guest's work to its end even when our caller is cancelled; the guest's next call waits for that."""

@@ -163,6 +163,9 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: tuple[SeedFile, ...] = ()
     """What is this guest's alone (user data, keys); a change makes the guest anew. Set by stacks, not by documents."""
+    address: str = ""
+    """The address that the guest shall have, of its infrastructure's network; empty leaves it to that. Set by stacks, not
+    by documents."""
     addresses: tuple[str, ...] = ()
     """Further addresses, `ADDRESS/PREFIX`, that the guest has from its start on. Set by stacks, not by documents."""
     firewall: tuple[FirewallRule, ...] | None = None

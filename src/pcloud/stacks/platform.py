@@ -21,8 +21,8 @@ class Platform(Protocol):
     """Keeps deployables alive."""
 
     capabilities: frozenset[str]
-    """Of `guests`, `volumes`, `addresses`, `firewall`, `firewall-groups`: what this platform can do. What needs more is
-    refused before anything starts."""
+    """Of `guests`, `volumes`, `addresses`, `fixed-addresses`, `firewall`, `firewall-groups`: what this platform can do. What
+    needs more is refused before anything starts."""
 
     infrastructure: str
     """Where guests are made."""
@@ -52,8 +52,14 @@ class Platform(Protocol):
         """Return whether anything of a guest is left."""
         ...
 
-    async def allocate_address(self, holder: str) -> str:
-        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder."""
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
+        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder, or the one that is asked
+        for; PcloudError when it is somebody else's."""
+        ...
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Say why an address of the guests' network can not be had; empty when it can. What one of these guests (deployable
+        and assembly) has, or one of these holders of addresses, is free. Blocks no longer than a few small files take."""
         ...
 
     async def release_address(self, holder: str) -> None:
@@ -142,9 +148,13 @@ class NoPlatform:
         """There is none."""
         return False, ""
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         """Refuse."""
         raise _refusal()
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Refuse."""
+        return "this platform has no guests"
 
     async def release_address(self, holder: str) -> None:
         """Do nothing."""

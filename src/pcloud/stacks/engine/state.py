@@ -248,7 +248,19 @@ class State:
     def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
         """InvalidDocument with everything that is wrong with a source."""
         scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
-        assess(scope, registry=source.registry, capabilities=self.platform.capabilities, platform=self.platform)
+        assess(
+            scope,
+            registry=source.registry,
+            capabilities=self.platform.capabilities,
+            platform=self.platform,
+            occupied=lambda name, address: self._occupied(stack, name, address),
+        )
+
+    def _occupied(self, stack: StackRecord, name: str, address: str) -> str:
+        """Say why a resource of a stack can not have an address; what it has already, it can have."""
+        own = [record for record in self.records(stack) if record.name == name]
+        guests = [place for record in own if (place := self.place_of(record)) is not None]
+        return self.platform.address_refusal(address, guests, [record.id for record in own])
 
     def facade(self, stack: StackRecord) -> Callable[[str], Any] | None:
         """Return what `resource_facade` gives in a nested stack."""

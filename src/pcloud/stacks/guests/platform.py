@@ -32,6 +32,8 @@ from pcloud.stacks.guests.endpoint import GuestEndpoint
 from pcloud.stacks.guests.volumes import GuestVolumes
 
 _LOOK = 0.2
+_HELD = "_address."
+"""Begins the name of who holds an address that is no guest's own."""
 CLOUDWATCH_PORT = 8003
 """Written into heat-cfntools' cfn-push-stats, hence the same everywhere."""
 _RECENT = 1000
@@ -56,7 +58,7 @@ class EnginePlatform:
                 {"firewall", Capability.FIREWALL_GROUPS} if shutil.which("nft") and shutil.which("nsenter") else set()
             )
             volumes = {"volumes"} if lxc_volumes.available() and shutil.which("losetup") else set()
-            self.capabilities = frozenset({"guests", "addresses", *firewall, *volumes})
+            self.capabilities = frozenset({"guests", "addresses", Capability.FIXED_ADDRESSES, *firewall, *volumes})
         self._volumes = GuestVolumes(self._state)
 
     def images(self) -> Sequence[str]:
@@ -123,13 +125,18 @@ class EnginePlatform:
         leases = Leases(self._state)
         return guest_id(deployable, assembly) in await asyncio.to_thread(leases.all)
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         """Take an address of the guests' network, the same for the same holder, until it is released."""
-        return await self.endpoint.take(f"_address.{holder}")
+        return await self.endpoint.take(f"{_HELD}{holder}", wanted)
 
     async def release_address(self, holder: str) -> None:
         """Give it back."""
-        await self.endpoint.give_back(f"_address.{holder}")
+        await self.endpoint.give_back(f"{_HELD}{holder}")
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Say why an address can not be had."""
+        own = {guest_id(*place) for place in guests} | {f"{_HELD}{holder}" for holder in holders}
+        return self.endpoint.refusal(address, frozenset(own))
 
     async def settle(self, deployable: str, assembly: str) -> None:
         """Bring a running guest's addresses, firewall and volumes to its stored definition, without a restart."""

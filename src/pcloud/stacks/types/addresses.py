@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from pcloud.environment.infrastructure import Capability
 from pcloud.stacks.guests import assemblies
+from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, mapping, text
-from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
+from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services, known
 
 _ONE_NETWORK = "guests share one network that gives the addresses"
 _WAIT = 600.0
@@ -23,9 +25,22 @@ class Address(ResourceType):
 
     needs = frozenset({"guests", "addresses"})
 
+    def wanted(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """Return the address that is asked for, None where none is, and the path of its property."""
+        return None, ()
+
+    def claims(self, properties: Mapping[str, Any]) -> dict[str, tuple[str | int, ...]]:
+        """The one address."""
+        return claim(*self.wanted(properties))
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """Addresses can be asked for only where the infrastructure lets them."""
+        return not_fixed(*self.wanted(properties), platform)
+
     async def take(self, context: Context) -> str:
         """Take an address (the same again after a crash); return it."""
-        given = await context.services.platform.allocate_address(context.token)
+        asked = self.wanted(context.properties)[0] or ""
+        given = await context.services.platform.allocate_address(context.token, str(asked))
         context.record.data["address"] = given
         return given.partition("/")[0]
 
@@ -33,6 +48,19 @@ class Address(ResourceType):
         """Take it off its guest and give it back."""
         await detach(context, context.record.data.get("address", ""))
         await context.services.platform.release_address(context.token)
+
+
+def claim(address: Any, path: tuple[str | int, ...]) -> dict[str, tuple[str | int, ...]]:
+    """Return what one property claims; nothing while it is not known."""
+    return {str(address): path} if known(address) else {}
+
+
+def not_fixed(address: Any, path: tuple[str | int, ...], platform: Platform) -> list[PropertyProblem]:
+    """Return the refusal of an address that is asked for where none can be."""
+    if address is None or Capability.FIXED_ADDRESSES in platform.capabilities:
+        return []
+    sentence = f"'{path[-1]}' can not be honoured: this platform gives the addresses"
+    return [PropertyProblem(code="REFUSED", message=sentence, path=path)]
 
 
 async def attach(context: Context, target: ResourceRecord, address: str) -> None:
@@ -154,11 +182,15 @@ class FloatingIp(Address):
         "pool": text(inert=_ONE_NETWORK),
         "port_id": text(),
         "fixed_ip_address": text(inert=_ONE_NETWORK),
-        "floating_ip_address": text(refused=_ONE_NETWORK),
+        "floating_ip_address": text(),
         "dns_name": text(refused="there is no name service (Designate) behind this API"),
         "dns_domain": text(refused="there is no name service (Designate) behind this API"),
         "value_specs": mapping(refused="there is no Neutron behind this API"),
     }
+
+    def wanted(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """By its own name."""
+        return properties.get("floating_ip_address"), ("floating_ip_address",)
 
     async def create(self, context: Context) -> None:
         """Take an address; a port's server gets it now, or when it is made."""
@@ -229,7 +261,7 @@ class Port(Address):
             fields={
                 "subnet": text(inert=_ONE_NETWORK),
                 "subnet_id": text(inert=_ONE_NETWORK),
-                "ip_address": text(refused=_ONE_NETWORK),
+                "ip_address": text(),
             }
         ),
         "security_groups": listing(),
@@ -243,6 +275,19 @@ class Port(Address):
         "binding:vnic_type": text(inert="guests have one interface"),
         "value_specs": anything(refused="there is no Neutron behind this API"),
     }
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """It has one address."""
+        asked = properties.get("fixed_ips")
+        if not isinstance(asked, list) or len(asked) < 2:
+            return []
+        return [PropertyProblem(code="REFUSED", message="a port has one address here", path=("fixed_ips", 1))]
+
+    def wanted(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """That of its first fixed address."""
+        asked = properties.get("fixed_ips")
+        first = asked[0] if isinstance(asked, list) and asked else None
+        return first.get("ip_address") if isinstance(first, Mapping) else None, ("fixed_ips", 0, "ip_address")
 
     async def create(self, context: Context) -> None:
         """Take an address."""

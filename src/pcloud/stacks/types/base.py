@@ -224,6 +224,10 @@ class ResourceType:
         """Return what this platform can not do for a resource with these properties; values may be Unknown."""
         return []
 
+    def claims(self, properties: Mapping[str, Any]) -> dict[str, tuple[str | int, ...]]:
+        """Return the addresses that are asked for and known, each with the path of the property that says so."""
+        return {}
+
     async def create(self, context: Context) -> None:
         """Make it; sets `record.physical`, and `attributes` and `data` where there are any."""
         raise NotImplementedError

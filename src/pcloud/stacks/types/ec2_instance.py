@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pcloud.stacks.guests import seed
@@ -39,11 +40,15 @@ class Instance(ServerType):
         "EbsOptimized": boolean(inert="guests have no disks of their own"),
         "SubnetId": text(refused=_NO_NETWORKS),
         "NetworkInterfaces": listing(refused=_NO_NETWORKS),
-        "PrivateIpAddress": text(refused="addresses are given by the infrastructure"),
+        "PrivateIpAddress": text(),
         "IamInstanceProfile": anything(refused="there are no roles; give the guest a key of AWS::IAM::AccessKey"),
         "KernelId": text(refused="guests share the host's kernel"),
         "RamDiskId": text(refused="guests share the host's kernel"),
     }
+
+    def fixed(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """By its own name."""
+        return properties.get("PrivateIpAddress"), ("PrivateIpAddress",)
 
     def instance(self, context: Context) -> str:
         """`i-` and 17 digits."""

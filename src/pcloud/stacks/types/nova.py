@@ -109,12 +109,26 @@ class NovaServer(ServerType):
         """Besides image and size: one network, the guests' own."""
         found = super().check_on(properties, platform)
         networks = properties.get("networks")
+        asked = self.fixed(properties)[1]
         for index, network in enumerate(networks if isinstance(networks, list) else ()):
-            for key in ("fixed_ip", "subnet", "floating_ip") if isinstance(network, Mapping) else ():
-                if network.get(key) is not None:
-                    message = f"'{key}' can not be honoured: guests share one network that gives the addresses"
-                    found.append(PropertyProblem(code="REFUSED", message=message, path=("networks", index, key)))
+            for key in ("subnet", "floating_ip", "fixed_ip") if isinstance(network, Mapping) else ():
+                path = ("networks", index, key)
+                if network.get(key) is None or path == asked:
+                    continue
+                why = "guests share one network that gives the addresses"
+                if key == "fixed_ip":
+                    why = "a server has one address of its own, and a port has that of the port"
+                message = f"'{key}' can not be honoured: {why}"
+                found.append(PropertyProblem(code="REFUSED", message=message, path=path))
         return found
+
+    def fixed(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """The first of its networks that asks for one."""
+        networks = properties.get("networks")
+        for index, network in enumerate(networks if isinstance(networks, list) else ()):
+            if isinstance(network, Mapping) and network.get("fixed_ip") is not None and network.get("port") is None:
+                return network["fixed_ip"], ("networks", index, "fixed_ip")
+        return None, ()
 
     def instance(self, context: Context) -> str:
         """A UUID."""
@@ -173,12 +187,15 @@ class NovaServer(ServerType):
     def addresses(self, context: Context, address: str, place: str) -> dict[str, Any]:
         """Nova's names."""
         _, assembly = context.record.data["deployable"], context.record.data["assembly"]
+        known_by = {str(port.data["address"]).partition("/")[0]: port.physical for port in self.ports(context)}
+        known_by[address] = context.record.physical  # behind those that the template asked for
+        shown = [{"addr": each, "version": 4, "port": owner} for each, owner in known_by.items()]
         return {
             "accessIPv4": address,
             "accessIPv6": "",
-            "first_address": address,
-            "addresses": {"guests": [{"addr": address, "version": 4, "port": context.record.physical}]},
-            "networks": {"guests": [address]},
+            "first_address": next(iter(known_by)),
+            "addresses": {"guests": shown},
+            "networks": {"guests": list(known_by)},
             "name": context.properties.get("name") or context.physical_name(),
             "instance_name": assembly,
             "console_urls": {},

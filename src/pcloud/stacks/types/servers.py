@@ -10,6 +10,7 @@ from pcloud.stacks.guests import assemblies, seed
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import PropertyProblem
+from pcloud.stacks.types.addresses import claim, not_fixed
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, known
 from pcloud.stacks.types.security_groups import member_of, surround, walls
 
@@ -47,7 +48,15 @@ class ServerType(ResourceType):
                     hint=f"known are: {', '.join(platform.catalogue.sizes())}; more in the settings, [stacks.sizes]",
                 )
             )
-        return found
+        return [*found, *not_fixed(*self.fixed(properties), platform)]
+
+    def fixed(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """Return the address that is asked for, None where none is, and the path of its property."""
+        return None, ()
+
+    def claims(self, properties: Mapping[str, Any]) -> dict[str, tuple[str | int, ...]]:
+        """The guest's own address."""
+        return claim(*self.fixed(properties))
 
     def user_data(self, context: Context) -> str:
         """Return the user data as the guest gets it."""
@@ -89,6 +98,7 @@ class ServerType(ResourceType):
             resources=seed.resources(context.metadata),
             memory=size.memory if size else 0,
             cpus=size.cpus if size else 0.0,
+            address=str(self.fixed(given)[0] or ""),
             **walls(services, context.record.data.get("groups", ())),
             addresses=tuple(address for port in self.ports(context) for address in addresses_of(port)),
             seed=seed.files(
