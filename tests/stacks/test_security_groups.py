@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pcloud.events.event import Event
 from pcloud.model.deployable import Assembly, FirewallRule
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
@@ -186,6 +187,22 @@ async def test_a_rule_that_comes_while_a_guest_is_made_is_not_lost(
     await manager.wait(stack)
     assert stack.status == "CREATE_COMPLETE", stack.reason
     assert guests(platform)["s"].firewall == (FirewallRule(network=ANY),)
+
+
+async def test_a_guest_that_came_up_gets_what_changed_meanwhile(
+    manager: StackManager, platform: MemoryPlatform
+) -> None:
+    """Its start had begun with the rules before; guests in no group are left alone."""
+    await made(manager, "up", cfn(G=group(), S=instance(SecurityGroups=[ref("G")]), N=instance()))
+    before = len(platform.settled)
+    ((name, deployable),) = platform.stored.items()
+    for one in sorted(deployable.assemblies, key=lambda one: one.name):  # the one in no group first
+        event = Event(type="assembly.state", deployable=name, assembly=one.name, state="running", time=0.0)
+        platform.queue.put_nowait(event)
+    async with asyncio.timeout(60):
+        while len(platform.settled) == before:
+            await asyncio.sleep(0.01)
+    assert [place[1].partition("-")[0] for place in platform.settled[before:]] == ["s"]
 
 
 async def test_members_of_a_scaling_group_get_changed_rules(manager: StackManager, platform: MemoryPlatform) -> None:
