@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.stack_stage import StackStage
-from tests.e2e.stage import until
+from tests.e2e.stack_stage import StackStage, template
+from tests.e2e.stage import names, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 SERVE = """#!/bin/sh
@@ -264,7 +265,7 @@ def test_addresses_that_are_asked_for(stage: StackStage) -> None:
     network = json.loads((stage.home / "infrastructure/lxc/network.json").read_text())["subnet"].rpartition(".0.0/")[0]
     own, at_port, at_floating = (f"{network}.3.{number}" for number in (7, 8, 9))
 
-    def template(name: str, fixed: str) -> str:
+    def asking(name: str, fixed: str) -> str:
         server = {"image": "bookworm-cfntools", "flavor": "m1.tiny"}
         networks = [{"network": "any", "fixed_ip": fixed}, {"port": {"get_resource": "port"}}]
         floating = {"floating_network": "x", "floating_ip_address": at_floating, "port_id": {"get_resource": "port"}}
@@ -276,12 +277,12 @@ def test_addresses_that_are_asked_for(stage: StackStage) -> None:
         }
         return stage.write(name, json.dumps({"heat_template_version": "2018-08-31", "resources": resources}))
 
-    refused = stage.run("stack", "create", "asked", "-t", template("bad.json", held), "--wait")
+    refused = stage.run("stack", "create", "asked", "-t", asking("bad.json", held), "--wait")
     assert refused.returncode
     assert f"{held} is taken by" in refused.stdout + refused.stderr
     assert stage.json("get") == []
 
-    good = template("good.json", own)
+    good = asking("good.json", own)
     stage.pcloud("stack", "create", "asked", "-t", good, "--wait")
     place = stage.places("asked")["server"]
     assert stage.status(place.partition("/")[0])["assemblies"][0]["address"] == own
@@ -300,4 +301,85 @@ def test_addresses_that_are_asked_for(stage: StackStage) -> None:
     stage.pcloud("stack", "delete", "asked", "--wait")
     assert "create   server" in stage.pcloud("stack", "plan", "again", "-t", good)
     stage.pcloud("stack", "delete", "held", "--wait")
+    assert stage.left() == []
+
+
+@pytest.fixture
+def nothing_left(stage: StackStage) -> Iterator[None]:
+    """Whatever a test made of networks is gone when it is through."""
+    before = made()
+    yield
+    until("no link or namespace is left", lambda: made() <= before)
+    state = stage.home / "infrastructure/lxc"
+    for kind in ("networks", "subnets", "routers", "segments", "leases"):
+        assert not (state / kind).exists() or list((state / kind).iterdir()) == [], kind
+
+
+def made() -> set[str]:
+    """The links and network namespaces that there are for networks and routers of stacks."""
+    folder = Path("/run/netns")
+    spaces = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {name for name in names("links") | spaces if name.startswith(("pcn", "pcx", "pcr"))}
+
+
+NEW_NET = "hot/servers_in_new_neutron_net.yaml"
+NEW_NET_SAYS = {
+    "key_name": "any", "image": "bookworm-cfntools", "flavor": "m1.tiny", "public_net": "public",
+    "private_net_name": "private", "private_net_cidr": "192.168.77.0/24", "private_net_gateway": "192.168.77.1",
+    "private_net_pool_start": "192.168.77.10", "private_net_pool_end": "192.168.77.20",
+}  # fmt: skip
+
+
+def opens(stage: StackStage, place: str, address: str) -> bool:
+    """Tell whether a guest reaches a server's sshd."""
+    words = ["timeout", "2", "bash", "-c", f"exec 3<>/dev/tcp/{address}/22"]
+    return stage.run("assembly", "exec", "-n", place, "--", *words).returncode == 0
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_servers_in_a_network_of_their_own(stage: StackStage) -> None:
+    """The Heat project's template: a network, a router, two servers and their floating addresses; all of ours are killed
+    while it is made. Who may reach whom follows from that, and does so again after a restart."""
+    parameters = [word for key, value in NEW_NET_SAYS.items() for word in ("-p", f"{key}={value}")]
+    stage.pcloud("stack", "create", "newnet", "-t", str(template(NEW_NET)), *parameters)
+    until("the deployable", lambda: any(each["name"].startswith("newnet-") for each in stage.json("get")))
+    stage.kill_all()
+    stage.pcloud("up", "--detach")
+
+    def state() -> str:
+        return str(stage.ask("describe-stacks", "--stack-name", "newnet")["Stacks"][0]["StackStatus"])
+
+    until("the stack's end", lambda: not state().endswith("IN_PROGRESS"))
+    assert state() == "CREATE_COMPLETE", stage.pcloud("stack", "events", "newnet")
+    stage.pcloud("stack", "create", "other", "-t", stage.write("other.json", json.dumps(
+        {"Resources": {"Other": {
+            "Type": "AWS::EC2::Instance", "Properties": {"ImageId": "bookworm-cfntools", "InstanceType": "m1.tiny"},
+        }}}
+    )), "--wait")  # fmt: skip
+    told = stage.outputs("newnet")
+    assert {told["server1_private_ip"], told["server2_private_ip"]} == {"192.168.77.10", "192.168.77.11"}
+    place = {**stage.places("newnet"), **stage.places("other")}
+    own = {each["name"].rpartition("-")[0]: each["address"]
+           for name in (place["server1"].partition("/")[0], place["other"].partition("/")[0])
+           for each in stage.status(name)["assemblies"]}  # fmt: skip
+
+    def holds() -> None:
+        for one, two in (("server1", "server2"), ("server2", "server1")):
+            private, public = told[f"{two}_private_ip"], told[f"{two}_public_ip"]
+            until("in the network", lambda one=one, private=private: opens(stage, place[one], private))  # type: ignore[misc]
+            until("by its floating address", lambda public=public: answers(public, 22))  # type: ignore[misc]
+        until("from outside", lambda: opens(stage, place["other"], told["server1_public_ip"]))
+        until("to outside", lambda: opens(stage, place["server1"], own["other"]))
+        assert not opens(stage, place["other"], told["server1_private_ip"])
+        assert not opens(stage, place["other"], own["server1"])
+        assert not opens(stage, place["server2"], own["server1"])
+
+    holds()
+    before = stage.booted(place["server1"])
+    stage.guest(place["server1"], "sh", "-c", "systemctl reboot --no-block; true")
+    until("another boot", lambda: stage.run("assembly", "exec", "-n", place["server1"], "--", "true").returncode == 0
+          and stage.booted(place["server1"]) != before)  # fmt: skip
+    holds()
+    for name in ("newnet", "other"):
+        stage.pcloud("stack", "delete", name, "--wait")
     assert stage.left() == []

@@ -39,6 +39,10 @@ _VALUES = {
     "index": "0",
     "lengths": "8,16",
     "port": "8080",
+    "cidr": "10.0.0.0/24",
+    "net_gateway": "10.0.0.1",
+    "pool_start": "10.0.0.10",
+    "pool_end": "10.0.0.20",
 }
 """Values by a part of a parameter's name, where the template gives none."""
 

@@ -20,6 +20,7 @@ class NotingPlatform:
     capabilities = frozenset({"guests"})
     infrastructure = "noted"
     catalogue = None
+    networks: Any = None
     objects = ObjectStore()
 
     def __init__(self) -> None:

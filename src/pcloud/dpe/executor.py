@@ -102,6 +102,7 @@ class Executor:
             address=assembly.address,
             addresses=assembly.addresses,
             firewall=assembly.firewall,
+            interfaces=assembly.interfaces,
             groups=assembly.groups,
             volumes=assembly.volumes,
         )

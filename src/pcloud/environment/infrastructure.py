@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from pcloud.model.deployable import AttachedVolume, FirewallRule, SeedFile
+from pcloud.model.deployable import AttachedVolume, FirewallRule, Interface, SeedFile
 from pcloud.model.image import Identity as Identity
 from pcloud.model.image import Image as Image
 
@@ -58,6 +58,8 @@ class Capability(StrEnum):
     """Guests are made in the name of the deployable's `username`, with that user's credentials."""
     FIXED_ADDRESSES = "fixed-addresses"
     """An address can be asked for (`GuestSpec.address`)."""
+    NETWORKS = "networks"
+    """Stacks can make networks and routers (`GuestSpec.interfaces`)."""
     FIREWALL_GROUPS = "firewall-groups"
     """Rules may name groups of guests (`FirewallRule.group`, `GuestSpec.groups`)."""
 
@@ -91,6 +93,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Further addresses, `ADDRESS/PREFIX`, given to it at every start; no part of `digest`."""
     firewall: tuple[FirewallRule, ...] | None = None
     """What may reach it, set at every start; None lets everything pass; no part of `digest`."""
+    interfaces: tuple[Interface, ...] = ()
+    """Networks of stacks that it is in; no part of `digest`."""
     groups: tuple[str, ...] = ()
     """Names by which rules of other guests mean this one; no part of `digest`."""
     volumes: tuple[AttachedVolume, ...] = ()

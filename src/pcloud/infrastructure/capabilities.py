@@ -12,6 +12,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.SECOND_SIGNAL,
             Capability.FIREWALL_GROUPS,
             Capability.FIXED_ADDRESSES,
+            Capability.NETWORKS,
         }
     ),
     # Commands through the QEMU guest agent need that in the image, so they are not promised: the engine goes by ssh.

@@ -29,12 +29,13 @@ from pcloud.environment.infrastructure import (
     InfrastructureError,
     Vitality,
 )
-from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs
+from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs, lxc_ways
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.lxc_attach import attach, run
 from pcloud.infrastructure.lxc_groups import Groups
 from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
 from pcloud.infrastructure.lxc_process import Process
+from pcloud.infrastructure.lxc_segments import Segments
 from pcloud.infrastructure.lxc_settings import LxcSettings, render, veth_name
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.infrastructure.lxc_watch import Running, Tracker
@@ -60,6 +61,7 @@ class LxcInfrastructure:
         self._bridge = Bridge(settings, self._leases)
         self._volumes = LxcVolumes(self._state)
         self._groups = Groups(self._state)
+        self._segments = Segments(self._state)
         self._tracker = Tracker(self._guests, settings.rescan)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -222,13 +224,26 @@ class LxcInfrastructure:
         if spec.address and index != network.index(spec.address):
             raise InfrastructureError(f"the guests' network became another one, {network.subnet}, meanwhile")
         address = network.address(index)
-        config = render(spec, folder, self._settings, bridge=network.bridge, address=address, gateway=network.gateway)
+        bridges: list[str] = []
+        if spec.interfaces:
+            wanted = [interface.network for interface in spec.interfaces]
+            bridges = await asyncio.to_thread(self._segments.connect, wanted, network)
+        config = render(
+            spec,
+            folder,
+            self._settings,
+            bridge=network.bridge,
+            address=address,
+            gateway=network.gateway,
+            bridges=bridges,
+        )
         names = self._names(spec, address.ip, network)
-        await asyncio.to_thread(self._prepare, spec, config, made, names, network.gateway)
-        veth = veth_name(network.bridge, spec.guest_id)
-        if os.path.exists(f"/sys/class/net/{veth}"):  # noqa: PTH110, ASYNC240 - left by an aborted run; sysfs never blocks
-            with contextlib.suppress(InfrastructureError):
-                await ip("link", "del", veth)
+        await asyncio.to_thread(self._prepare, spec, config, made, names, address, network.gateway)
+        for bridge in (network.bridge, *bridges):
+            veth = veth_name(bridge, spec.guest_id)
+            if os.path.exists(f"/sys/class/net/{veth}"):  # noqa: PTH110, ASYNC240 - left by an aborted run; sysfs never blocks
+                with contextlib.suppress(InfrastructureError):
+                    await ip("link", "del", veth)
         await self._lxc_start(spec)
         deadline = time.monotonic() + 2.0
         while self._tracker.find(spec.guest_id) is None:
@@ -275,12 +290,15 @@ class LxcInfrastructure:
         self, spec: GuestSpec, address: ipaddress.IPv4Address, network: Network
     ) -> dict[str, ipaddress.IPv4Address]:
         """Host names of the deployable's guests that have an address by now."""
-        names = {spec.identity.hostname: address}
+        inside = [interface.network for interface in spec.interfaces]
+        own = ipaddress.IPv4Interface(spec.interfaces[0].address).ip if inside else address
+        names = {spec.identity.hostname: own}
         for guest_id, index in self._leases.all().items():
             if guest_id.startswith(f"{spec.deployable}.") and guest_id != spec.guest_id:
                 record = lxc_rootfs.read_record(self._guests / guest_id)
                 if record is not None:
-                    names.setdefault(record.hostname, network.address(index).ip)
+                    there = lxc_ways.address_of(self._guests / guest_id, inside) if inside else None
+                    names.setdefault(record.hostname, there or network.address(index).ip)
         return names
 
     def _prepare(
@@ -289,6 +307,7 @@ class LxcInfrastructure:
         config: str,
         made: bool,
         names: dict[str, ipaddress.IPv4Address],
+        address: ipaddress.IPv4Interface,
         gateway: ipaddress.IPv4Address,
     ) -> None:
         folder = self._guests / spec.guest_id
@@ -298,7 +317,9 @@ class LxcInfrastructure:
             lxc_rootfs.create(self._guests, spec)
         lxc_rootfs.write_hosts(folder / "upper", spec, names)
         hooks = lxc_firewall.prepare(folder, spec.firewall, gateway, self._groups)
-        self._groups.join(spec.guest_id, spec.groups, [str(names[spec.identity.hostname]), *spec.addresses])
+        hooks += lxc_ways.prepare(folder, spec.interfaces, address, gateway)
+        addresses = [str(address.ip), *spec.addresses, *(one.address for one in spec.interfaces)]
+        self._groups.join(spec.guest_id, spec.groups, addresses)
         hooks += self._volumes.prepare(folder, spec.volumes)
         (folder / "config").write_text(config + "".join(f"{line}\n" for line in hooks))
         for old in ("lxc.pid", "lxc.log", "init"):

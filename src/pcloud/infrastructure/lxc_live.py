@@ -34,7 +34,7 @@ async def settle(folder: Path, wanted: Assembly, network: Network) -> None:
         await lxc_firewall.apply(folder, rules, network.gateway, groups, init)
     own = (await asyncio.to_thread(Leases(state).all)).get(folder.name)
     if own is not None:
-        addresses = [str(network.address(own).ip), *wanted.addresses]
+        addresses = [str(network.address(own).ip), *wanted.addresses, *(one.address for one in wanted.interfaces)]
         await asyncio.to_thread(groups.join, folder.name, wanted.groups, addresses)
 
 

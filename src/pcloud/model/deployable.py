@@ -127,6 +127,16 @@ class AttachedVolume(msgspec.Struct, frozen=True, kw_only=True):
     device: str
 
 
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest's part in a network that a stack made."""
+
+    network: str
+    address: str
+    """ADDRESS/PREFIX."""
+    gateway: str = ""
+    """Where everything goes that is in none of the guest's networks; empty is nowhere."""
+
+
 class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """A guest: an image, its customisation, an agent and resources."""
 
@@ -171,6 +181,9 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     firewall: tuple[FirewallRule, ...] | None = None
     """What may reach the guest; None lets everything pass. Once there is a rule for `out`, nothing else goes out. Set by
     stacks, not by documents."""
+    interfaces: tuple[Interface, ...] = ()
+    """Networks of stacks that the guest is in; then its infrastructure's network serves this host alone. Set by stacks, not
+    by documents."""
     groups: tuple[str, ...] = ()
     """Names by which rules of other guests mean this guest. Set by stacks, not by documents."""
     volumes: tuple[AttachedVolume, ...] = ()

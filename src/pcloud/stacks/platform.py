@@ -21,13 +21,15 @@ class Platform(Protocol):
     """Keeps deployables alive."""
 
     capabilities: frozenset[str]
-    """Of `guests`, `volumes`, `addresses`, `fixed-addresses`, `firewall`, `firewall-groups`: what this platform can do. What
-    needs more is refused before anything starts."""
+    """Of `guests`, `volumes`, `addresses`, `fixed-addresses`, `firewall`, `firewall-groups`, `networks`: what this
+    platform can do. What needs more is refused before anything starts."""
 
     infrastructure: str
     """Where guests are made."""
     catalogue: Any
     """What image names and instance types of templates mean here (`guests.catalogue.Catalogue`)."""
+    networks: Any
+    """Makes networks and routers (`guests.networks.GuestNetworks`), where it can."""
     objects: ObjectStore
     """Where buckets and containers are made, and why there are none where there are none."""
 
@@ -120,6 +122,7 @@ class NoPlatform:
     capabilities: frozenset[str] = frozenset()
     infrastructure = ""
     catalogue: Any = None
+    networks: Any = None
     objects = ObjectStore()
 
     def read(self, document: Mapping[str, Any]) -> Deployable:

@@ -149,6 +149,8 @@ class State:
 
     def find(self, physical: str) -> ResourceRecord | None:
         """Return the resource of that physical id or name, in any stack."""
+        if not physical:
+            return None  # what is not made yet has no id
         for records in self._current.values():
             for record in records.values():
                 if physical in (record.physical, record.data.get("reference")):

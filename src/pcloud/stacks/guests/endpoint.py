@@ -109,6 +109,10 @@ class GuestEndpoint:
         """Return the guests' network, None where there is none."""
         return self._bridge.read()
 
+    def planned(self) -> Network:
+        """Return the guests' network, or what it would be; InfrastructureError when none can be."""
+        return self._bridge.planned()
+
     async def close(self, *, leave: bool) -> None:
         """Stop listening. `leave` keeps the bridge for the next start."""
         async with self._lock:

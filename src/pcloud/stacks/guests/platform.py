@@ -29,6 +29,7 @@ from pcloud.model.status import DeployableStatus
 from pcloud.objects.store import ObjectStore
 from pcloud.stacks.guests.catalogue import Catalogue
 from pcloud.stacks.guests.endpoint import GuestEndpoint
+from pcloud.stacks.guests.networks import GuestNetworks
 from pcloud.stacks.guests.volumes import GuestVolumes
 
 _LOOK = 0.2
@@ -54,12 +55,12 @@ class EnginePlatform:
         # Seeds and further addresses are LXC's; elsewhere a server of a stack would lack its user data.
         self.capabilities: frozenset[str] = frozenset()
         if settings.infrastructure == "lxc":
-            firewall = (
-                {"firewall", Capability.FIREWALL_GROUPS} if shutil.which("nft") and shutil.which("nsenter") else set()
-            )
+            walls = {"firewall", Capability.FIREWALL_GROUPS, Capability.NETWORKS}
+            firewall = walls if shutil.which("nft") and shutil.which("nsenter") else set()
             volumes = {"volumes"} if lxc_volumes.available() and shutil.which("losetup") else set()
             self.capabilities = frozenset({"guests", "addresses", Capability.FIXED_ADDRESSES, *firewall, *volumes})
         self._volumes = GuestVolumes(self._state)
+        self.networks = GuestNetworks(self._state, self.endpoint)
 
     def images(self) -> Sequence[str]:
         """Return the names of the JEOS that guests can be made from."""

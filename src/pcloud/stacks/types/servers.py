@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pcloud.model.deployable import Assembly, FileAttributes
+from pcloud.model.deployable import Assembly, FileAttributes, Interface
 from pcloud.stacks.guests import assemblies, seed
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
@@ -99,6 +99,10 @@ class ServerType(ResourceType):
             memory=size.memory if size else 0,
             cpus=size.cpus if size else 0.0,
             address=str(self.fixed(given)[0] or ""),
+            interfaces=tuple(
+                Interface(network=one["network"], address=one["address"], gateway=one["gateway"])
+                for one in context.record.data.get("interfaces", ())
+            ),
             **walls(services, context.record.data.get("groups", ())),
             addresses=tuple(address for port in self.ports(context) for address in addresses_of(port)),
             seed=seed.files(
@@ -180,7 +184,10 @@ def short_id(prefix: str, context: Context) -> str:
 
 
 def addresses_of(port: ResourceRecord) -> list[str]:
-    """Return what a port brings: its address, and the floating ones that it was given."""
+    """Return what a port brings: its address, and the floating ones that it was given. In a network of a stack neither is an
+    address of the guests' own network."""
+    if "interface" in port.data:
+        return []
     return [str(port.data["address"]), *map(str, port.data.get("floating", ()))]
 
 
