@@ -18,6 +18,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import msgspec
 import pytest
 
 from pcloud.environment.infrastructure import (
@@ -25,10 +26,12 @@ from pcloud.environment.infrastructure import (
     GuestEvent,
     GuestSpec,
     GuestState,
+    HasVolumes,
     Infrastructure,
     InfrastructureError,
     Vitality,
 )
+from pcloud.model.deployable import AttachedVolume
 
 MakeSpec = Callable[[str], GuestSpec]
 
@@ -229,6 +232,41 @@ class InfrastructureContract:
                 assert (await infrastructure.inspect(each.guest_id)).state == GuestState.ABSENT
         finally:
             await second.close()
+
+    async def test_volumes_outlive_their_guests_and_have_one_at_a_time(
+        self, infrastructure: Infrastructure, make_spec: MakeSpec
+    ) -> None:
+        if Capability.VOLUMES not in infrastructure.capabilities:
+            pytest.skip("no volumes here")
+        assert isinstance(infrastructure, HasVolumes)
+        volumes, size = infrastructure.volumes, 4 << 20
+        data = AttachedVolume(volume="contract-data", device="/dev/vdc")
+        await volumes.delete(data.volume)  # none is there: no error
+        for _ in range(2):
+            await volumes.create(data.volume, size)
+        with pytest.raises(InfrastructureError):
+            await volumes.create(data.volume, size - (1 << 20))
+        assert await volumes.holder(data.volume) == (True, "")
+        spec = msgspec.structs.replace(make_spec("holds"), volumes=(data,))
+        other = msgspec.structs.replace(make_spec("wants"), volumes=(data,))
+        await volumes.attach(spec.guest_id, [data])  # not there yet: it gets it when it starts
+        assert await volumes.holder(data.volume) == (True, "")
+        await infrastructure.start(spec)
+        assert await volumes.holder(data.volume) == (True, spec.guest_id)
+        for refused in (infrastructure.start(other), volumes.delete(data.volume)):
+            with pytest.raises(InfrastructureError):
+                await refused
+        await infrastructure.destroy(spec.guest_id)
+        assert await volumes.holder(data.volume) == (True, spec.guest_id), "its next start has it again"
+        await infrastructure.start(msgspec.structs.replace(spec, volumes=()))
+        assert await volumes.holder(data.volume) == (True, "")
+        await volumes.attach(spec.guest_id, [data])
+        assert await volumes.holder(data.volume) == (True, spec.guest_id)
+        await infrastructure.delete(spec.guest_id)
+        await infrastructure.delete(other.guest_id)
+        assert await volumes.holder(data.volume) == (True, "")
+        await volumes.delete(data.volume)
+        assert await volumes.holder(data.volume) == (False, "")
 
     async def test_many_at_once(self, infrastructure: Infrastructure, make_spec: MakeSpec) -> None:
         specs = [make_spec(f"many{i}") for i in range(self.many)]

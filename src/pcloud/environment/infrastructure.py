@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -56,6 +56,14 @@ class Capability(StrEnum):
     """Memory and CPU limits can be changed while the guest runs."""
     USERS = "users"
     """Guests are made in the name of the deployable's `username`, with that user's credentials."""
+    SEED = "seed"
+    """A guest can be given files of its own (`GuestSpec.seed`)."""
+    FIREWALL = "firewall"
+    """What may reach a guest can be said (`GuestSpec.firewall`)."""
+    ADDRESSES = "addresses"
+    """A guest can have further addresses (`GuestSpec.addresses`)."""
+    VOLUMES = "volumes"
+    """A guest can have disks that outlive it (`GuestSpec.volumes`); the driver has `volumes`, see `HasVolumes`."""
     FIXED_ADDRESSES = "fixed-addresses"
     """An address can be asked for (`GuestSpec.address`)."""
     NETWORKS = "networks"
@@ -150,6 +158,39 @@ class InfrastructureUnavailable(InfrastructureError):
     """The infrastructure's API does not answer: nothing is known, nothing may be concluded about guests."""
 
 
+class Volumes(Protocol):
+    """Disks that outlive the guests that have them: the part of an infrastructure with `Capability.VOLUMES`.
+
+    A guest has the volumes of `GuestSpec.volumes` from its start until it is deleted or `attach` says otherwise, whether it
+    runs or not; one guest at a time has a volume. Errors: InfrastructureError.
+    """
+
+    def open(self) -> None:
+        """Follow, from now on, what guests do with their volumes, where that is needed."""
+        ...
+
+    async def close(self) -> None:
+        """Stop following; volumes stay as they are."""
+        ...
+
+    async def create(self, volume: str, size: int) -> None:
+        """Make a volume of `size` bytes, or let one grow to it; permanent InfrastructureError when it would shrink."""
+        ...
+
+    async def delete(self, volume: str) -> None:
+        """Remove a volume and what is in it; no error when there is none. InfrastructureError while a guest has it."""
+        ...
+
+    async def holder(self, volume: str) -> tuple[bool, str]:
+        """Return whether there is such a volume, and the guest that has it, empty when none has."""
+        ...
+
+    async def attach(self, guest_id: str, wanted: Sequence[AttachedVolume]) -> None:
+        """Give a guest these volumes and no others, at once where it runs. One that is not there gets them when it starts.
+        InfrastructureError when another guest has one of them."""
+        ...
+
+
 class Infrastructure(Protocol):
     """One way to run guests. Errors: InfrastructureError, and InfrastructureUnavailable when its API is away."""
 
@@ -207,3 +248,10 @@ class Infrastructure(Protocol):
     async def close(self) -> None:
         """Release what the driver holds; guests go on running."""
         ...
+
+
+@runtime_checkable
+class HasVolumes(Protocol):
+    """What a driver with `Capability.VOLUMES` is beside an `Infrastructure`."""
+
+    volumes: Volumes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pcloud.environment.infrastructure import Capability
 from pcloud.infrastructure import libvirt_checks, lxc_checks, openstack_checks
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.model.check import Check
@@ -16,6 +17,11 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any]], list[Check]]] = {
 }
 
 
+def able(name: str) -> frozenset[Capability]:
+    """Return what guests of an infrastructure can have on this machine; nothing for an unknown one."""
+    return CAPABILITIES.get(name, frozenset()) - (lxc_checks.lacking().keys() if name == "lxc" else set())
+
+
 def checks_of(name: str, settings: Mapping[str, Any] | None = None) -> list[Check]:
     """Return what is to be said of one infrastructure with these settings; of an unknown one, that it is unknown."""
     look = _CHECKS.get(name)
@@ -24,5 +30,5 @@ def checks_of(name: str, settings: Mapping[str, Any] | None = None) -> list[Chec
         return [
             Check(check=f"infrastructure {name}", state="missing", detail="there is none", hint=f"use one of: {known}")
         ]
-    words = ", ".join(sorted(CAPABILITIES[name]))
+    words = ", ".join(sorted(able(name)))
     return [Check(check=f"infrastructure {name}", state="ok", detail=f"can do: {words}"), *look(settings or {})]

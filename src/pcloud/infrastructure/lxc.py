@@ -32,11 +32,12 @@ from pcloud.environment.infrastructure import (
 from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs, lxc_ways
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.lxc_attach import attach, run
+from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_groups import Groups
 from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
 from pcloud.infrastructure.lxc_process import Process
 from pcloud.infrastructure.lxc_segments import Segments
-from pcloud.infrastructure.lxc_settings import LxcSettings, render, veth_name
+from pcloud.infrastructure.lxc_settings import LxcSettings, mac_address, render, veth_name
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.infrastructure.lxc_watch import Running, Tracker
 
@@ -60,6 +61,7 @@ class LxcInfrastructure:
         self._leases = Leases(self._state)
         self._bridge = Bridge(settings, self._leases)
         self._volumes = LxcVolumes(self._state)
+        self.volumes = LxcVolumeStore(self._state)
         self._groups = Groups(self._state)
         self._segments = Segments(self._state)
         self._tracker = Tracker(self._guests, settings.rescan)
@@ -245,6 +247,8 @@ class LxcInfrastructure:
                 with contextlib.suppress(InfrastructureError):
                     await ip("link", "del", veth)
         await self._lxc_start(spec)
+        # Who asked for the guest while it was away is not answered by it: the kernel repeats such a question once a second.
+        await self._bridge.introduce(network, address.ip, mac_address(spec.guest_id))
         deadline = time.monotonic() + 2.0
         while self._tracker.find(spec.guest_id) is None:
             if time.monotonic() > deadline:

@@ -6,11 +6,27 @@ import os
 import shutil
 from pathlib import Path
 
+from pcloud.environment.infrastructure import Capability
+from pcloud.infrastructure import lxc_volumes
 from pcloud.model.check import Check
 
 PROGRAMS = {"lxc-start": "lxc", "lxc-attach": "lxc", "ip": "iproute2"}
 INOTIFY_EACH = 6
 """Instances that systemd and its companions in one guest were seen to take, rounded up."""
+
+
+def lacking() -> dict[Capability, str]:
+    """Return what guests here can not have though LXC's can, with what is missing for it."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    found: dict[Capability, str] = {}
+    if not (shutil.which("nft", path=path) and shutil.which("nsenter", path=path)):
+        why = "nft or nsenter is not installed: apt-get install nftables util-linux"
+        found |= dict.fromkeys((Capability.FIREWALL, Capability.FIREWALL_GROUPS, Capability.NETWORKS), why)
+    if not lxc_volumes.available():
+        found[Capability.VOLUMES] = "the kernel has no loop devices: modprobe loop"
+    elif not shutil.which("losetup", path=path):
+        found[Capability.VOLUMES] = "losetup is not installed: apt-get install mount"
+    return found
 
 
 def checks() -> list[Check]:
@@ -27,6 +43,7 @@ def checks() -> list[Check]:
         for name in ("pid", "net", "mnt", "uts", "ipc")
         if not Path("/proc/self/ns", name).exists()
     ]
+    found += [Check(check=f"lxc: {what}", state="warning", detail=why) for what, why in lacking().items()]
     found.append(_cgroups())
     if "overlay" not in Path("/proc/filesystems").read_text():
         found.append(Check(check="lxc: overlay", state="missing", hint="modprobe overlay"))

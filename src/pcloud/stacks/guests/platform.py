@@ -7,21 +7,25 @@ crash at any moment leaves the wish or nothing.
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import StackSettings, split_address
-from pcloud.environment.infrastructure import Capability, ExecResult, InfrastructureError
+from pcloud.environment.infrastructure import Capability, ExecResult, InfrastructureError, Volumes
 from pcloud.events.broadcast import Closed, TooSlow
-from pcloud.events.event import Event
+from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
 from pcloud.images.definitions import definitions
-from pcloud.infrastructure import lxc_live, lxc_volumes
+from pcloud.infrastructure import lxc_live
+from pcloud.infrastructure.checks import able
+from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_network import Leases
+from pcloud.infrastructure.lxc_room import Look, Room, RoomWatch
+from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import Conflict, NotFound, Unavailable
 from pcloud.model.names import guest_id
@@ -30,13 +34,13 @@ from pcloud.objects.store import ObjectStore
 from pcloud.stacks.guests.catalogue import Catalogue
 from pcloud.stacks.guests.endpoint import GuestEndpoint
 from pcloud.stacks.guests.networks import GuestNetworks
-from pcloud.stacks.guests.volumes import GuestVolumes
 
 _LOOK = 0.2
 _HELD = "_address."
 """Begins the name of who holds an address that is no guest's own."""
 CLOUDWATCH_PORT = 8003
 """Written into heat-cfntools' cfn-push-stats, hence the same everywhere."""
+_GIB = 1 << 30
 _RECENT = 1000
 """Events that are read again after an overrun."""
 
@@ -52,14 +56,11 @@ class EnginePlatform:
         self.endpoint = GuestEndpoint(self._state, engine.settings.infrastructures.get("lxc", {}), ports)
         self.infrastructure = settings.infrastructure
         self.catalogue = Catalogue(settings, {name: frozenset(one.packages) for name, one in definitions().items()})
-        # Seeds and further addresses are LXC's; elsewhere a server of a stack would lack its user data.
-        self.capabilities: frozenset[str] = frozenset()
-        if settings.infrastructure == "lxc":
-            walls = {"firewall", Capability.FIREWALL_GROUPS, Capability.NETWORKS}
-            firewall = walls if shutil.which("nft") and shutil.which("nsenter") else set()
-            volumes = {"volumes"} if lxc_volumes.available() and shutil.which("losetup") else set()
-            self.capabilities = frozenset({"guests", "addresses", Capability.FIXED_ADDRESSES, *firewall, *volumes})
-        self._volumes = GuestVolumes(self._state)
+        can = able(settings.infrastructure)
+        # Without files of its own a server of a stack would lack its user data.
+        self.capabilities: frozenset[str] = can | {"guests"} if Capability.SEED in can else frozenset()
+        self._volumes: Volumes = LxcVolumeStore(self._state)
+        self._room = RoomWatch(LxcVolumes(self._state), self._tell_room)
         self.networks = GuestNetworks(self._state, self.endpoint)
 
     def images(self) -> Sequence[str]:
@@ -72,20 +73,27 @@ class EnginePlatform:
 
     async def prepare(self) -> str:
         """Be reachable for guests before the first is made; return the URL."""
-        if "volumes" in self.capabilities:
+        if Capability.VOLUMES in self.capabilities:
             self._volumes.open()
+            self._room.open()
         return await self.endpoint.open() if self.capabilities else ""
 
     async def release(self) -> None:
         """No stack has guests any more."""
         await self.endpoint.close(leave=False)
+        await self._room.close()
         await self._volumes.close()
 
     async def close(self) -> None:
         """Stop; what runs goes on."""
         await self.endpoint.close(leave=True)
+        await self._room.close()
         await self._volumes.close()
         await self.objects.close()
+
+    def _tell_room(self, now: Room, sentence: str, seen: Look) -> None:
+        how = {Room.ENOUGH: Severity.NOTICE, Room.SHORT: Severity.WARNING, Room.FULL: Severity.CRITICAL}[now]
+        self._engine.emit("volume.room", sentence, severity=how, room=now.value, free=seen.free, guests=seen.guests)
 
     async def definition(self, name: str) -> Deployable | None:
         """Return the stored definition of a deployable; None when there is none, or when it is being deleted."""
@@ -153,19 +161,23 @@ class EnginePlatform:
             await lxc_live.settle(folder, found, network)
         except InfrastructureError as problem:
             raise Unavailable.of("NOT_SETTLED", f"{deployable}/{assembly}: {problem}") from problem
-        await self._volumes.settle(folder, found.volumes)
+        with _volume_errors():
+            await self._volumes.attach(folder.name, found.volumes)
 
     async def create_volume(self, volume: str, gigabytes: int) -> None:
         """Make a volume of that size, or let one grow to it."""
-        await self._volumes.create(volume, gigabytes)
+        with _volume_errors():
+            await self._volumes.create(volume, gigabytes * _GIB)
 
     async def delete_volume(self, volume: str) -> None:
         """Remove a volume."""
-        await self._volumes.delete(volume)
+        with _volume_errors():
+            await self._volumes.delete(volume)
 
     async def volume_holder(self, volume: str) -> tuple[bool, str]:
         """Return whether there is such a volume, and who has it."""
-        return await self._volumes.holder(volume)
+        with _volume_errors():
+            return await self._volumes.holder(volume)
 
     async def delete(self, name: str) -> None:
         """Stop it, remove its guests and all of it; returns when it is gone."""
@@ -208,3 +220,11 @@ class EnginePlatform:
                     cursor = max(cursor, problem.cursor)
                 except Closed:
                     return
+
+
+@contextlib.contextmanager
+def _volume_errors() -> Iterator[None]:
+    try:
+        yield
+    except InfrastructureError as problem:
+        raise Unavailable.of("NO_VOLUME", str(problem)) from problem

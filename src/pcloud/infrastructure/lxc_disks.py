@@ -1,36 +1,39 @@
-"""Volumes of this host's guests, for stacks: made, attached to running guests, kept in step with their partitions.
+"""Volumes as whoever drives LXC has them: made, attached to running guests, kept in step with their partitions.
 
-Concurrency: lives on the daemon's event loop; what blocks runs in threads, one call at a time.
+Concurrency: lives on one event loop; what blocks runs in threads, one call at a time. Other processes' calls on the same
+state folder wait for the lock of `lxc_volumes`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.infrastructure.lxc_live import init_of
 from pcloud.infrastructure.lxc_partitions import PartitionWatch
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.model.deployable import AttachedVolume
-from pcloud.model.errors import Unavailable
 
 _log = logging.getLogger(__name__)
-_GIB = 1 << 30
 T = TypeVar("T")
 
 
-class GuestVolumes:
-    """The volumes of the guests of one state folder."""
+class LxcVolumeStore:
+    """The volumes of the guests of one state folder. Implements `pcloud.environment.infrastructure.Volumes`."""
 
     def __init__(self, state: Path) -> None:
+        self._guests = state / "guests"
         self._volumes = LxcVolumes(state)
-        self._watch = PartitionWatch(self._partitioned)
+        self._watch = PartitionWatch(self._partitioned, self._look_again)
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stale = False
+        """Whether all is to be looked at (again)."""
+        self._looking = False
 
     def open(self) -> None:
         """Follow the partitions that guests make from now on, and look once at those they have."""
@@ -39,17 +42,16 @@ class GuestVolumes:
         except OSError as error:
             _log.warning("partitions of volumes are seen at a guest's next start only: %s", error)
             return
-        for loop in self._volumes.connected():
-            self._partitioned(loop)
+        self._look_again()
 
     async def close(self) -> None:
         """Stop following; volumes stay where they are."""
         self._watch.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def create(self, volume: str, gigabytes: int) -> None:
-        """Make a volume, or let one grow."""
-        await self._call(lambda: self._volumes.create(volume, gigabytes * _GIB))
+    async def create(self, volume: str, size: int) -> None:
+        """Make a volume of `size` bytes, or let one grow."""
+        await self._call(lambda: self._volumes.create(volume, size))
 
     async def delete(self, volume: str) -> None:
         """Remove a volume; no error when there is none."""
@@ -59,22 +61,43 @@ class GuestVolumes:
         """Return whether there is such a volume, and the guest that has it."""
         return await self._call(lambda: (self._volumes.exists(volume), self._volumes.holder(volume)))
 
-    async def settle(self, folder: Path, wanted: Sequence[AttachedVolume]) -> None:
-        """Give the guest of a folder these volumes and no others."""
+    async def attach(self, guest_id: str, wanted: Sequence[AttachedVolume]) -> None:
+        """Give a guest these volumes and no others."""
+        folder = self._guests / guest_id
+        if not await asyncio.to_thread(folder.is_dir):
+            return
         init = await init_of(folder)
         await self._call(lambda: self._volumes.apply(folder, wanted, init))
 
     async def _call(self, work: Callable[[], T]) -> T:
         async with self._lock:
-            try:
-                return await asyncio.to_thread(work)
-            except InfrastructureError as problem:
-                raise Unavailable.of("NO_VOLUME", str(problem)) from problem
+            return await asyncio.to_thread(work)
 
     def _partitioned(self, loop: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._refresh(loop), name=f"partitions of {loop}")
+        self._begin(self._refresh(loop), f"partitions of {loop}")
+
+    def _look_again(self) -> None:
+        """Bring all volumes' partitions to what they are, whatever was missed; one look for all that is missed meanwhile."""
+        self._stale = True
+        if not self._looking:
+            self._looking = True
+            self._begin(self._refresh_all(), "partitions of all volumes")
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _refresh_all(self) -> None:
+        try:
+            while self._stale:
+                self._stale = False
+                for loop in await asyncio.to_thread(self._volumes.connected):
+                    await self._refresh(loop)
+        except InfrastructureError as problem:
+            _log.warning("what volumes guests have can not be told: %s", problem)
+        finally:
+            self._looking = False
 
     async def _refresh(self, loop: str) -> None:
         for folder, one in await asyncio.to_thread(self._volumes.of_loop, loop):
