@@ -349,7 +349,7 @@ def test_servers_in_a_network_of_their_own(stage: StackStage) -> None:
     def state() -> str:
         return str(stage.ask("describe-stacks", "--stack-name", "newnet")["Stacks"][0]["StackStatus"])
 
-    until("the stack's end", lambda: not state().endswith("IN_PROGRESS"))
+    until("the stack's end", lambda: not state().endswith("IN_PROGRESS"), 600)
     assert state() == "CREATE_COMPLETE", stage.pcloud("stack", "events", "newnet")
     stage.pcloud("stack", "create", "other", "-t", stage.write("other.json", json.dumps(
         {"Resources": {"Other": {

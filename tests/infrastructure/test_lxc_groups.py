@@ -57,7 +57,7 @@ def image() -> Image:
 
 @pytest.fixture
 async def driver(tmp_path: Path) -> AsyncIterator[LxcInfrastructure]:
-    driver = LxcInfrastructure(LxcSettings(state=str(tmp_path / "lxc"), bridge="pctgrp0"))
+    driver = LxcInfrastructure(LxcSettings(state=str(tmp_path / "lxc")))
     yield driver
     for info in await driver.list_guests():
         await driver.delete(info.guest_id)

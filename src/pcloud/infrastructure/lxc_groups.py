@@ -13,7 +13,6 @@ function may be called again after a crash: a group that was not told to all fol
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -23,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pcloud.infrastructure import lxc_process
-from pcloud.infrastructure.lxc_network import write_atomically
+from pcloud.infrastructure.lxc_network import alone, write_atomically
 
 _log = logging.getLogger(__name__)
 LOADED = "firewall.pid"
@@ -55,7 +54,7 @@ class Groups:
         wanted = {set_name(group) for group in groups}
         if not wanted and not self._folder.is_dir():
             return
-        with self._alone():
+        with alone(self.lock):
             for group in self._all(wanted):
                 mine = group / "followers" / guest_id
                 if group.name in wanted:
@@ -73,7 +72,7 @@ class Groups:
         if not wanted and not self._folder.is_dir():
             return
         content = "".join(f"{address.partition('/')[0]}\n" for address in addresses).encode()
-        with self._alone():
+        with alone(self.lock):
             for group in self._all(wanted):
                 mine = group / "members" / guest_id
                 before = mine.read_bytes() if mine.exists() else None
@@ -131,16 +130,6 @@ class Groups:
             shutil.rmtree(group)
             with contextlib.suppress(OSError):  # there are other groups
                 self._folder.rmdir()
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        self.lock.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
 
 def _make(group: Path) -> None:

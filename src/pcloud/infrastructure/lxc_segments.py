@@ -13,20 +13,19 @@ stand for is made, and removed after that is gone.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import ipaddress
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from pcloud.environment.infrastructure import InfrastructureError
-from pcloud.infrastructure.lxc_network import Leases, Network, write_atomically
+from pcloud.infrastructure.lxc_network import Leases, Network, alone, write_atomically
 
 _SECONDS = 20.0
 _OUTSIDE = "ext"
@@ -72,6 +71,7 @@ class Segments:
 
     def __init__(self, state: Path) -> None:
         self._state = state
+        self._lock = state / "segments.lock"
         self._mark = hashlib.sha256(str(state.resolve()).encode()).hexdigest()
 
     # --- networks and their addresses
@@ -82,19 +82,19 @@ class Segments:
 
     def make_network(self, network: str) -> None:
         """Make a network, and its bridge."""
-        with self._alone():
+        with alone(self._lock):
             self._write("networks", Segment(name=network))
             self._bridge(network)
 
     def remove_network(self, network: str) -> None:
         """Remove a network; no error when there is none."""
-        with self._alone():
+        with alone(self._lock):
             _gone(self.bridge(network))
             self._forget("networks", network)
 
     def make_subnet(self, subnet: Subnet) -> None:
         """Note the addresses of a network. InfrastructureError when another part of it has some of them."""
-        with self._alone():
+        with alone(self._lock):
             for other in self._all("subnets", Subnet):
                 if other.network == subnet.network and other.name != subnet.name and other.range.overlaps(subnet.range):
                     raise InfrastructureError(
@@ -104,18 +104,18 @@ class Segments:
 
     def remove_subnet(self, subnet: str) -> None:
         """Forget it; no error when there is none."""
-        with self._alone():
+        with alone(self._lock):
             self._forget("subnets", subnet)
 
     def take(self, subnet: str, holder: str, wanted: str = "") -> str:
         """Return the holder's address as ADDRESS/PREFIX: a free one where it has none, or the one that is asked for.
         InfrastructureError when there is none or it is somebody else's."""
-        with self._alone():
+        with alone(self._lock):
             found = self._read("subnets", subnet, Subnet)
             leases = self._leases(subnet)
             span, gateway = found.range, ipaddress.IPv4Address(found.gateway) if found.gateway else None
             if wanted:
-                address = ipaddress.IPv4Address(wanted)
+                address = _address(wanted)
                 if address not in span or address in (span[0], span[-1]) or address == gateway:
                     raise InfrastructureError(f"{wanted} is no address for a guest in {found.cidr}", permanent=True)
                 index = leases.claim(holder, int(address) - int(span[0]))
@@ -127,7 +127,7 @@ class Segments:
 
     def give_back(self, subnet: str, holder: str) -> None:
         """Give the holder's address back."""
-        with self._alone():
+        with alone(self._lock):
             leases = self._leases(subnet)
             leases.release(holder)
             for folder in (self._state / "segments" / subnet / "leases", self._state / "segments" / subnet):
@@ -155,7 +155,7 @@ class Segments:
 
     def connect(self, networks: Sequence[str], guests: Network) -> list[str]:
         """Return the bridges of a guest that is about to start; what a restart of this host took of them is made anew."""
-        with self._alone():
+        with alone(self._lock):
             for network in networks:
                 self._read("networks", network, Segment)
                 if self._bridge(network):
@@ -165,13 +165,13 @@ class Segments:
 
     def put_router(self, router: Router, guests: Network | None) -> None:
         """Make a router, or let it become this. `guests` is the guests' own network, where it leads there."""
-        with self._alone():
+        with alone(self._lock):
             self._write("routers", router)
             self._route(router, guests)
 
     def remove_router(self, router: str) -> None:
         """Remove a router; no error when there is none."""
-        with self._alone():
+        with alone(self._lock):
             space = self._named("pcr", router)
             if space in _spaces():
                 for link in _links(space) - {"lo"}:
@@ -185,7 +185,8 @@ class Segments:
         missing = not _exists(name)
         if missing:
             _run("ip", "link", "add", name, "type", "bridge", "stp_state", "0", "forward_delay", "0")
-        Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6").write_text("1")  # this host has no part in it
+        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+            Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6").write_text("1")  # this host has no part in it
         _run("ip", "link", "set", name, "up")
         return missing
 
@@ -196,12 +197,13 @@ class Segments:
         if space not in _spaces():
             _run("ip", "netns", "add", space)
         _inside(space, "ip", "link", "set", "lo", "up")
-        _inside(space, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+        _inside(space, "tee", "/proc/sys/net/ipv4/ip_forward", given="1")
         wanted: dict[str, tuple[str, list[str]]] = {}
         ranges = []
         for name in router.subnets:
             subnet = self._read("subnets", name, Subnet)
             ranges.append(subnet.cidr)
+            self._bridge(subnet.network)
             wanted[self._named("in", name)] = (
                 self.bridge(subnet.network),
                 [f"{subnet.gateway}/{subnet.range.prefixlen}"],
@@ -247,15 +249,12 @@ class Segments:
     def _all(self, kind: str, of: type[T]) -> list[T]:
         return [self._read(kind, path.stem, of) for path in sorted((self._state / kind).glob("*.json"))]
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._state.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._state / "segments.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+
+def _address(text: str) -> ipaddress.IPv4Address:
+    try:
+        return ipaddress.IPv4Address(text)
+    except ValueError:
+        raise InfrastructureError(f"'{text}' is no IPv4 address", permanent=True) from None
 
 
 def _translation(router: Router, ranges: Sequence[str]) -> str:

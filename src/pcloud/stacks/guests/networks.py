@@ -46,7 +46,9 @@ class GuestNetworks:
         await self._call(lambda: self._segments.remove_network(network))
 
     async def make_subnet(self, subnet: Subnet) -> None:
-        """Give a network addresses; Unavailable when another part of it has some of them."""
+        """Give a network addresses; Unavailable when another part of it, or the guests' own, has some of them."""
+        if why := self.refusal(subnet.cidr):
+            raise Unavailable.of("NO_NETWORK", why)
         await self._call(lambda: self._segments.make_subnet(subnet))
 
     async def remove_subnet(self, subnet: str) -> None:
