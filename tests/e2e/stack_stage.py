@@ -15,7 +15,9 @@ from typing import Any, Self
 
 import pytest
 
+from pcloud.model.errors import PcloudError
 from tests.e2e.stage import PATIENCE, ROOT, Stage, missing
+from tests.guests import BOOT
 from tests.ports import free_port
 
 CLIENTS = ROOT / ".tools/stack-clients/bin"
@@ -119,16 +121,22 @@ class StackStage(Stage):
 
     def places(self, stack: str) -> dict[str, str]:
         """Return the subject `DEPLOYABLE/ASSEMBLY` of each server of a stack by its logical name."""
-        found = {}
-        for each in self.json("get"):
-            if each["name"].startswith(f"{stack}-"):
-                for assembly in self.status(each["name"])["assemblies"]:
-                    found[assembly["name"].rpartition("-")[0]] = f"{each['name']}/{assembly['name']}"
-        return found
+        return {
+            assembly["name"].rpartition("-")[0]: f"{each['name']}/{assembly['name']}"
+            for each in self.statuses(f"{stack}-")
+            for assembly in each["assemblies"]
+        }
+
+    def rebooted(self, subject: str, before: str) -> bool:
+        """Tell whether a guest runs commands after another boot than the one before."""
+        try:
+            return self.answers(subject) and self.booted(subject) != before
+        except (PcloudError, AssertionError, ValueError, subprocess.CalledProcessError):
+            return False  # it went down between two questions
 
     def booted(self, subject: str) -> str:
         """Return what changes when a guest is started again."""
-        return f"{self.guest_init(subject.replace('/', '.'))} {self.guest(subject, 'stat', '-c', '%Y', '/proc/1')}"
+        return f"{self.guest_init(subject.replace('/', '.'))} {self.guest(subject, *BOOT)}"
 
 
 def opener() -> urllib.request.OpenerDirector:

@@ -14,6 +14,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.FIREWALL,
             Capability.ADDRESSES,
             Capability.VOLUMES,
+            Capability.SNAPSHOTS,
             Capability.FIREWALL_GROUPS,
             Capability.FIXED_ADDRESSES,
             Capability.NETWORKS,

@@ -15,7 +15,15 @@ import msgspec
 
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import StackSettings, split_address
-from pcloud.environment.infrastructure import Capability, ExecResult, InfrastructureError, Volumes
+from pcloud.environment.infrastructure import (
+    Capability,
+    ExecResult,
+    InfrastructureError,
+    SnapshotInfo,
+    Snapshots,
+    VolumeInfo,
+    Volumes,
+)
 from pcloud.events.broadcast import Closed, TooSlow
 from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
@@ -164,10 +172,36 @@ class EnginePlatform:
         with _volume_errors():
             await self._volumes.attach(folder.name, found.volumes)
 
-    async def create_volume(self, volume: str, gigabytes: int) -> None:
-        """Make a volume of that size, or let one grow to it."""
+    async def create_volume(self, volume: str, gigabytes: int, snapshot: str = "") -> None:
+        """Make a volume of that size, empty or as a snapshot is, or let one grow to it."""
         with _volume_errors():
-            await self._volumes.create(volume, gigabytes * _GIB)
+            if snapshot:
+                await self._snapshots().restore(snapshot, volume, gigabytes * _GIB)
+            else:
+                await self._volumes.create(volume, gigabytes * _GIB)
+
+    async def snapshot_volume(self, volume: str, snapshot: str, note: str) -> None:
+        """Copy a volume that no guest has."""
+        with _volume_errors():
+            await self._snapshots().take(volume, snapshot, note)
+
+    async def volumes(self) -> list[VolumeInfo]:
+        """Return what volumes there are."""
+        return await self._volumes.all_volumes() if isinstance(self._volumes, Snapshots) else []
+
+    async def snapshots(self) -> list[SnapshotInfo]:
+        """Return what snapshots of volumes there are."""
+        return await self._volumes.all_snapshots() if isinstance(self._volumes, Snapshots) else []
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Remove a snapshot."""
+        with _volume_errors():
+            await self._snapshots().delete_snapshot(snapshot)
+
+    def _snapshots(self) -> Snapshots:
+        if not isinstance(self._volumes, Snapshots):
+            raise Unavailable.of("NO_SNAPSHOTS", f"there are no snapshots of volumes on {self.infrastructure}")
+        return self._volumes
 
     async def delete_volume(self, volume: str) -> None:
         """Remove a volume."""
