@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pcloud.infrastructure.lxc_segments import Segments
 from pcloud.model.errors import PcloudError
 from tests.e2e.stack_stage import StackStage, template
 from tests.e2e.stage import names, until
@@ -311,22 +312,19 @@ def test_addresses_that_are_asked_for(stage: StackStage) -> None:
     assert stage.left() == []
 
 
-@pytest.fixture
-def nothing_left(stage: StackStage) -> Iterator[None]:
-    """Whatever a test made of networks is gone when it is through."""
-    before = made()
-    yield
-    until("no link or namespace is left", lambda: made() <= before)
+def made(stage: StackStage) -> set[str]:
+    """The links and network namespaces that there shall be for networks and routers of stacks."""
     state = stage.home / "infrastructure/lxc"
-    for kind in ("networks", "subnets", "routers", "segments", "leases"):
-        assert not (state / kind).exists() or list((state / kind).iterdir()) == [], kind
+    segments = Segments(state)
+    bridges = {segments.bridge(path.stem) for path in (state / "networks").glob("*.json")}
+    return bridges | {segments.space(path.stem) for path in (state / "routers").glob("*.json")}
 
 
-def made() -> set[str]:
-    """The links and network namespaces that there are for networks and routers of stacks."""
+def there(wanted: set[str]) -> set[str]:
+    """Those of them that there are."""
     folder = Path("/run/netns")
     spaces = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return {name for name in names("links") | spaces if name.startswith(("pcn", "pcx", "pcr"))}
+    return wanted & (names("links") | spaces)
 
 
 NEW_NET = "hot/servers_in_new_neutron_net.yaml"
@@ -337,7 +335,6 @@ NEW_NET_SAYS = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("nothing_left")
 def test_servers_in_a_network_of_their_own(stage: StackStage) -> None:
     """The Heat project's template: a network, a router, two servers and their floating addresses; all of ours are killed
     while it is made. Who may reach whom follows from that, and does so again after a restart."""
@@ -380,6 +377,12 @@ def test_servers_in_a_network_of_their_own(stage: StackStage) -> None:
     stage.guest(place["server1"], "sh", "-c", "systemctl reboot --no-block; true")
     until("another boot", lambda: stage.rebooted(place["server1"], before))
     holds()
+    wanted = made(stage)
+    assert len(wanted) == len(there(wanted)) == 2
     for name in ("newnet", "other"):
         stage.pcloud("stack", "delete", name, "--wait")
     assert stage.left() == []
+    assert there(wanted) == set()
+    state = stage.home / "infrastructure/lxc"
+    for kind in ("networks", "subnets", "routers", "segments", "leases"):
+        assert not (state / kind).exists() or list((state / kind).iterdir()) == [], kind

@@ -43,7 +43,7 @@ def image() -> Image:
 def ours(segments: Segments) -> list[str]:
     """What of a state folder's networks this host's kernel has."""
     links = [segments.bridge(name) for name in NETS]
-    spaces = [segments._named("pcr", name) for name in ("r", "s")]
+    spaces = [segments.space(name) for name in ("r", "s")]
     return [name for name in links if Path("/sys/class/net", name).exists()] + [
         name for name in spaces if Path("/run/netns", name).exists()
     ]
@@ -159,7 +159,7 @@ async def test_the_topology_says_who_talks_to_whom(driver: LxcInfrastructure, se
     await driver.stop("nets.c", timeout=30)
     for name in NETS:
         subprocess.run(["ip", "link", "del", segments.bridge(name)], check=True)
-    subprocess.run(["ip", "netns", "del", segments._named("pcr", "r")], check=True)
+    subprocess.run(["ip", "netns", "del", segments.space("r")], check=True)
     await driver.start(spec(image, "a", guests["a"]))
     await driver.start(spec(image, "c", guests["c"]))
     while (await driver.execute("nets.c", ["systemd-run", "--unit=s", "python3", "-c", serve])).returncode:
@@ -222,7 +222,7 @@ def test_killed_before_any_of_its_commands(tmp_path: Path, segments: Segments) -
         assert process.exitcode == 9
         segments.make_network("one")
         segments.put_router(router, guests)
-        space = segments._named("pcr", "r")
+        space = segments.space("r")
         shown = subprocess.run(
             ["ip", "netns", "exec", space, "sh", "-c", "ip -4 -o addr; nft list ruleset"],
             capture_output=True, text=True, check=True,

@@ -80,6 +80,10 @@ class Segments:
         """Return the name of a network's bridge."""
         return self._named("pcn", network)
 
+    def space(self, router: str) -> str:
+        """Return the name of a router's network namespace."""
+        return self._named("pcr", router)
+
     def make_network(self, network: str) -> None:
         """Make a network, and its bridge."""
         with alone(self._lock):
@@ -172,7 +176,7 @@ class Segments:
     def remove_router(self, router: str) -> None:
         """Remove a router; no error when there is none."""
         with alone(self._lock):
-            space = self._named("pcr", router)
+            space = self.space(router)
             if space in _spaces():
                 for link in _links(space) - {"lo"}:
                     _inside(space, "ip", "link", "del", link)
@@ -191,7 +195,7 @@ class Segments:
         return missing
 
     def _route(self, router: Router, guests: Network | None) -> None:
-        space = self._named("pcr", router.name)
+        space = self.space(router.name)
         if space in _spaces() and not _works(space):
             _run("ip", "netns", "del", space)  # a crash came between its file and its mount
         if space not in _spaces():
