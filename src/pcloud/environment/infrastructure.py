@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from pcloud.model.deployable import AttachedVolume, FirewallRule, SeedFile
+from pcloud.model.deployable import AttachedVolume, FirewallRule, Interface, SeedFile
 from pcloud.model.image import Identity as Identity
 from pcloud.model.image import Image as Image
 
@@ -66,6 +66,12 @@ class Capability(StrEnum):
     """A guest can have disks that outlive it (`GuestSpec.volumes`); the driver has `volumes`, see `HasVolumes`."""
     SNAPSHOTS = "snapshots"
     """Volumes can be copied as they are, and be made from such a copy; `volumes` are `Snapshots` too."""
+    FIXED_ADDRESSES = "fixed-addresses"
+    """An address can be asked for (`GuestSpec.address`)."""
+    NETWORKS = "networks"
+    """Stacks can make networks and routers (`GuestSpec.interfaces`)."""
+    FIREWALL_GROUPS = "firewall-groups"
+    """Rules may name groups of guests (`FirewallRule.group`, `GuestSpec.groups`)."""
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,10 +96,17 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     (`Capability.SAVED_STATE`): its disk begins anew at each start."""
     seed: tuple[SeedFile, ...] = ()
     """Files that this guest alone gets when it is made."""
+    address: str = ""
+    """The address that it shall have, of the infrastructure's network; empty leaves it to that. Permanent
+    InfrastructureError when it can not have it. No part of `digest`."""
     addresses: tuple[str, ...] = ()
     """Further addresses, `ADDRESS/PREFIX`, given to it at every start; no part of `digest`."""
     firewall: tuple[FirewallRule, ...] | None = None
     """What may reach it, set at every start; None lets everything pass; no part of `digest`."""
+    interfaces: tuple[Interface, ...] = ()
+    """Networks of stacks that it is in; no part of `digest`."""
+    groups: tuple[str, ...] = ()
+    """Names by which rules of other guests mean this one; no part of `digest`."""
     volumes: tuple[AttachedVolume, ...] = ()
     """Disks that outlive it, attached at every start; no part of `digest`."""
 

@@ -15,6 +15,9 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.ADDRESSES,
             Capability.VOLUMES,
             Capability.SNAPSHOTS,
+            Capability.FIREWALL_GROUPS,
+            Capability.FIXED_ADDRESSES,
+            Capability.NETWORKS,
         }
     ),
     # Commands through the QEMU guest agent need that in the image, so they are not promised: the engine goes by ssh.

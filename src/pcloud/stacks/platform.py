@@ -21,13 +21,15 @@ class Platform(Protocol):
     """Keeps deployables alive."""
 
     capabilities: frozenset[str]
-    """Of `guests`, `volumes`, `addresses`, `firewall`: what this platform can do. Types that need more are refused before
-    anything starts."""
+    """Of `guests`, `volumes`, `addresses`, `fixed-addresses`, `firewall`, `firewall-groups`, `networks`: what this
+    platform can do. What needs more is refused before anything starts."""
 
     infrastructure: str
     """Where guests are made."""
     catalogue: Any
     """What image names and instance types of templates mean here (`guests.catalogue.Catalogue`)."""
+    networks: Any
+    """Makes networks and routers (`guests.networks.GuestNetworks`), where it can."""
     objects: ObjectStore
     """Where buckets and containers are made, and why there are none where there are none."""
 
@@ -52,8 +54,14 @@ class Platform(Protocol):
         """Return whether anything of a guest is left."""
         ...
 
-    async def allocate_address(self, holder: str) -> str:
-        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder."""
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
+        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder, or the one that is asked
+        for; PcloudError when it is somebody else's."""
+        ...
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Say why an address of the guests' network can not be had; empty when it can. What one of these guests (deployable
+        and assembly) has, or one of these holders of addresses, is free. Blocks no longer than a few small files take."""
         ...
 
     async def release_address(self, holder: str) -> None:
@@ -141,6 +149,7 @@ class NoPlatform:
     capabilities: frozenset[str] = frozenset()
     infrastructure = ""
     catalogue: Any = None
+    networks: Any = None
     objects = ObjectStore()
 
     def read(self, document: Mapping[str, Any]) -> Deployable:
@@ -184,9 +193,13 @@ class NoPlatform:
         """There is none."""
         return False, ""
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         """Refuse."""
         raise _refusal()
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Refuse."""
+        return "this platform has no guests"
 
     async def release_address(self, holder: str) -> None:
         """Do nothing."""

@@ -77,11 +77,23 @@ class GuestEndpoint:
             self._servers = servers
             return servers[0].url
 
-    async def take(self, holder: str) -> str:
-        """Return the holder's address in the guests' network as ADDRESS/PREFIX, a new one where it has none."""
+    def refusal(self, address: str, own: frozenset[str]) -> str:
+        """Say why a guest of a stack can not have an address; empty when it can. What one of `own` holds is free."""
+        try:
+            holder = self._leases.holder(self._bridge.planned().index(address))
+        except InfrastructureError as problem:
+            return str(problem)
+        return f"{address} is taken by {holder}" if holder and holder not in own else ""
+
+    async def take(self, holder: str, wanted: str = "") -> str:
+        """Return the holder's address in the guests' network as ADDRESS/PREFIX, a new one where it has none, or the one that
+        is asked for. Unavailable when there is none or it is somebody else's."""
         async with self._lock:
             try:
-                index = self._leases.take(holder, self._bridge.size())
+                if wanted:
+                    index = self._leases.claim(holder, self._bridge.planned().index(wanted))
+                else:
+                    index = self._leases.take(holder, self._bridge.size())
                 network = await self._bridge.ensure()
             except (InfrastructureError, OSError) as problem:
                 raise Unavailable.of("NO_ADDRESS", f"there is no address to be had: {problem}") from problem
@@ -96,6 +108,10 @@ class GuestEndpoint:
     def network(self) -> Network | None:
         """Return the guests' network, None where there is none."""
         return self._bridge.read()
+
+    def planned(self) -> Network:
+        """Return the guests' network, or what it would be; InfrastructureError when none can be."""
+        return self._bridge.planned()
 
     async def close(self, *, leave: bool) -> None:
         """Stop listening. `leave` keeps the bridge for the next start."""

@@ -41,8 +41,11 @@ from pcloud.model.status import DeployableStatus
 from pcloud.objects.store import ObjectStore
 from pcloud.stacks.guests.catalogue import Catalogue
 from pcloud.stacks.guests.endpoint import GuestEndpoint
+from pcloud.stacks.guests.networks import GuestNetworks
 
 _LOOK = 0.2
+_HELD = "_address."
+"""Begins the name of who holds an address that is no guest's own."""
 CLOUDWATCH_PORT = 8003
 """Written into heat-cfntools' cfn-push-stats, hence the same everywhere."""
 _GIB = 1 << 30
@@ -66,6 +69,7 @@ class EnginePlatform:
         self.capabilities: frozenset[str] = can | {"guests"} if Capability.SEED in can else frozenset()
         self._volumes: Volumes = LxcVolumeStore(self._state)
         self._room = RoomWatch(LxcVolumes(self._state), self._tell_room)
+        self.networks = GuestNetworks(self._state, self.endpoint)
 
     def images(self) -> Sequence[str]:
         """Return the names of the JEOS that guests can be made from."""
@@ -154,13 +158,18 @@ class EnginePlatform:
         leases = Leases(self._state)
         return guest_id(deployable, assembly) in await asyncio.to_thread(leases.all)
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         """Take an address of the guests' network, the same for the same holder, until it is released."""
-        return await self.endpoint.take(f"_address.{holder}")
+        return await self.endpoint.take(f"{_HELD}{holder}", wanted)
 
     async def release_address(self, holder: str) -> None:
         """Give it back."""
-        await self.endpoint.give_back(f"_address.{holder}")
+        await self.endpoint.give_back(f"{_HELD}{holder}")
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Say why an address can not be had."""
+        own = {guest_id(*place) for place in guests} | {f"{_HELD}{holder}" for holder in holders}
+        return self.endpoint.refusal(address, frozenset(own))
 
     async def settle(self, deployable: str, assembly: str) -> None:
         """Bring a running guest's addresses, firewall and volumes to its stored definition, without a restart."""
@@ -173,7 +182,7 @@ class EnginePlatform:
         if network is None or not await asyncio.to_thread(folder.is_dir):
             return  # it gets both when it starts
         try:
-            await lxc_live.settle(folder, found.addresses, found.firewall, network)
+            await lxc_live.settle(folder, found, network)
         except InfrastructureError as problem:
             raise Unavailable.of("NOT_SETTLED", f"{deployable}/{assembly}: {problem}") from problem
         with _volume_errors():
