@@ -54,10 +54,11 @@ class StackStage(Stage):
         finally:
             stage.close()
 
-    def begin(self) -> None:
-        """Start the daemon and make a key for the clients."""
+    def begin(self, settings: str = "", infrastructure: str = "lxc") -> None:
+        """Start the daemon and make a key for the clients; `settings` are further ones."""
         ports = (("cloudformation", self.port), ("cloudwatch", free_port()), ("heat", free_port()))
-        self.open("[stacks]\n" + "".join(f'{key} = "127.0.0.1:{port}"\n' for key, port in ports))
+        stacks = [f'infrastructure = "{infrastructure}"', *(f'{key} = "127.0.0.1:{port}"' for key, port in ports)]
+        self.open("\n".join(["[stacks]", *stacks, settings, ""]))
         key = self.json("access-key", "create")
         self.clients = {
             **self.environment,

@@ -19,6 +19,7 @@ class NotingPlatform:
 
     capabilities = frozenset({"guests"})
     infrastructure = "noted"
+    start_timeout = 0.0
     catalogue = None
     objects = ObjectStore()
 
@@ -29,6 +30,9 @@ class NotingPlatform:
         self.answer = ""
         """What every command in a guest prints; nothing can be run while it is empty."""
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def why(self, lacking: Sequence[str]) -> str:
+        return "guests that are only noted have none"
 
     def read(self, document: Mapping[str, Any]) -> Deployable:
         raise NotImplementedError

@@ -98,7 +98,7 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keep_deleted_days: float = 90.0
     """Days that deleted stacks are kept, with their events; 0 keeps all."""
     infrastructure: str = "lxc"
-    """Where servers of stacks are made; only `lxc` can give them user data."""
+    """Where servers of stacks are made: `lxc` or `libvirt`. A stack that has guests stays where they are."""
     images: dict[str, str] = {}
     """Image name of templates, or a pattern such as `F17-*` → JEOS; added to the table in docs/stacks-guests.md."""
     sizes: dict[str, StackSize] = {}

@@ -8,13 +8,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
+from pcloud.environment.infrastructure import Capability
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.model.check import Check
 
@@ -27,6 +30,27 @@ PROGRAMS = {
 }
 _PATIENCE = 5.0
 """Seconds until libvirtd counts as not answering."""
+
+
+_BRIDGED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
+
+def lacking(settings: Mapping[str, Any]) -> dict[Capability, str]:
+    """Return what guests can not have with these settings on this machine though libvirt's can, with the reason."""
+    known = msgspec.convert(settings, LibvirtSettings)
+    found: dict[Capability, str] = {}
+    if known.network == "user":
+        why = "with user-mode networking nothing reaches guests and they reach nothing of this host"
+        found |= dict.fromkeys((Capability.NETWORK, Capability.ADDRESSES, Capability.FIREWALL), why)
+    elif (urlsplit(known.uri).hostname or "localhost") not in ("localhost", "127.0.0.1", socket.gethostname()):
+        why = f"libvirtd is on another host ({known.uri}), whose guests have no address of this one"
+        found |= dict.fromkeys((Capability.NETWORK, Capability.ADDRESSES), why)
+    elif not _BRIDGED.exists() or _BRIDGED.read_text().strip() != "1":
+        why = (
+            "bridged packets are not filtered here: modprobe br_netfilter; sysctl net.bridge.bridge-nf-call-iptables=1"
+        )
+        found[Capability.FIREWALL] = why
+    return found
 
 
 def checks(settings: Mapping[str, Any]) -> list[Check]:
@@ -51,6 +75,7 @@ def checks(settings: Mapping[str, Any]) -> list[Check]:
         hint = "make setup-libvirt, or pip install libvirt-python of your libvirt's version"
         return [*found, Check(check="libvirt: Python binding", state="missing", hint=hint)]
     found.append(Check(check="libvirt: Python binding", state="ok"))
+    found += [Check(check=f"libvirt: {what}", state="warning", detail=why) for what, why in lacking(settings).items()]
     return [*found, _daemon(known.uri), _acceleration()]
 
 

@@ -33,6 +33,7 @@ from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.lxc_attach import attach, run
 from pcloud.infrastructure.lxc_disks import LxcVolumeStore
+from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
 from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
 from pcloud.infrastructure.lxc_process import Process
 from pcloud.infrastructure.lxc_settings import LxcSettings, render, veth_name
@@ -60,6 +61,7 @@ class LxcInfrastructure:
         self._bridge = Bridge(settings, self._leases)
         self._volumes = LxcVolumes(self._state)
         self.volumes = LxcVolumeStore(self._state)
+        self.network = LxcGuestNetwork(settings)
         self._tracker = Tracker(self._guests, settings.rescan)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._busy: dict[str, asyncio.Task[None]] = {}

@@ -99,8 +99,9 @@ def assess(
             )
         elif name in scope.enabled and kind.needs - capabilities:
             lacking = ", ".join(sorted(kind.needs - capabilities))
+            why = f" ({platform.why(sorted(kind.needs - capabilities))})" if platform is not None else ""
             scope.problems.append(
-                template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}", path)
+                template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}{why}", path)
             )
         if kind is not None and definition.deletion_policy == "Snapshot":
             sentence = (
