@@ -20,7 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.remoted import AGENT, PYTHON, Daemon, free_port
+from tests.ports import free_port
+from tests.remoted import AGENT, PYTHON, Daemon
 
 from bench import Row
 from pcloud.environment.transport import Endpoint, Operation, OperationResult

@@ -5,7 +5,9 @@ Everything is ended by id and removed at the end; what an aborted run left behin
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -142,9 +144,12 @@ def _remembered_port() -> int:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port below those that kernels give to the near ends of connections: none takes it before the daemon does."""
+    for port in random.sample(range(20_000, 25_000), 1000):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise StageError("no port is free")
 
 
 def wait_for(what: str, ready: object, seconds: float) -> float:

@@ -18,8 +18,9 @@ from pcloud.environment.transport import TransportError
 from pcloud.transport.remote import RemoteTransport
 from pcloud.wire import messages as m
 from tests.certificates import authority, credentials
+from tests.ports import free_port
 from tests.remoted import AGENT as COMMAND
-from tests.remoted import SOURCE, Daemon, free_port, wait_for
+from tests.remoted import SOURCE, Daemon, wait_for
 from tests.transport.client import connected, operation
 
 AGENT = [*sorted((SOURCE / "pcloud" / "agent").glob("*.py")), *sorted((SOURCE / "pcloud" / "wire").glob("*.py"))]

@@ -18,7 +18,7 @@ import pytest
 
 from pcloud.cpe.certificates import self_signed
 from tests.cpe.harness import DaemonProcess, manifest, until
-from tests.transport.sshd import free_port
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 

@@ -25,9 +25,11 @@ from pcloud.model.deployable import (
 )
 from pcloud.model.status import DeployableStatus
 from pcloud.policy.state import Memory
+from pcloud.simulator.infrastructure import SimulatedInfrastructure
 from pcloud.simulator.loop import VirtualClock, run
 from pcloud.simulator.scheduler import InlineScheduler
-from pcloud.simulator.world import SimulatedInfrastructure, SimulatedTransport, World
+from pcloud.simulator.transport import SimulatedTransport
+from pcloud.simulator.world import World
 
 
 class Notebook:

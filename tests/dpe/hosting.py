@@ -14,9 +14,11 @@ from pcloud.dpe.messages import GuestMaterial
 from pcloud.dpe.spool import Spool
 from pcloud.environment.infrastructure import Identity, Image, Infrastructure
 from pcloud.model.deployable import Deployable
+from pcloud.simulator.infrastructure import SimulatedInfrastructure
 from pcloud.simulator.loop import VirtualClock
 from pcloud.simulator.scheduler import InlineScheduler
-from pcloud.simulator.world import SimulatedInfrastructure, SimulatedTransport, World
+from pcloud.simulator.transport import SimulatedTransport
+from pcloud.simulator.world import World
 
 _numbers = itertools.count(1)
 

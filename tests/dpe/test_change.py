@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from msgspec.structs import replace
 
 from pcloud.model.deployable import Assembly, Parameter
 from tests.dpe.harness import Scenario, play, resource, shop
+from tests.dpe.trial import Trial, attempt
 
 
 def test_applying_the_same_touches_nothing() -> None:
@@ -55,6 +59,34 @@ def test_resources_come_and_go_without_touching_their_neighbours() -> None:
         assert "web/memcached" not in s.engine.state.services
 
     play(shop(), story)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.02])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_resource_removed_while_it_is_being_started_does_not_run_on(moment: float, fails: bool) -> None:
+    """Nothing was known of it but that it did not run; and a start that failed may have left something running."""
+    db, web = shop().assemblies
+    more = replace(web, resources=(*web.resources, resource("memcached")))
+
+    async def story(s: Trial) -> None:
+        await s.until("running")
+        s.world.results["rsc_web_memcached", "start"] = [1] if fails else []
+        s.configure(replace(shop(), assemblies=(db, more)))
+        async with asyncio.timeout(60):
+            while "start rsc_web_memcached" not in s.world.actions("start"):
+                await asyncio.sleep(0.001)
+        await s.settle(moment)
+        s.configure(shop())
+        await s.settle(60)
+        s.violations += s.world_differs()
+        assert s.state == "running"
+        assert "web/memcached" not in s.engine.state.services
+        assert "web/memcached" not in s.engine.state.memory.started
+        assert s.engine.state.leaving_resources == {}
+
+    trial = attempt(shop(), story)
+    assert trial.violations == []
+    assert trial.world.actions("stop", "boot")[2:] == ([] if fails else ["stop rsc_web_memcached"])
 
 
 def test_a_changed_parameter_reconfigures_and_restarts_only_its_service() -> None:

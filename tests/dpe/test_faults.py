@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import pytest
 
 from pcloud.environment.scheduler import SchedulerCrash
+from pcloud.model.deployable import Assembly, Dependency
 from pcloud.policy.observation import InfrastructureState, Recover
-from tests.dpe.harness import Scenario, play, shop
+from tests.dpe.harness import Scenario, play, resource, shop
 
 
 def test_start_in_order_probe_start_monitor() -> None:
@@ -64,6 +66,33 @@ def test_guest_killed_comes_back_and_its_services_are_probed_first() -> None:
     ]
     assert s.world.actions("boot") == ["boot shop.db"]  # the other guest is left alone
     assert s.journal.told("assembly.state", "failed") == ["db"]
+
+
+@pytest.mark.parametrize("guest", [True, False], ids=["guest", "service"])
+def test_what_is_about_to_be_restarted_does_not_count_as_running(guest: bool) -> None:
+    """A dependent whose stop takes longer than the recovery of what it depends on."""
+    database = Assembly(name="db", resources=(resource("mysqld"),))
+    web = Assembly(
+        name="web", resources=(resource("slow"), resource("quick")), after=(Dependency(assembly="db"),)
+    )  # fmt: skip
+    early: list[str] = []
+
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        before = len(s.statuses)
+        s.world.log.clear()
+        s.world.guests["shop.web"].busy_until["rsc_web_slow"] = asyncio.get_running_loop().time() + 20
+        if guest:
+            s.world.kill_guest("shop.db")
+        else:
+            s.world.kill_service("shop.db", "rsc_db_mysqld")
+        while "start rsc_web_slow" not in s.world.actions():
+            await s.settle(0.05)
+            early.extend(each.state.value for each in s.statuses[before:])
+        await s.until("running")
+
+    play(shop(assemblies=(database, web)), story)
+    assert set(early) <= {"suspect", "starting"}
 
 
 def test_changed_address_reconfigures_those_who_refer_to_it() -> None:

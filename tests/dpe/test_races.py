@@ -14,7 +14,7 @@ from pcloud.environment.transport import Endpoint, TransportError
 from pcloud.model.deployable import Assembly, Deployable, Parameter
 from pcloud.policy.observation import Configured
 from pcloud.policy.state import Fault, Memory
-from pcloud.simulator.world import SimulatedConnection, SimulatedTransport
+from pcloud.simulator.transport import SimulatedConnection, SimulatedTransport
 from tests.dpe.harness import Scenario, play, resource, shop
 from tests.dpe.trial import Trial, attempt
 

@@ -13,9 +13,9 @@ from pcloud.environment.transport import Operation, OperationResult
 from pcloud.model.deployable import Deployable, Reference
 from pcloud.policy.cib import resource_id
 from pcloud.policy.state import ISOLATING, Health, Memory
-from pcloud.simulator import world as simulated
 from pcloud.simulator.loop import run
 from pcloud.simulator.scheduler import InlineScheduler
+from pcloud.simulator.transport import SimulatedConnection, SimulatedTransport
 from tests.dpe.harness import Notebook, Scenario
 
 DECISION_SECONDS = 0.003
@@ -65,7 +65,7 @@ class Trial(Scenario):
         infrastructure.start = watched_start  # type: ignore[method-assign]
         trial = self
 
-        class WatchedConnection(simulated.SimulatedConnection):
+        class WatchedConnection(SimulatedConnection):
             async def execute(self, operation: Operation) -> OperationResult:
                 if operation.action == "start":
                     trial._may_start(operation.resource)
@@ -77,7 +77,9 @@ class Trial(Scenario):
                     if operation.action == "stop":
                         trial.stopping[operation.resource] -= 1
 
-        self.world.connection = WatchedConnection
+        transport = self.environment.transports["remote"]
+        assert isinstance(transport, SimulatedTransport)
+        transport.connection = WatchedConnection
         self.journal.state = self._remember  # type: ignore[method-assign]
 
     def _remember(self, deployable: str, state: bytes) -> None:

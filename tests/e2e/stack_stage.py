@@ -16,7 +16,7 @@ from typing import Any, Self
 import pytest
 
 from tests.e2e.stage import PATIENCE, ROOT, Stage, missing
-from tests.transport.sshd import free_port
+from tests.ports import free_port
 
 CLIENTS = ROOT / ".tools/stack-clients/bin"
 

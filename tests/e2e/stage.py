@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.manifests import SHOP as SHOP
-from tests.transport.sshd import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

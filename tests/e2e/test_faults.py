@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.e2e.stage import BIN, SHOP, Stage, until
-from tests.transport.sshd import free_port
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 SMALL = """\

@@ -18,7 +18,7 @@ import pytest
 from tests.e2e.stack_stage import opener, post
 from tests.e2e.stack_stage import template as corpus
 from tests.e2e.stage import Stage, missing, until
-from tests.transport.sshd import free_port
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 

@@ -17,7 +17,7 @@ import pytest
 from pcloud.client.api import Client
 from pcloud.client.records import CloudEvent
 from pcloud.client.settings import Settings
-from tests.transport.sshd import free_port
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 MANIFEST = """\

@@ -10,11 +10,13 @@ ours() { # PID: whether the process is one of this peer's, not another one that 
   grep -qaF "$peer/" "/proc/$1/cmdline" "/proc/$1/environ" 2> /dev/null
 }
 
-end_peer() { # EPMD_PORT PID_FILE...: ends the processes with all of their groups, and the Erlang port mapper
-  local epmd=$1
-  shift
+end_peer() { # PID_FILE...: ends the processes with all of their groups, and the Erlang port mapper that one of them started
+  local pid
   end_pids "$@"
-  ERL_EPMD_PORT=$epmd epmd -kill > /dev/null 2>&1 || true
+  # It stays behind in a session of its own and writes its process id nowhere. Another peer may have one, on the same port even.
+  for pid in $(pidof epmd || true); do
+    if ours "$pid"; then kill -9 "$pid" 2> /dev/null || true; fi
+  done
 }
 
 end_pids() { # PID_FILE...: ends the processes with all of their groups

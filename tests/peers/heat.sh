@@ -37,7 +37,7 @@ install_all() {
   [ -z "$failed" ]
 }
 
-stop_all() { end_peer $epmd_port "$peer/heat-api.pid" "$peer/heat-engine.pid" "$peer/rabbit/pid" "$peer/mysql/pid"; }
+stop_all() { end_peer "$peer/heat-api.pid" "$peer/heat-engine.pid" "$peer/rabbit/pid" "$peer/mysql/pid"; }
 
 wait_port() { # PORT
   for _ in $(seq 300); do

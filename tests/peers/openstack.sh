@@ -70,7 +70,7 @@ write_lock() {
   mv "$lock.new" "$lock"
 }
 
-stop_all() { end_peer $epmd_port "$run"/*.pid "$peer/rabbit/pid" "$peer/mysql/pid"; }
+stop_all() { end_peer "$run"/*.pid "$peer/rabbit/pid" "$peer/mysql/pid"; }
 
 start_rabbit() {
   mkdir -p "$peer/rabbit/mnesia" "$peer/rabbit/log"

@@ -6,7 +6,9 @@ import pytest
 
 from pcloud.environment.infrastructure import GuestSpec, Identity, Image, Infrastructure
 from pcloud.environment.transport import Endpoint, Operation
-from pcloud.simulator.world import SimulatedInfrastructure, SimulatedTransport, World
+from pcloud.simulator.infrastructure import SimulatedInfrastructure
+from pcloud.simulator.transport import SimulatedTransport
+from pcloud.simulator.world import World
 from tests.infrastructure.contract import InfrastructureContract
 from tests.transport.contract import TransportContract
 

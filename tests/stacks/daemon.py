@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.transport.sshd import free_port
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 _ANY = urllib.request.build_opener(urllib.request.ProxyHandler({}))

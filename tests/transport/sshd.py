@@ -18,6 +18,7 @@ import asyncssh
 import pytest
 
 from pcloud.environment.transport import Endpoint
+from tests.ports import free_port
 
 AGENT = r"""#!/bin/sh
 # A service that is a file with a process id; everything it was told is written down.
@@ -42,13 +43,6 @@ start) exit $(cat @STATE@/lsb-start) ;;
 esac
 exit 0
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -15,8 +15,9 @@ from pcloud.environment.transport import Operation, OperationResult, OperationSt
 from pcloud.transport.checks import checks
 from pcloud.transport.ssh import SshTransport
 from pcloud.transport.ssh_connection import SshConnection, SshSettings
+from tests.ports import free_port
 from tests.transport.contract import TransportContract
-from tests.transport.sshd import Sshd, free_port, running, start_sshd, until
+from tests.transport.sshd import Sshd, running, start_sshd, until
 
 pytestmark = pytest.mark.real
 PATIENT = SshSettings(health_interval=3600.0, exit_poll=0.05)

@@ -186,7 +186,7 @@ class DeployableEngine:
                 self._advance()
             self._recorder.save(self.state.memory)
             if self._configured:
-                self._recorder.tell(self.state)
+                self._recorder.tell(self.state, self._restarting())
             self._wakener.arm(self.state, self._recorder.published)
             if not self._queue and not self._flights and not self._look:
                 self._idle.set()
@@ -299,6 +299,13 @@ class DeployableEngine:
             return False
         wanted = {(action.resource, action.task, action.interval_ms) for action in walk.graph.actions}
         return any(key not in wanted for key in stops)
+
+    def _restarting(self) -> frozenset[str]:
+        """Return the services that are being stopped, or will be by the newest decision."""
+        coming = {resource for resource, task, _ in self._flights if task == "stop"}
+        if self._walk is not None and not self._walk.done:
+            coming.update(action.resource for action in self._walk.left if action.task == "stop")
+        return frozenset(self._names.services[resource] for resource in coming if resource in self._names.services)
 
     def _hands_off(self, assembly: str) -> bool:
         """Tell whether a guest must be left alone: nothing is known of its infrastructure, or a failed stop waits."""

@@ -6,6 +6,7 @@ Owned by the control loop and called from its task only; writes to the journal, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -93,10 +94,11 @@ class Recorder:
             )
         )
 
-    def tell(self, state: State) -> None:
-        """Publish the status when it changed; a change of the whole is an event."""
+    def tell(self, state: State, restarting: AbstractSet[str]) -> None:
+        """Publish the status when it changed; a change of the whole is an event. `restarting`: services that are being
+        stopped, or will be."""
         now = self._environment.clock.time()
-        current = status(state, now)
+        current = status(state, now, restarting)
         before = self.published
         if before == current:
             return

@@ -68,6 +68,20 @@ def _started(state: State, assembly: str) -> tuple[Resource, ...]:
     )
 
 
+def outlived(state: State, subject: str, digest: str, definition: Resource) -> State:
+    """Return the state with a resource that was started after it had been removed: what of it runs is asked, and stopped."""
+    assembly, _, name = subject.partition("/")
+    if name.endswith("!configure") or all(assembly != known.name for known in state.deployable.assemblies):
+        return state
+    leaving = (*state.leaving_resources.get(assembly, ()), definition)
+    return replace(
+        state,
+        leaving_resources={**state.leaving_resources, assembly: leaving},
+        services={key: value for key, value in state.services.items() if key != subject},
+        memory=replace(state.memory, started={**state.memory.started, subject: (digest, definition)}),
+    )
+
+
 def stopped(state: State, subject: str) -> State:
     """Return the state after a service stopped: a leaving resource is gone with it."""
     assembly, _, name = subject.partition("/")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from pcloud.model.deployable import Assembly, Resource, ResourceState
 from pcloud.model.status import AssemblyStatus, DeployableStatus, ResourceStatus
 from pcloud.policy import escalation
@@ -18,10 +20,11 @@ _ORDER = (
 """Of several states, the first of these is the one of the whole."""
 
 
-def status(state: State, now: float) -> DeployableStatus:
-    """Return what users are told about a deployable at `now`."""
+def status(state: State, now: float, restarting: AbstractSet[str] = frozenset()) -> DeployableStatus:
+    """Return what users are told about a deployable at `now`. `restarting`: the services that are being
+    stopped, or will be by the newest decision."""
     deployable = state.deployable
-    assemblies = tuple(_assembly(state, assembly, now) for assembly in deployable.assemblies)
+    assemblies = tuple(_assembly(state, assembly, now, restarting) for assembly in deployable.assemblies)
     overall, reason = _overall(state, assemblies)
     return DeployableStatus(
         name=deployable.name,
@@ -59,9 +62,9 @@ def _overall(state: State, assemblies: tuple[AssemblyStatus, ...]) -> tuple[Reso
     return (ResourceState.RUNNING, "") if found <= {ResourceState.RUNNING} else (ResourceState.STARTING, "")
 
 
-def _assembly(state: State, assembly: Assembly, now: float) -> AssemblyStatus:
+def _assembly(state: State, assembly: Assembly, now: float, restarting: AbstractSet[str]) -> AssemblyStatus:
     guest = state.guest(assembly.name)
-    resources = tuple(_resource(state, assembly, resource, now) for resource in assembly.resources)
+    resources = tuple(_resource(state, assembly, resource, now, restarting) for resource in assembly.resources)
     own, reason = _guest(state, assembly.name)
     if own is ResourceState.RUNNING:
         found = {r.state for r in resources}
@@ -106,10 +109,15 @@ def _guest(state: State, name: str) -> tuple[ResourceState, str]:
     return ResourceState.STARTING, f"attempt {waits.attempts} failed" if waits and guest.failed_at else ""
 
 
-def _resource(state: State, assembly: Assembly, resource: Resource, now: float) -> ResourceStatus:
+def _resource(
+    state: State, assembly: Assembly, resource: Resource, now: float, restarting: AbstractSet[str]
+) -> ResourceStatus:
     subject = f"{assembly.name}/{resource.name}"
     service = state.service(subject)
     value, reason = _service(state, assembly.name, subject)
+    if value is ResourceState.RUNNING and subject in restarting and state.target == "started":
+        # It may run still, but not for long: whoever waits for all of it to run would be told so too early.
+        value, reason = ResourceState.STARTING, "it is to be restarted"
     return ResourceStatus(
         name=resource.name,
         state=value,

@@ -24,9 +24,11 @@ from pcloud.policy.cib import resource_id
 from pcloud.policy.observation import InfrastructureState
 from pcloud.policy.state import Health, Link, Memory, Power, State, configure_step
 from pcloud.simulator.faults import Fault, read
+from pcloud.simulator.infrastructure import SimulatedInfrastructure
 from pcloud.simulator.loop import VirtualClock, run
 from pcloud.simulator.scheduler import InlineScheduler
-from pcloud.simulator.world import SimulatedGuest, SimulatedInfrastructure, SimulatedTransport, World
+from pcloud.simulator.transport import SimulatedTransport
+from pcloud.simulator.world import SimulatedGuest, World
 
 LONGEST_FAULT = 600.0
 """Virtual seconds that the consequences of one fault are followed."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.model.deployable import AttachedVolume
-
-if TYPE_CHECKING:
-    from pcloud.simulator.world import World
+from pcloud.simulator.world import World
 
 
 class SimulatedVolumes:

@@ -1,4 +1,4 @@
-"""Simulated guests: an `Infrastructure` and a `Transport` without a world, and the faults that can be asked of them.
+"""Simulated guests, and the faults that can be asked of them; `infrastructure` and `transport` lead to them.
 
 Everything happens in the loop's (virtual) time. What a guest holds is what a real one would: services that run or not,
 an agent that answers or not, recurring monitors that report changes only, and at once when a process ends.
@@ -7,31 +7,29 @@ an agent that answers or not, recurring monitors that report changes only, and a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pcloud.environment.infrastructure import (
-    Capability,
-    ExecResult,
     GuestEvent,
     GuestInfo,
     GuestSpec,
     GuestState,
     InfrastructureError,
-    InfrastructureUnavailable,
-    Vitality,
-)
-from pcloud.environment.transport import (
-    Endpoint,
-    Operation,
-    OperationResult,
-    OperationStatus,
-    TransportError,
 )
 from pcloud.model.deployable import AttachedVolume
-from pcloud.simulator.volumes import SimulatedVolumes
 
-OK, ERROR, NOT_RUNNING = 0, 1, 7
+
+class Link(Protocol):
+    """A connection, as its guest sees it."""
+
+    def report(self, resource: str, action: str, signal: str) -> None:
+        """Tell of a recurring operation's result when it changed."""
+        ...
+
+    def lose(self, why: str) -> None:
+        """Fall silent."""
+        ...
 
 
 @dataclass(slots=True)
@@ -52,7 +50,7 @@ class SimulatedGuest:
     services: dict[str, bool] = field(default_factory=dict)
     """Resource id → runs."""
     recurring: dict[tuple[str, str], asyncio.TimerHandle] = field(default_factory=dict)
-    connections: list[SimulatedConnection] = field(default_factory=list)
+    connections: list[Link] = field(default_factory=list)
     busy_until: dict[str, float] = field(default_factory=dict)
     """Resource id → when the operation on it ends; the next one waits, as in a real agent."""
 
@@ -97,7 +95,6 @@ class World:
         self.stubborn: set[str] = set()
         """Guests that can not be destroyed."""
         self.watchers: list[asyncio.Queue[GuestEvent]] = []
-        self.connection: type[SimulatedConnection] = SimulatedConnection
         self._addresses = 1
 
     def note(self, action: str, subject: str) -> None:
@@ -188,291 +185,3 @@ class World:
             if name == resource:
                 for connection in tuple(guest.connections):
                     connection.report(resource, action, signal)
-
-
-class SimulatedInfrastructure:
-    """`Infrastructure` over a World."""
-
-    name = "simulated"
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.capabilities = frozenset({Capability.EXECUTE, Capability.SECOND_SIGNAL, Capability.VOLUMES})
-        self.volumes = SimulatedVolumes(world)
-
-    async def _call(self) -> None:
-        await asyncio.sleep(0)
-        if self.world.down:
-            raise InfrastructureUnavailable(self.world.down)
-
-    async def places(self) -> Sequence[str]:
-        """Return the world's places."""
-        await self._call()
-        return self.world.places
-
-    async def list_guests(self) -> Sequence[GuestInfo]:
-        """Return all guests."""
-        await self._call()
-        return [guest.info for guest in self.world.guests.values()]
-
-    async def inspect(self, guest_id: str) -> GuestInfo:
-        """Return one guest."""
-        await self._call()
-        guest = self.world.guests.get(guest_id)
-        return guest.info if guest else GuestInfo(guest_id=guest_id, state=GuestState.ABSENT)
-
-    async def start(self, spec: GuestSpec) -> GuestInfo:
-        """Start a guest; takes the world's boot time."""
-        await self._call()
-        self.world.note("boot", spec.guest_id)
-        if errors := self.world.start_errors.get(spec.guest_id):
-            raise errors.pop(0)
-        self.volumes.claim(spec.guest_id, spec.volumes)
-        guest = self.world.guest(spec)
-        guest.volumes = spec.volumes
-        if not guest.running:
-            await asyncio.sleep(self.world.boot_seconds)
-            guest.running = True
-            guest.boots += 1
-            guest.place = spec.place or self.world.places[0]
-            self.world.tell(guest, "started")
-        return guest.info
-
-    async def stop(self, guest_id: str, *, timeout: float) -> None:
-        """Shut a guest down."""
-        await self._end(guest_id, "shutdown")
-
-    async def destroy(self, guest_id: str) -> None:
-        """End a guest at once."""
-        await self._end(guest_id, "destroy")
-
-    async def _end(self, guest_id: str, how: str) -> None:
-        await self._call()
-        self.world.note(how, guest_id)
-        await asyncio.sleep(self.world.action_seconds)
-        if guest_id in self.world.stubborn:
-            raise InfrastructureError(f"{guest_id} does not end")
-        if guest := self.world.guests.get(guest_id):
-            self.world.off(guest)
-
-    async def delete(self, guest_id: str) -> None:
-        """Remove a guest."""
-        await self._call()
-        self.world.note("delete", guest_id)
-        if guest := self.world.guests.pop(guest_id, None):
-            self.world.off(guest)
-
-    async def check(self, guest_id: str, *, timeout: float) -> Vitality:
-        """Tell whether anything in the guest executes."""
-        guest = self.world.guests.get(guest_id)
-        if self.world.down or not self.world.second_signal:
-            return Vitality.UNKNOWN
-        if guest is None or not guest.running:
-            return Vitality.GONE
-        return Vitality.HUNG if guest.frozen else Vitality.ALIVE
-
-    async def watch(self) -> AsyncIterator[GuestEvent]:
-        """Yield what happens to guests."""
-        events: asyncio.Queue[GuestEvent] = asyncio.Queue()
-        self.world.watchers.append(events)
-        try:
-            while True:
-                yield await events.get()
-        finally:
-            self.world.watchers.remove(events)
-
-    async def execute(
-        self, guest_id: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
-    ) -> ExecResult:
-        """Run nothing, successfully, in a guest that runs; but `systemctl kill … UNIT` ends what runs for that unit."""
-        await self._call()
-        guest = self.world.guests.get(guest_id)
-        if guest is None or not guest.running:
-            raise InfrastructureError(f"guest {guest_id} does not run")
-        if list(argv[:2]) == ["systemctl", "kill"]:
-            unit = argv[-1].removesuffix(".service")
-            for resource in [each for each in guest.services if each.endswith(f"_{unit}")]:
-                self.world.kill_service(guest_id, resource)
-        return ExecResult(returncode=0, stdout=" ".join(argv).encode())
-
-    async def console(self, guest_id: str) -> bytes:
-        """Return what was done to the guest, while there is one."""
-        if guest_id not in self.world.guests:
-            return b""
-        return "\n".join(f"{when} {what}" for when, what, who in self.world.log if who == guest_id).encode()
-
-    async def close(self) -> None:
-        """Hold nothing."""
-
-
-class SimulatedTransport:
-    """`Transport` over a World."""
-
-    name = "remote"
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    async def connect(
-        self,
-        endpoint: Endpoint,
-        *,
-        on_result: Callable[[OperationResult], None],
-        on_lost: Callable[[TransportError], None],
-        timeout: float,
-    ) -> SimulatedConnection:
-        """Connect to a guest that runs and answers."""
-        await asyncio.sleep(0.01)
-        guest = self.world.guests.get(endpoint.guest_id)
-        if guest is None or not guest.running:
-            raise TransportError("REFUSED", f"nothing listens at {endpoint.address}")
-        if guest.frozen or guest.cut_off:
-            await asyncio.sleep(timeout)
-            raise TransportError("TIMEOUT", f"no answer from {endpoint.address} within {timeout:g} s")
-        connection = self.world.connection(self.world, guest, on_result, on_lost)
-        guest.connections.append(connection)
-        self.world.note("connect", endpoint.guest_id)
-        return connection
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for guest in self.world.guests.values():
-            guest.connections.clear()
-
-
-class SimulatedConnection:
-    """`Connection` to a simulated guest's agent."""
-
-    def __init__(
-        self,
-        world: World,
-        guest: SimulatedGuest,
-        on_result: Callable[[OperationResult], None],
-        on_lost: Callable[[TransportError], None],
-    ) -> None:
-        self._world = world
-        self._guest = guest
-        self._on_result = on_result
-        self._on_lost = on_lost
-        self._lost = asyncio.Event()
-        self._last: dict[tuple[str, str], int] = {}
-        self._intervals: dict[tuple[str, str], float] = {}
-
-    async def execute(self, operation: Operation) -> OperationResult:
-        """Carry an operation out as an agent would."""
-        self._speak()
-        kind = f"{operation.action}/{operation.interval:g}" if operation.interval else operation.action
-        self._world.note(kind, operation.resource)
-        seconds = self._world.action_seconds if operation.action != "monitor" else 0.01
-        hangs = (operation.resource, operation.action) in self._world.hanging
-        loop, busy = asyncio.get_running_loop(), self._guest.busy_until
-        end = max(loop.time(), busy.get(operation.resource, 0.0)) + (operation.timeout if hangs else seconds)
-        busy[operation.resource] = end
-        boot = self._guest.boots
-        try:
-            async with asyncio.timeout_at(end):
-                await self._lost.wait()
-        except TimeoutError:
-            if hangs:
-                return _result(operation, ERROR, status=OperationStatus.TIMEOUT)
-        except asyncio.CancelledError:
-            self._goes_on(operation, boot, end, hangs=hangs)
-            raise
-        if self._lost.is_set():
-            self._goes_on(operation, boot, end, hangs=hangs)
-        self._speak()
-        rc = self._outcome(operation)
-        if operation.interval:
-            self._repeat(operation, rc)
-        return _result(operation, rc)
-
-    def _goes_on(self, operation: Operation, boot: int, end: float, *, hangs: bool) -> None:
-        """Nobody waits for the operation any more; in the guest it goes on to its end."""
-
-        def ends() -> None:
-            if self._guest.running and self._guest.boots == boot and not self._guest.frozen:
-                self._outcome(operation)
-
-        if operation.action in ("start", "stop") and not hangs:
-            asyncio.get_running_loop().call_at(end, ends)
-
-    def _outcome(self, operation: Operation) -> int:
-        services = self._guest.services
-        if planned := self._world.results.get((operation.resource, operation.action)):
-            return planned.pop(0)
-        if operation.action == "start":
-            services[operation.resource] = True
-        elif operation.action == "stop":
-            services[operation.resource] = False
-            for key in [key for key in self._guest.recurring if key[0] == operation.resource]:
-                self._guest.recurring.pop(key).cancel()
-        elif operation.action == "monitor":
-            return OK if services.get(operation.resource) else NOT_RUNNING
-        return OK
-
-    def _repeat(self, operation: Operation, rc: int) -> None:
-        key = (operation.resource, operation.action)
-        self._last[key] = rc
-        self._intervals[key] = operation.interval
-        loop = asyncio.get_running_loop()
-
-        def again() -> None:
-            if self._guest.recurring.get(key) is timer_box[0]:
-                self.report(*key, "interval")
-                self._repeat(operation, self._last[key])
-
-        timer_box = [loop.call_later(operation.interval, again)]
-        if old := self._guest.recurring.get(key):
-            old.cancel()
-        self._guest.recurring[key] = timer_box[0]
-
-    def report(self, resource: str, action: str, signal: str) -> None:
-        """Tell of a recurring operation's result when it changed."""
-        if self._guest.frozen or self._guest.cut_off or self._lost.is_set():
-            return
-        rc = OK if self._guest.services.get(resource) else NOT_RUNNING
-        if planned := self._world.results.get((resource, action)):
-            rc = planned.pop(0)
-        if self._last.get((resource, action)) != rc:
-            self._last[resource, action] = rc
-            interval = self._intervals[resource, action]
-            self._on_result(OperationResult(resource=resource, action=action, interval=interval, rc=rc, signal=signal))
-
-    async def cancel(self, resource: str, action: str, interval: float) -> None:
-        """Stop repeating."""
-        self._speak()
-        if timer := self._guest.recurring.pop((resource, action), None):
-            timer.cancel()
-
-    async def forget(self, resource: str) -> None:
-        """Stop repeating anything of a resource."""
-        for key in [key for key in self._guest.recurring if key[0] == resource]:
-            self._guest.recurring.pop(key).cancel()
-
-    async def check(self, *, timeout: float) -> None:
-        """Answer when it can."""
-        self._speak()
-
-    async def close(self) -> None:
-        """Close without telling anybody."""
-        if self in self._guest.connections:
-            self._guest.connections.remove(self)
-        self._lost.set()
-
-    def lose(self, why: str) -> None:
-        """Fall silent."""
-        if self in self._guest.connections:
-            self._guest.connections.remove(self)
-            self._lost.set()
-            self._on_lost(TransportError("LOST", why))
-
-    def _speak(self) -> None:
-        if self._lost.is_set():
-            raise TransportError("NOT_CONNECTED", "the connection was lost")
-
-
-def _result(operation: Operation, rc: int, *, status: OperationStatus = OperationStatus.DONE) -> OperationResult:
-    return OperationResult(
-        resource=operation.resource, action=operation.action, interval=operation.interval, rc=rc, status=status,
-        signal="request",
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""CloudFormation's functions, those of AWS::LanguageExtensions and of Rules, and Heat's own additions. Pure."""
+"""CloudFormation's functions, those of AWS::LanguageExtensions, and Heat's own additions. Pure. Conditions: `cfn_logic`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcloud.stacks.documents import Path
+from pcloud.stacks.functions import cfn_logic
 from pcloud.stacks.functions.evaluation import (
     NO_VALUE,
     Function,
     FunctionError,
     Scope,
     Unknown,
-    either,
-    equal,
     list_of,
     text_of,
     unknown_in,
-    walk,
 )
 from pcloud.stacks.template import Template
 
@@ -221,57 +219,6 @@ def cidr(scope: Scope, argument: Any, path: Path) -> Any:
     return [f"{type(network.network_address)(base + index * 2**bits)}/{prefix}" for index in range(count)]
 
 
-def if_(scope: Scope, argument: Any, path: Path) -> Any:
-    """Fn::If: [condition, value when true, value when false]."""
-    name, yes, no = list_of(argument, "Fn::If", 3)
-    if not isinstance(name, str):
-        raise FunctionError("the first part of Fn::If is the name of a condition")
-    return either(scope, scope.condition(name), yes, no, path)
-
-
-def condition(scope: Scope, argument: Any, path: Path) -> Any:
-    """Condition: the value of another condition."""
-    if not isinstance(argument, str):
-        raise FunctionError("Condition takes a name")
-    return scope.condition(argument)
-
-
-def _truths(scope: Scope, argument: Any, path: Path, what: str, low: int, high: int) -> list[bool | Unknown]:
-    parts = list_of(argument, what)
-    if not low <= len(parts) <= high:
-        raise FunctionError(f"{what} takes between {low} and {high} conditions")
-    return [scope.truth(part, (*path, index)) for index, part in enumerate(parts)]
-
-
-def and_(scope: Scope, argument: Any, path: Path) -> Any:
-    """Fn::And of 2 to 10 conditions."""
-    values = _truths(scope, argument, path, "Fn::And", 1, 10)
-    if any(value is False for value in values):
-        return False
-    return unknown_in(values) or True
-
-
-def or_(scope: Scope, argument: Any, path: Path) -> Any:
-    """Fn::Or of 2 to 10 conditions."""
-    values = _truths(scope, argument, path, "Fn::Or", 1, 10)
-    if any(value is True for value in values):
-        return True
-    return unknown_in(values) or False
-
-
-def not_(scope: Scope, argument: Any, path: Path) -> Any:
-    """Fn::Not of one condition."""
-    (value,) = _truths(scope, argument if isinstance(argument, list) else [argument], path, "Fn::Not", 1, 1)
-    return value if isinstance(value, Unknown) else not value
-
-
-def equals(scope: Scope, argument: Any, path: Path) -> Any:
-    """Fn::Equals of two values."""
-    values = list_of(scope.evaluate(argument, path), "Fn::Equals", 2)
-    unknown = unknown_in(values)
-    return unknown if unknown is not None else equal(values[0], values[1])
-
-
 def length(scope: Scope, argument: Any, path: Path) -> Any:
     """Fn::Length of a list."""
     value = scope.evaluate(argument, path)
@@ -289,33 +236,6 @@ def to_json(scope: Scope, argument: Any, path: Path) -> Any:
     if not isinstance(value, dict | list):
         raise FunctionError("Fn::ToJsonString takes a map or a list")
     return json.dumps(value, separators=(",", ":"))
-
-
-def contains(scope: Scope, argument: Any, path: Path) -> Any:
-    """Fn::Contains: [list, value]."""
-    items, value = list_of(scope.evaluate(argument, path), "Fn::Contains", 2)
-    unknown = unknown_in([items, value])
-    if unknown is not None:
-        return unknown
-    return any(equal(item, value) for item in list_of(items, "Fn::Contains"))
-
-
-def each_equals(scope: Scope, argument: Any, path: Path) -> Any:
-    """Fn::EachMemberEquals: [list, value]."""
-    items, value = list_of(scope.evaluate(argument, path), "Fn::EachMemberEquals", 2)
-    unknown = unknown_in([items, value])
-    return (
-        unknown if unknown is not None else all(equal(item, value) for item in list_of(items, "Fn::EachMemberEquals"))
-    )
-
-
-def each_in(scope: Scope, argument: Any, path: Path) -> Any:
-    """Fn::EachMemberIn: [list, list]."""
-    items, allowed = list_of(scope.evaluate(argument, path), "Fn::EachMemberIn", 2)
-    unknown = unknown_in([items, allowed])
-    if unknown is not None:
-        return unknown
-    return all(any(equal(item, other) for other in allowed) for item in list_of(items, "Fn::EachMemberIn"))
 
 
 def ref_all(scope: Scope, argument: Any, path: Path) -> Any:
@@ -389,14 +309,14 @@ _ALWAYS: Mapping[str, Function] = {
     "Fn::Sub": substitute,
     "Fn::ImportValue": import_value,
     "Fn::Cidr": cidr,
-    "Fn::If": if_,
-    "Fn::And": and_,
-    "Fn::Or": or_,
-    "Fn::Not": not_,
-    "Fn::Equals": equals,
-    "Fn::Contains": contains,
-    "Fn::EachMemberEquals": each_equals,
-    "Fn::EachMemberIn": each_in,
+    "Fn::If": cfn_logic.if_,
+    "Fn::And": cfn_logic.and_,
+    "Fn::Or": cfn_logic.or_,
+    "Fn::Not": cfn_logic.not_,
+    "Fn::Equals": cfn_logic.equals,
+    "Fn::Contains": cfn_logic.contains,
+    "Fn::EachMemberEquals": cfn_logic.each_equals,
+    "Fn::EachMemberIn": cfn_logic.each_in,
     "Fn::RefAll": ref_all,
     "Fn::ValueOf": value_of,
     "Fn::ValueOfAll": value_of,
@@ -406,7 +326,7 @@ _ALWAYS: Mapping[str, Function] = {
     "Fn::ResourceFacade": resource_facade,
 }
 _EXTENSIONS: Mapping[str, Function] = {"Fn::Length": length, "Fn::ToJsonString": to_json}
-_IN_CONDITIONS: Mapping[str, Function] = {"Condition": condition}
+_IN_CONDITIONS: Mapping[str, Function] = {"Condition": cfn_logic.condition}
 
 
 def functions_of_cfn(template: Template) -> Mapping[str, Function]:
@@ -415,6 +335,3 @@ def functions_of_cfn(template: Template) -> Mapping[str, Function]:
     if "AWS::LanguageExtensions" in template.transforms:
         functions.update(_EXTENSIONS)
     return functions
-
-
-__all__ = ["functions_of_cfn", "walk"]

@@ -1,4 +1,4 @@
-"""The functions of Heat's templates, each with the version that brought it. Pure."""
+"""The functions of Heat's templates, each with the version that brought it. Pure. Lists and maps: `hot_collections`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from pcloud.stacks.documents import Path
-from pcloud.stacks.functions import cfn
+from pcloud.stacks.functions import cfn, cfn_logic, hot_collections
 from pcloud.stacks.functions.evaluation import (
     MAX_RESULT,
     Function,
@@ -18,7 +18,6 @@ from pcloud.stacks.functions.evaluation import (
     Scope,
     Unknown,
     either,
-    equal,
     list_of,
     text_of,
     unknown_in,
@@ -26,8 +25,6 @@ from pcloud.stacks.functions.evaluation import (
 )
 from pcloud.stacks.functions.yaql import yaql
 from pcloud.stacks.template import Template
-
-MAX_REPEAT = 10_000
 
 
 def get_resource(scope: Scope, argument: Any, path: Path) -> Any:
@@ -193,93 +190,6 @@ def str_split(scope: Scope, argument: Any, path: Path) -> Any:
         raise FunctionError(f"str_split has no part {parts[2]}") from None
 
 
-def map_merge(scope: Scope, argument: Any, path: Path) -> Any:
-    """map_merge: later maps win."""
-    value = scope.evaluate(argument, path)
-    if isinstance(value, Unknown):
-        return value
-    result: dict[str, Any] = {}
-    for item in list_of(value, "map_merge"):
-        if isinstance(item, Unknown):
-            return item
-        if item is None:
-            continue
-        if not isinstance(item, dict):
-            raise FunctionError("map_merge takes a list of maps")
-        result.update(item)
-    return result
-
-
-def map_replace(scope: Scope, argument: Any, path: Path) -> Any:
-    """map_replace: [map, {keys: {old: new}, values: {old: new}}]."""
-    source, rules = list_of(scope.evaluate(argument, path), "map_replace", 2)
-    unknown = unknown_in([source, rules])
-    if unknown is not None:
-        return unknown
-    if not isinstance(source, dict) or not isinstance(rules, dict) or set(rules) - {"keys", "values"}:
-        raise FunctionError("map_replace takes [map, {keys: …, values: …}]")
-    keys: dict[Any, Any] = rules.get("keys") or {}
-    values: dict[Any, Any] = rules.get("values") or {}
-    result: dict[str, Any] = {}
-    for key, value in source.items():
-        new_key: Any = keys.get(key, key)
-        if new_key in result or (new_key != key and new_key in source):
-            raise FunctionError(f"map_replace makes the key '{new_key}' twice")
-        result[new_key] = values.get(value, value) if isinstance(value, str | int | float) else value
-    return result
-
-
-def repeat(scope: Scope, argument: Any, path: Path) -> Any:
-    """repeat: `template` once for every combination of `for_each`, or step by step without permutations."""
-    if not isinstance(argument, dict) or not {"template", "for_each"} <= set(argument) <= {
-        "template",
-        "for_each",
-        "permutations",
-    }:
-        raise FunctionError("repeat takes 'template', 'for_each' and 'permutations'")
-    loops = scope.evaluate(argument["for_each"], (*path, "for_each"))
-    permutations = scope.evaluate(argument.get("permutations", True), (*path, "permutations"))
-    template = scope.evaluate(argument["template"], (*path, "template"))
-    unknown = unknown_in(loops) or unknown_in(template)
-    if unknown is not None:
-        return unknown
-    if not isinstance(loops, dict):
-        raise FunctionError("repeat's for_each is a map of lists")
-    names = list(loops)
-    lists = [
-        list(item) if isinstance(item, list | dict) else list_of(item, "repeat's for_each") for item in loops.values()
-    ]
-    if permutations in (False, "false", "False"):
-        if len({len(item) for item in lists}) > 1:
-            raise FunctionError("repeat without permutations wants lists of one length")
-        combinations: Any = zip(*lists, strict=True)
-        total = len(lists[0]) if lists else 0
-    else:
-        combinations = itertools.product(*lists)
-        total = 1
-        for item in lists:
-            total *= len(item)
-    if total > MAX_REPEAT:
-        raise FunctionError(f"repeat makes {total} copies; at most {MAX_REPEAT} are made", "TOO_LARGE")
-    return [_fill(template, dict(zip(names, values, strict=True))) for values in combinations]
-
-
-def _fill(node: Any, names: Mapping[str, Any]) -> Any:
-    if isinstance(node, str):
-        if node in names:
-            return names[node]
-        for name in sorted(names, key=len, reverse=True):
-            if name in node:
-                value = names[name]
-                node = node.replace(name, json.dumps(value) if isinstance(value, dict | list) else text_of(value, name))
-        return node
-    if isinstance(node, list):
-        return [_fill(item, names) for item in node]
-    if isinstance(node, dict):
-        return {str(_fill(key, names)): _fill(value, names) for key, value in node.items()}
-    return node
-
-
 _DIGESTS = frozenset({"md5", "sha1", "sha224", "sha256", "sha384", "sha512"})
 
 
@@ -310,16 +220,7 @@ def if_(scope: Scope, argument: Any, path: Path) -> Any:
 
 def and_(scope: Scope, argument: Any, path: Path) -> Any:
     """and: of two or more conditions."""
-    return cfn.and_(scope, argument, path)
-
-
-def filter_(scope: Scope, argument: Any, path: Path) -> Any:
-    """filter: [values to leave out, list]."""
-    unwanted, items = list_of(scope.evaluate(argument, path), "filter", 2)
-    unknown = unknown_in([unwanted, items])
-    if unknown is not None:
-        return unknown
-    return [item for item in list_of(items, "filter") if item not in list_of(unwanted, "filter")]
+    return cfn_logic.and_(scope, argument, path)
 
 
 _URL_PARTS = frozenset({"scheme", "username", "password", "host", "port", "path", "query", "fragment"})
@@ -364,44 +265,6 @@ def make_url(scope: Scope, argument: Any, path: Path) -> Any:
     return url
 
 
-def list_concat(scope: Scope, argument: Any, path: Path) -> Any:
-    """list_concat: lists one after the other."""
-    value = scope.evaluate(argument, path)
-    unknown = unknown_in(value)
-    if unknown is not None:
-        return unknown
-    return list(
-        itertools.chain.from_iterable(
-            list_of(item, "list_concat") for item in list_of(value, "list_concat") if item is not None
-        )
-    )
-
-
-def list_concat_unique(scope: Scope, argument: Any, path: Path) -> Any:
-    """list_concat_unique: list_concat, each value once."""
-    items = list_concat(scope, argument, path)
-    if isinstance(items, Unknown):
-        return items
-    result: list[Any] = []
-    for item in items:
-        if item not in result:
-            result.append(item)
-    return result
-
-
-def contains(scope: Scope, argument: Any, path: Path) -> Any:
-    """contains: [value, list or text or map]."""
-    value, items = list_of(scope.evaluate(argument, path), "contains", 2)
-    unknown = unknown_in([value, items])
-    if unknown is not None:
-        return unknown
-    if isinstance(items, str):
-        return text_of(value, "contains") in items
-    if not isinstance(items, list | dict):
-        raise FunctionError("contains takes [value, list]")
-    return any(equal(item, value) for item in items)
-
-
 def resource_facade(scope: Scope, argument: Any, path: Path) -> Any:
     """resource_facade: a section of the parent resource that this template stands for."""
     if argument not in ("metadata", "deletion_policy", "update_policy"):
@@ -418,24 +281,24 @@ _TABLE: Mapping[str, tuple[Function, str, str]] = {
     "str_replace": (str_replace, "2013-05-23", ""),
     "list_join": (list_join, "2013-05-23", ""),
     "resource_facade": (resource_facade, "2013-05-23", ""),
-    "repeat": (repeat, "2015-04-30", ""),
+    "repeat": (hot_collections.repeat, "2015-04-30", ""),
     "digest": (digest, "2015-04-30", ""),
     "str_split": (str_split, "2015-10-15", ""),
-    "map_merge": (map_merge, "2016-04-08", ""),
-    "map_replace": (map_replace, "2016-10-14", ""),
+    "map_merge": (hot_collections.map_merge, "2016-04-08", ""),
+    "map_replace": (hot_collections.map_replace, "2016-10-14", ""),
     "yaql": (yaql, "2016-10-14", ""),
     "if": (if_, "2016-10-14", ""),
-    "equals": (cfn.equals, "2016-10-14", ""),
-    "not": (cfn.not_, "2016-10-14", ""),
+    "equals": (cfn_logic.equals, "2016-10-14", ""),
+    "not": (cfn_logic.not_, "2016-10-14", ""),
     "and": (and_, "2016-10-14", ""),
-    "or": (cfn.or_, "2016-10-14", ""),
-    "filter": (filter_, "2017-02-24", ""),
+    "or": (cfn_logic.or_, "2016-10-14", ""),
+    "filter": (hot_collections.filter_, "2017-02-24", ""),
     "str_replace_strict": (str_replace_strict, "2017-02-24", ""),
     "make_url": (make_url, "2017-09-01", ""),
-    "list_concat": (list_concat, "2017-09-01", ""),
-    "list_concat_unique": (list_concat_unique, "2017-09-01", ""),
+    "list_concat": (hot_collections.list_concat, "2017-09-01", ""),
+    "list_concat_unique": (hot_collections.list_concat_unique, "2017-09-01", ""),
     "str_replace_vstrict": (str_replace_vstrict, "2017-09-01", ""),
-    "contains": (contains, "2017-09-01", ""),
+    "contains": (hot_collections.contains, "2017-09-01", ""),
     "Fn::Select": (cfn.select, "2013-05-23", "2015-10-15"),
     "Fn::Join": (cfn.join, "2013-05-23", "2014-10-16"),
     "Fn::Split": (cfn.split, "2013-05-23", "2014-10-16"),
