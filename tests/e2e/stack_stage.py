@@ -132,6 +132,26 @@ class StackStage(Stage):
         return f"{self.guest_init(subject.replace('/', '.'))} {self.guest(subject, 'stat', '-c', '%Y', '/proc/1')}"
 
 
+def guarded_server(config: dict[str, Any], script: Any, ingress: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return resources: `Server`, a small one with cfn-init's metadata and user data, and its `Group`."""
+    return {
+        "Group": {
+            "Type": "AWS::EC2::SecurityGroup",
+            "Properties": {"GroupDescription": "some ports", "SecurityGroupIngress": ingress},
+        },
+        "Server": {
+            "Type": "AWS::EC2::Instance",
+            "Metadata": {"AWS::CloudFormation::Init": {"config": config}},
+            "Properties": {
+                "ImageId": "F17-x86_64-cfntools",
+                "InstanceType": "m1.tiny",
+                "SecurityGroups": [{"Ref": "Group"}],
+                "UserData": {"Fn::Base64": script},
+            },
+        },
+    }
+
+
 def opener() -> urllib.request.OpenerDirector:
     """Return what asks without a proxy."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (make setup-libvirt)")
 
-from tests.e2e.stack_stage import StackStage
+from tests.e2e.stack_stage import StackStage, guarded_server
 from tests.e2e.stage import until
 from tests.infrastructure.libvirtd import Libvirtd, run_libvirtd
 
@@ -48,20 +48,7 @@ def document(port: int) -> str:
             "DependsOn": "Server",
             "Properties": {"Handle": {"Ref": "Handle"}, "Timeout": "1200"},
         },
-        "Group": {
-            "Type": "AWS::EC2::SecurityGroup",
-            "Properties": {"GroupDescription": "one port", "SecurityGroupIngress": ingress},
-        },
-        "Server": {
-            "Type": "AWS::EC2::Instance",
-            "Metadata": {"AWS::CloudFormation::Init": {"config": config}},
-            "Properties": {
-                "ImageId": "F17-x86_64-cfntools",
-                "InstanceType": "m1.tiny",
-                "SecurityGroups": [{"Ref": "Group"}],
-                "UserData": {"Fn::Base64": {"Fn::Sub": USER_DATA}},
-            },
-        },
+        **guarded_server(config, {"Fn::Sub": USER_DATA}, ingress),
         "Address": {"Type": "AWS::EC2::EIP"},
         "Association": {
             "Type": "AWS::EC2::EIPAssociation",

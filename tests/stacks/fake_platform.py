@@ -17,8 +17,9 @@ from pcloud.objects.store import ObjectStore
 class NotingPlatform:
     """Notes what it is asked to do; events are put in by the test."""
 
-    capabilities = frozenset({"guests"})
+    capabilities = frozenset({"guests", "access"})
     infrastructure = "noted"
+    transport = "remote"
     start_timeout = 0.0
     catalogue = None
     objects = ObjectStore()

@@ -26,14 +26,18 @@ VOLUME = {"Type": "AWS::EC2::Volume", "Properties": {"AvailabilityZone": "any", 
 GROUP = {"Type": "AWS::EC2::SecurityGroup", "Properties": {"GroupDescription": "none"}}
 
 
-def planner(tmp_path: Path, infrastructure: str, **settings: Any) -> StackManager:
+def planner(
+    tmp_path: Path, infrastructure: str, *, stacks: StackSettings | None = None, **settings: Any
+) -> StackManager:
     """Stacks of a daemon with these settings, whose engine is never asked."""
     engine: Any = SimpleNamespace(
         home=SimpleNamespace(path=tmp_path),
         settings=SimpleNamespace(infrastructures={infrastructure: settings}),
         desired=SimpleNamespace(rows={}),
     )
-    return StackManager(SqliteStore(":memory:"), EnginePlatform(engine, StackSettings(infrastructure=infrastructure)))
+    return StackManager(
+        SqliteStore(":memory:"), EnginePlatform(engine, stacks or StackSettings(infrastructure=infrastructure))
+    )
 
 
 def refusals(manager: StackManager, **resources: Mapping[str, Any]) -> str:
@@ -98,6 +102,7 @@ async def test_a_stack_stays_where_its_guests_are(tmp_path: Path) -> None:
     await manager.wait(stack)
     (before,) = platform.stored.values()
     platform.infrastructure = "elsewhere"
+    platform.capabilities -= {"resize"}
     await manager.update(stack, cfn(A=instance(), B=instance()))
     await manager.wait(stack)
     assert stack.status == "UPDATE_ROLLBACK_COMPLETE"
@@ -106,6 +111,12 @@ async def test_a_stack_stays_where_its_guests_are(tmp_path: Path) -> None:
     )
     (after,) = platform.stored.values()
     assert (after.infrastructure, len(after.assemblies)) == (before.infrastructure, 1)
+    await manager.update(stack, cfn(A=instance(InstanceType="m1.large")))
+    await manager.wait(stack)
+    assert stack.status == "UPDATE_ROLLBACK_COMPLETE"
+    (after,) = platform.stored.values()
+    assert after == before, "a server on it keeps its size"
+    platform.capabilities |= {"resize"}
     await manager.update(stack, cfn(A=instance(InstanceType="m1.large")))
     await manager.wait(stack)
     assert stack.status == "UPDATE_COMPLETE"
@@ -139,6 +150,21 @@ async def test_a_daemon_starts_while_the_infrastructure_of_its_guests_is_away(tm
         while not platform.reached:
             await asyncio.sleep(0.01)
     await again.close()
+
+
+async def test_a_cloud_must_be_told_where_guests_reach_this_daemon(tmp_path: Path) -> None:
+    pytest.importorskip("openstack", reason="openstacksdk is not installed")
+    told = refusals(planner(tmp_path, "openstack"), S=instance())
+    assert told.startswith("AWS::EC2::Instance is refused: this platform has no guests (")
+    assert "stacks.guest_url" in told
+    reached = StackSettings(infrastructure="openstack", guest_url="http://192.0.2.7:8000/", transport="none")
+    manager = planner(tmp_path, "openstack", stacks=reached)
+    assert "guests are made on openstack" in manager.plan(None, cfn(S=instance(), G=GROUP)).notes
+    assert await manager.platform.prepare() == "http://192.0.2.7:8000"
+    assert "this platform has no volumes" in refusals(manager, V=VOLUME)
+    assert "this platform has no addresses" in refusals(manager, A={"Type": "AWS::EC2::EIP"})
+    told = refusals(manager, D={"Type": "PCloud::Resource", "Properties": {"assembly": "x", "template": "nginx"}})
+    assert "no access (stacks.transport is none: nothing in guests is reached)" in told
 
 
 def test_machines_are_given_time_until_their_agent_answers(tmp_path: Path) -> None:

@@ -59,9 +59,11 @@ class Capability(StrEnum):
     SEED = "seed"
     """A guest can be given files of its own (`GuestSpec.seed`)."""
     FIREWALL = "firewall"
-    """What may reach a guest can be said (`GuestSpec.firewall`)."""
+    """What may reach a guest can be said (`GuestSpec.firewall`) and changed while it runs; the driver has `changes`."""
     ADDRESSES = "addresses"
     """A guest can have further addresses (`GuestSpec.addresses`), that `GuestNetwork.take` gives."""
+    RESIZE = "resize"
+    """A guest that is started again has the memory and cores that are asked for then, with its disk."""
     NETWORK = "network"
     """Guests reach this host at an address in their network; the driver has `network`, see `HasNetwork`."""
     VOLUMES = "volumes"
@@ -174,9 +176,13 @@ class GuestNetwork(Protocol):
         """Tell whether the holder has an address; a guest has one until all of it is gone."""
         ...
 
+
+class Changes(Protocol):
+    """Changes of guests that run: the part of an infrastructure with `Capability.FIREWALL` or `Capability.ADDRESSES`."""
+
     async def settle(self, guest_id: str, wanted: Assembly, run: Run) -> None:
         """Bring a guest that runs to the addresses and firewall of its definition, without a restart; `run` is used where
-        that takes a command in it. One that does not run gets them when it starts."""
+        that takes a command in it. One that does not run gets them when it starts. InfrastructureError."""
         ...
 
 
@@ -277,6 +283,13 @@ class HasNetwork(Protocol):
     """What a driver with `Capability.NETWORK` is beside an `Infrastructure`."""
 
     network: GuestNetwork
+
+
+@runtime_checkable
+class HasChanges(Protocol):
+    """What a driver with `Capability.FIREWALL` or `Capability.ADDRESSES` is beside an `Infrastructure`."""
+
+    changes: Changes
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.FIREWALL,
             Capability.ADDRESSES,
             Capability.NETWORK,
+            Capability.RESIZE,
             Capability.VOLUMES,
         }
     ),
@@ -27,8 +28,11 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.FIREWALL,
             Capability.ADDRESSES,
             Capability.NETWORK,
+            Capability.RESIZE,
         }
     ),
     # A second signal only of servers that were paused or suspended: that Nova calls one ACTIVE proves nothing.
-    "openstack": frozenset({Capability.CONSOLE, Capability.ANTI_AFFINITY, Capability.USERS}),
+    "openstack": frozenset(
+        {Capability.CONSOLE, Capability.ANTI_AFFINITY, Capability.USERS, Capability.SEED, Capability.FIREWALL}
+    ),
 }

@@ -66,7 +66,7 @@ class LibvirtInfrastructure:
         self._networks = Networks(settings)
         self._maker = Maker(settings, self._storage, self._networks)
         self._saved = SavedStates(self._libvirt, self._storage, self._maker)
-        self.network = LibvirtGuestNetwork(settings, self._libvirt, self._networks, self._unused)
+        self.network = self.changes = LibvirtGuestNetwork(settings, self._libvirt, self._networks, self._unused)
         self._slots: asyncio.Semaphore | None = None
         self._starts = 0
         self._uploads: dict[str, asyncio.Lock] = {}

@@ -44,7 +44,7 @@ def lacking(settings: Mapping[str, Any]) -> dict[Capability, str]:
         found |= dict.fromkeys((Capability.NETWORK, Capability.ADDRESSES, Capability.FIREWALL), why)
     elif (urlsplit(known.uri).hostname or "localhost") not in ("localhost", "127.0.0.1", socket.gethostname()):
         why = f"libvirtd is on another host ({known.uri}), whose guests have no address of this one"
-        found |= dict.fromkeys((Capability.NETWORK, Capability.ADDRESSES), why)
+        found |= dict.fromkeys((Capability.NETWORK, Capability.ADDRESSES, Capability.FIREWALL), why)
     elif not _BRIDGED.exists() or _BRIDGED.read_text().strip() != "1":
         why = (
             "bridged packets are not filtered here: modprobe br_netfilter; sysctl net.bridge.bridge-nf-call-iptables=1"

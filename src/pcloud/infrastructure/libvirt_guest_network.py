@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import msgspec
 
 from pcloud.environment.infrastructure import GuestState, InfrastructureError, Run
 from pcloud.infrastructure import libvirt_domains as domains
@@ -27,8 +28,27 @@ _PATIENCE = 120.0
 _PAUSE = 0.5
 
 
+class _Address(msgspec.Struct, frozen=True):
+    local: str
+    prefixlen: int
+
+
+class _Interface(msgspec.Struct, frozen=True):
+    """What `ip -j addr` says of one interface."""
+
+    addr_info: tuple[_Address, ...] = ()
+
+    def addresses(self, subnet: ipaddress.IPv4Network, own: str) -> list[ipaddress.IPv4Interface]:
+        """Return its addresses in the network but the guest's own; ValueError when it has something else."""
+        found = [ipaddress.IPv4Interface((each.local, each.prefixlen)) for each in self.addr_info]
+        return [each for each in found if each.ip in subnet and str(each.ip) != own]
+
+
+_shown = msgspec.json.Decoder(tuple[_Interface, ...])
+
+
 class LibvirtGuestNetwork:
-    """The network of one driver. Implements `pcloud.environment.infrastructure.GuestNetwork`."""
+    """The network of one driver. Implements `GuestNetwork` and `Changes`."""
 
     def __init__(
         self,
@@ -74,7 +94,10 @@ class LibvirtGuestNetwork:
 
     async def settle(self, guest_id: str, wanted: Assembly, run: Run) -> None:
         """Change the guest's filter at its port of the host, and its addresses by commands in it."""
-        name, host = self._name(guest_id), await self.host()
+        name = self._name(guest_id)
+        if await self._libvirt.call(lambda c: domains.find(c, name)) is None:
+            return
+        host = await self.host()
         await self._libvirt.call(lambda c: firewall.settle(c, name, wanted.firewall, host))
         deadline = asyncio.get_running_loop().time() + _PATIENCE
         while True:
@@ -94,12 +117,13 @@ class LibvirtGuestNetwork:
         shown = await run(["ip", "-j", "-4", "addr", "show", "dev", "eth0"])
         if shown.returncode:
             raise InfrastructureError(f"ip: {shown.stderr.decode(errors='replace').strip()[-300:]}")
-        now = {
-            f"{each['local']}/{each['prefixlen']}"
-            for entry in json.loads(shown.stdout or b"[]")
-            for each in entry.get("addr_info", ())
-            if ipaddress.ip_address(each["local"]) in subnet and each["local"] != own
-        }
+        try:
+            found = [
+                each.with_prefixlen for entry in _shown.decode(shown.stdout) for each in entry.addresses(subnet, own)
+            ]
+        except (msgspec.DecodeError, ValueError) as problem:  # the guest may say what it likes
+            raise InfrastructureError(f"the guest does not tell its addresses: {problem}") from problem
+        now = set(found)
         changes = [("add", each) for each in wanted if each not in now]
         changes += [("del", each) for each in now if each not in wanted]
         for word, address in changes:

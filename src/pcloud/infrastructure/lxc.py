@@ -61,7 +61,7 @@ class LxcInfrastructure:
         self._bridge = Bridge(settings, self._leases)
         self._volumes = LxcVolumes(self._state)
         self.volumes = LxcVolumeStore(self._state)
-        self.network = LxcGuestNetwork(settings)
+        self.network = self.changes = LxcGuestNetwork(settings)
         self._tracker = Tracker(self._guests, settings.rescan)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._busy: dict[str, asyncio.Task[None]] = {}

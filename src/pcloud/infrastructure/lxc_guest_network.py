@@ -16,7 +16,7 @@ from pcloud.model.deployable import Assembly
 
 
 class LxcGuestNetwork:
-    """The bridge of one state folder. Implements `pcloud.environment.infrastructure.GuestNetwork`."""
+    """The bridge of one state folder. Implements `GuestNetwork` and `Changes`."""
 
     def __init__(self, settings: LxcSettings) -> None:
         self._guests = Path(settings.state) / "guests"

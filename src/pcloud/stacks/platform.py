@@ -26,6 +26,8 @@ class Platform(Protocol):
 
     infrastructure: str
     """Where guests are made."""
+    transport: str
+    """`remote`, or `none` where nothing in guests is reached: servers are complete when their infrastructure says so."""
     start_timeout: float
     """Seconds that its guests may need until their agent answers."""
     catalogue: Any
@@ -119,6 +121,7 @@ class NoPlatform:
 
     capabilities: frozenset[str] = frozenset()
     infrastructure = ""
+    transport = "remote"
     start_timeout = 0.0
     catalogue: Any = None
     objects = ObjectStore()

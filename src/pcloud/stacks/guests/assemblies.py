@@ -60,6 +60,8 @@ async def put(context: Context, assembly: Assembly) -> None:
     name, _ = place(context)
     platform = context.services.platform
     assembly = msgspec.structs.replace(assembly, start_timeout=max(assembly.start_timeout, platform.start_timeout))
+    if platform.transport == "none":  # types whose services must be watched are refused then
+        assembly = msgspec.structs.replace(assembly, transport="none", resources=())
     async with _lock(platform, name):
         old = await _definition(platform, name)
         assemblies = [one for one in old.assemblies if one.name != assembly.name] if old is not None else []

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from pcloud.cpe.engine import CloudPolicyEngine
-from pcloud.cpe.settings import StackSettings, split_address
+from pcloud.cpe.settings import StackSettings
 from pcloud.environment.infrastructure import Capability, ExecResult, InfrastructureError, Volumes
 from pcloud.events.broadcast import Closed, TooSlow
 from pcloud.events.event import Event
@@ -28,12 +28,10 @@ from pcloud.model.names import guest_id
 from pcloud.model.status import DeployableStatus
 from pcloud.objects.store import ObjectStore
 from pcloud.stacks.guests.catalogue import Catalogue
-from pcloud.stacks.guests.endpoint import HOLDER, Server
+from pcloud.stacks.guests.endpoint import Server
 from pcloud.stacks.guests.places import Place, Places
 
 _LOOK = 0.2
-CLOUDWATCH_PORT = 8003
-"""Written into heat-cfntools' cfn-push-stats, hence the same everywhere."""
 _GIB = 1 << 30
 _MACHINE_SECONDS = 600.0
 """Until the agent of a machine answers: cloud-init goes before it, and an emulated machine is slow."""
@@ -47,12 +45,12 @@ class EnginePlatform:
     def __init__(self, engine: CloudPolicyEngine, settings: StackSettings, objects: ObjectStore | None = None) -> None:
         self._engine = engine
         self.objects = objects or ObjectStore()
-        ports = [split_address(settings.cloudformation)[1], CLOUDWATCH_PORT]
         self.serve: Callable[[str, int], Server] | None = None
         """Makes the server of the guests' endpoint; set by whoever has the application."""
-        self._places = Places(engine.home.path, engine.settings.infrastructures, ports, self._server)
+        self._places = Places(engine.home.path, engine.settings.infrastructures, settings, self._server)
         self._place = self._places.of(settings.infrastructure)
         self.infrastructure = settings.infrastructure
+        self.transport: str = settings.transport
         self.catalogue = Catalogue(settings, {name: frozenset(one.packages) for name, one in definitions().items()})
         self.capabilities = self._place.capabilities
         self.start_timeout = 0.0 if self.infrastructure == "lxc" else _MACHINE_SECONDS
@@ -73,11 +71,8 @@ class EnginePlatform:
         """Be reachable for guests before the first is made; return the URL."""
         url = ""
         for place in await self._used():
-            if place.volumes is not None:
-                place.volumes.open()
-            if place.endpoint is not None:
-                found = await place.endpoint.open()
-                url = found if place is self._place else url
+            found = await place.open()
+            url = found if place is self._place else url
         return url
 
     async def release(self) -> None:
@@ -92,10 +87,7 @@ class EnginePlatform:
 
     async def _leave(self, *, for_good: bool) -> None:
         for place in self._places.opened():
-            if place.endpoint is not None:
-                await place.endpoint.close(leave=not for_good)
-            if place.volumes is not None:
-                await place.volumes.close()
+            await place.leave(for_good=for_good)
 
     def _server(self, host: str, port: int) -> Server:
         if self.serve is None:
@@ -109,7 +101,7 @@ class EnginePlatform:
         with _told("NO_ANSWER"):
             return [
                 self._place,
-                *[one for one in known if one.endpoint is not None and await one.network.holds(HOLDER)],
+                *[one for one in known if await one.was_open()],
             ]
 
     def _at(self, deployable: str) -> Place:
@@ -153,7 +145,7 @@ class EnginePlatform:
         if row is None or not row.loaded:
             return False
         with _told("NO_ANSWER"):
-            return await self._at(deployable).network.holds(guest_id(deployable, assembly))
+            return await self._at(deployable).holds(guest_id(deployable, assembly))
 
     async def allocate_address(self, holder: str) -> str:
         """Take an address of the guests' network, the same for the same holder, until it is released."""
@@ -163,7 +155,7 @@ class EnginePlatform:
     async def release_address(self, holder: str) -> None:
         """Give it back."""
         with _told("NO_ADDRESS"):
-            for place in await self._used():
+            for place in [each for each in await self._used() if Capability.NETWORK in each.capabilities]:
                 await place.network.give_back(f"_address.{holder}")
 
     async def settle(self, deployable: str, assembly: str) -> None:
@@ -173,8 +165,9 @@ class EnginePlatform:
         if found is None:
             return
         place, guest = self._at(deployable), guest_id(deployable, assembly)
-        with _told("NOT_SETTLED", f"{deployable}/{assembly}: "):
-            await place.network.settle(guest, found, functools.partial(self.execute, deployable, assembly))
+        if place.changes is not None:
+            with _told("NOT_SETTLED", f"{deployable}/{assembly}: "):
+                await place.changes.settle(guest, found, functools.partial(self.execute, deployable, assembly))
         if place.volumes is not None:
             with _told("NO_VOLUME"):
                 await place.volumes.attach(guest, found.volumes)
