@@ -7,6 +7,7 @@ No watcher has to tell a service that is down from one that is slow.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import re
@@ -17,6 +18,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import msgspec
 
 from pcloud.infrastructure import lxc_process
 
@@ -105,32 +108,53 @@ def until(what: str, happened: Callable[[], bool], seconds: float, *, pause: flo
         time.sleep(pause)
 
 
-def outages(
-    what: str,
-    address: str,
-    choose: Choice,
-    number: int,
-    interval: float,
-    *,
-    ready: Callable[[], bool],
-    after: Callable[[], None] = lambda: None,
-) -> list[float]:
-    """Kill what `choose` says `number` times and return the seconds from each kill to the page, shortest first.
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose outages are measured, and how one is made."""
 
-    Each time `ready` is waited for before. The moments are spread evenly over the monitor's interval, in random order.
-    `after` is called when what was killed is gone.
+    what: str
+    """For messages."""
+    address: str
+    """Where the page is."""
+    choose: Choice
+    ready: Callable[[], bool]
+    """Whether an outage may begin."""
+    after: Callable[[], None] = lambda: None
+    """Called when what was killed is gone."""
+
+
+def outages(side: Side, number: int, interval: float) -> list[float]:
+    """Make `number` outages and return the seconds from each kill to the page, shortest first.
+
+    The moments are spread evenly over the monitor's interval, in random order.
     """
+    return alternating([side], number, interval)[0]
+
+
+def alternating(sides: Sequence[Side], number: int, interval: float, *, breath: float = BREATH) -> list[list[float]]:
+    """As `outages`, of several sides in turn: what else the machine does meets all of them. `breath`: seconds between two
+    outages of a side at least."""
     moments = [(n + 0.5) / number * interval for n in range(number)]
     random.shuffle(moments)
-    took = []
+    took: list[list[float]] = [[] for _ in sides]
     for moment in moments:
-        until(f"{what}: readiness", ready, BACK)
-        until(f"{what}: the page", lambda: answers(address), BACK)
-        time.sleep(BREATH + moment)
-        begun = kill(choose())
-        after()
-        until(f"{what}: the page again", lambda: answers(address), BACK, pause=PAUSE)
-        took.append(time.monotonic() - begun)
-    took.sort()
-    print(f"{what}: {' '.join(f'{each:.2f}' for each in took)} s", file=sys.stderr, flush=True)
+        for side, seconds in zip(sides, took, strict=True):
+            seconds.append(_one(side, breath + moment))
+    for side, seconds in zip(sides, took, strict=True):
+        seconds.sort()
+        print(f"{side.what}: {' '.join(f'{each:.2f}' for each in seconds)} s", file=sys.stderr, flush=True)
     return took
+
+
+def _one(side: Side, rest: float) -> float:
+    until(f"{side.what}: readiness", side.ready, BACK)
+    until(f"{side.what}: the page", lambda: answers(side.address), BACK)
+    time.sleep(rest)
+    begun = kill(side.choose())
+    side.after()
+    until(f"{side.what}: the page again", lambda: answers(side.address), BACK, pause=PAUSE)
+    return time.monotonic() - begun
+
+
+def p99(took: Sequence[float]) -> float:
+    """Return the 99th percentile of figures, shortest first, by nearest rank: the longest of fewer than 100."""
+    return took[math.ceil(0.99 * len(took)) - 1]

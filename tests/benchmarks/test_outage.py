@@ -68,4 +68,4 @@ def test_an_outage_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) ->
     """Every stage's wait is bounded; the message names the stage."""
     monkeypatch.setattr(outage, "BACK", 0.2)
     with pytest.raises(RuntimeError, match="ours: readiness did not happen"):
-        outage.outages("ours", "127.0.0.1", list, 1, 1.0, ready=lambda: False)
+        outage.outages(outage.Side(what="ours", address="127.0.0.1", choose=list, ready=lambda: False), 1, 1.0)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -113,3 +114,100 @@ def test_a_retained_volume_goes_to_another_stack_and_one_guest_has_it_at_a_time(
         "its own volume is gone, the other one is not its own"
     )
     image.unlink()
+
+
+def test_a_server_brings_its_disks_and_takes_along_what_goes_with_it(stage: StackStage) -> None:
+    """By the real client: `Volumes` and `BlockDeviceMappings` of an instance, and of a Nova server in the same stack."""
+
+    def body(**more: object) -> str:
+        ebs = {"DeviceName": "/dev/sdh", "Ebs": {"VolumeSize": 2}}
+        properties = {
+            "ImageId": "F17-x86_64-cfntools",
+            "InstanceType": "m1.small",
+            "BlockDeviceMappings": [ebs],
+            **more,
+        }
+        block = [{"volume_size": 3, "delete_on_termination": True}]
+        nova = {"image": "F17-x86_64-cfntools", "flavor": "m1.small", "block_device_mapping_v2": block}
+        resources = {
+            "data": {"Type": "AWS::EC2::Volume", "Properties": {"Size": 1}},
+            "server": {"Type": "AWS::EC2::Instance", "Properties": properties},
+            "other": {"Type": "OS::Nova::Server", "Properties": nova},
+        }
+        return json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources})
+
+    def sizes(place: str, *devices: str) -> list[int]:
+        told = stage.guest(place, "sh", "-c", f"blockdev --getsize64 {' '.join(devices)}")
+        return [int(line) >> 30 for line in told.split()]
+
+    folder = stage.home / "infrastructure/lxc/volumes"
+    volumes = [{"Device": "/dev/vdc", "VolumeId": {"Ref": "data"}}]
+    stage.aws("deploy", "--stack-name", "disks", "--template-file", stage.write("disks.json", body(Volumes=volumes)))
+    place, other = stage.places("disks")["server"], stage.places("disks")["other"]
+    assert sizes(place, "/dev/vdc", "/dev/sdh") == [1, 2]
+    assert sizes(other, "/dev/vdb") == [3]
+    assert len(list(folder.iterdir())) == len(loops(stage)) == 3
+    before = stage.guest_init(place.replace("/", "."))
+    os.kill(before, signal.SIGKILL)
+    until("the guest answers", lambda: stage.run("assembly", "exec", place, "--", "true").returncode == 0, 300)
+    again = stage.guest_init(place.replace("/", "."))
+    assert again != before
+    assert sizes(place, "/dev/vdc", "/dev/sdh") == [1, 2]
+
+    stage.aws("deploy", "--stack-name", "disks", "--template-file", stage.write("less.json", body()))
+    assert "vdc" not in stage.guest(place, "ls", "/dev").split()
+    assert sizes(place, "/dev/sdh") == [2]
+    assert stage.guest_init(place.replace("/", ".")) == again, "it was taken off while the guest ran"
+    stage.aws("delete-stack", "--stack-name", "disks")
+    stage.aws("wait", "stack-delete-complete", "--stack-name", "disks")
+    assert (loops(stage), stage.left(), folder.exists()) == ([], [], False)
+
+
+def test_a_full_disk_of_the_host_is_the_volumes_guests_matter_alone(stage: StackStage) -> None:
+    """Volumes lie in a file system that is far too small for what they promise; a guest fills it."""
+    folder = stage.home / "infrastructure/lxc/volumes"
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
+    try:
+        guest = {"type": "PCloud::Assembly", "properties": {"image": "bookworm"}}
+        disk = {"type": "OS::Cinder::Volume", "properties": {"size": 1}}
+        held = {"instance_uuid": {"get_resource": "one"}, "volume_id": {"get_resource": "disk"}}
+        attached = {"type": "OS::Cinder::VolumeAttachment", "properties": held}
+        body = {
+            "heat_template_version": "2018-08-31",
+            "resources": {"one": guest, "two": guest, "disk": disk, "held": attached},
+        }
+        stage.pcloud("stack", "create", "full", "-t", stage.write("full.yaml", json.dumps(body)), "--wait")
+        places = stage.places("full")
+        processes = {name: stage.guest_init(place.replace("/", ".")) for name, place in places.items()}
+        stage.guest(
+            places["one"], "sh", "-ec", "mkfs.ext4 -q /dev/vdb; mount /dev/vdb /mnt; echo kept >/mnt/first; sync"
+        )
+
+        def told() -> list[dict[str, Any]]:
+            return [each["data"] for each in stage.events() if each["type"].endswith("volume.room")]
+
+        fill = "dd if=/dev/zero of=/mnt/much bs=1M count=128 conv=fsync 2>&1; echo ended $?"
+        said = stage.guest(places["one"], "sh", "-c", fill)
+        assert "ended 1" in said, said
+        assert any(words in said for words in ("Input/output error", "No space left", "Read-only file system")), said
+        until("it is told that the disk is full", lambda: [each["room"] for each in told()][-1:] == ["full"], 120)
+        assert stage.guest(places["two"], "sh", "-c", "echo well >/root/file; cat /root/file") == "well"
+        assert {name: stage.guest_init(place.replace("/", ".")) for name, place in places.items()} == processes
+        assert (told()[-1]["severity"], told()[-1]["guests"]) == ("critical", [places["one"].replace("/", ".")])
+
+        # Room is made on the host: that is told too, and the disk takes what is written again.
+        subprocess.run(["mount", "-o", "remount,size=512m", folder], check=True)
+        until("it is told that there is room", lambda: told()[-1]["room"] == "enough", 120)
+        again = "umount /mnt; fsck.ext4 -fy /dev/vdb >/dev/null 2>&1; mount /dev/vdb /mnt; cat /mnt/first"
+        assert stage.guest(places["one"], "sh", "-c", again) == "kept"
+        whole = "dd if=/dev/zero of=/mnt/much bs=1M count=128 conv=fsync 2>/dev/null; echo ended $?; umount /mnt"
+        assert stage.guest(places["one"], "sh", "-c", whole) == "ended 0"
+        stage.pcloud("stack", "delete", "full", "--wait")
+        assert (loops(stage), list(folder.iterdir())) == ([], [])
+    finally:
+        for line in loops(stage):  # of a test that failed
+            subprocess.run(["losetup", "-d", line.partition(":")[0]], check=False)
+        subprocess.run(["umount", "-l", folder], check=True)
+        folder.rmdir()
+    assert stage.left() == []

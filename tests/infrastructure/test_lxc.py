@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from pcloud.images.identity import make_identity
 from pcloud.images.store import ImageStore
 from pcloud.infrastructure import lxc_process
 from pcloud.infrastructure.lxc import LxcInfrastructure
-from pcloud.infrastructure.lxc_settings import LxcSettings, veth_name
+from pcloud.infrastructure.lxc_settings import LxcSettings, mac_address, veth_name
 from pcloud.model.image import Image
 from tests.infrastructure.contract import InfrastructureContract, MakeSpec, poll, verdict, watching
 
@@ -112,6 +113,20 @@ async def test_death_is_told_by_the_kernel_not_found_by_looking(tmp_path: Path, 
     finally:
         await driver.delete(spec.guest_id)
         await driver.close()
+
+
+async def test_who_asked_for_a_guest_while_it_was_away_need_not_ask_again(
+    infrastructure: LxcInfrastructure, make_spec: MakeSpec
+) -> None:
+    """The kernel repeats a question for an address once a second; the driver answers it as soon as the guest is there."""
+    spec = make_spec("asked")
+    address = (await infrastructure.start(spec)).address
+    await infrastructure.destroy(spec.guest_id)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.sendto(b"?", (address, 9))
+    await infrastructure.start(spec)
+    told = subprocess.run(["ip", "neigh", "show", address], capture_output=True, text=True, check=True).stdout
+    assert mac_address(spec.guest_id) in told
 
 
 async def test_a_guest_whose_init_is_stopped_is_hung(infrastructure: LxcInfrastructure, make_spec: MakeSpec) -> None:

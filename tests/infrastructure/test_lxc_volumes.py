@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from pcloud.environment.infrastructure import GuestSpec, GuestState, InfrastructureError
 from pcloud.images.identity import make_identity
 from pcloud.images.store import ImageStore
-from pcloud.infrastructure import lxc_volumes
+from pcloud.infrastructure import lxc_network, lxc_volumes
 from pcloud.infrastructure.lxc import LxcInfrastructure
 from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_live import init_of
@@ -24,6 +26,7 @@ from pcloud.infrastructure.lxc_partitions import PartitionWatch
 from pcloud.infrastructure.lxc_settings import LxcSettings
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.model.deployable import AttachedVolume
+from tests.infrastructure.crash_points import killed_at_every_line
 
 MIB = 1 << 20
 pytestmark = [
@@ -254,7 +257,7 @@ def test_bad_names(state, name):
 
 async def test_what_the_kernel_tells_of_others_is_ignored():
     told: list[str] = []
-    watch = PartitionWatch(told.append)
+    watch = PartitionWatch(told.append, lambda: told.append("lost"))
     watch.open()
     watch.open()
     watch.close()
@@ -281,3 +284,112 @@ async def test_services_that_run_already_may_use_it_too(driver, state, image):
     volumes.apply(folder, [], await init_of(folder))
     await driver.delete("shop.db")
     volumes.delete("vol-5")
+
+
+def nothing_is_held(state: Path) -> None:
+    """Nobody has the lock, which a process that is gone can not give back."""
+    descriptor = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
+def loops_of(state: Path) -> list[str]:
+    told = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
+    return [line for line in told.splitlines() if str(state) in line]
+
+
+@pytest.mark.parametrize("name", ["create", "attach", "start", "detach", "forget", "delete"])
+def test_killed_at_any_line(state, name):
+    """The same call again finishes it, and so does what undoes it: no loop device, no file, no lock is left."""
+    volumes, folder = LxcVolumes(state), state / "guests/one"
+    folder.mkdir(parents=True)
+    data = [AttachedVolume(volume="vol-8", device="/dev/vdb")]
+    steps = {
+        "create": lambda: volumes.create("vol-8", MIB),
+        "attach": lambda: volumes.apply(folder, data, None),
+        "start": lambda: volumes.prepare(folder, data),
+        "detach": lambda: volumes.apply(folder, [], None),
+        "forget": lambda: volumes.forget(folder),
+        "delete": lambda: volumes.delete("vol-8"),
+    }
+    before = {"attach": ["create"], "start": ["create"], "delete": ["create"]}
+    before |= {"detach": ["create", "attach"], "forget": ["create", "start"]}
+    ends = {"create": (True, 0), "attach": (True, 1), "start": (True, 1), "detach": (True, 0), "forget": (True, 0)}
+
+    def prepare():
+        for step in before.get(name, ()):
+            steps[step]()
+        return steps[name]
+
+    points = 0
+    for point in killed_at_every_line([lxc_volumes, lxc_network], prepare):
+        nothing_is_held(state)
+        if point % 2:
+            steps[name]()
+            assert (volumes.exists("vol-8"), len(loops_of(state))) == ends.get(name, (False, 0))
+        for step in ("forget", "delete"):
+            steps[step]()
+        assert not volumes.exists("vol-8")
+        assert loops_of(state) == []
+        points += 1
+    print(f"{name}: {points} crash points")
+    assert points > 5
+    for step in ("forget", "delete"):
+        steps[step]()
+
+
+async def test_killed_at_any_line_while_the_guest_runs(driver, state, image):
+    """Attaching and detaching at once: the next call finishes it, and the guest can use what it has and nothing else."""
+    volumes = LxcVolumes(state)
+    volumes.create("vol-9", MIB)
+    await driver.start(spec(image))
+    folder = state / "guests/shop.db"
+    init = await init_of(folder)
+    data = [AttachedVolume(volume="vol-9", device="/dev/vdb")]
+    for wanted, other, told in ((data, [], [f"{MIB}"]), ([], data, [])):
+
+        def doomed(wanted=wanted, other=other):
+            volumes.apply(folder, other, init)
+            return lambda: volumes.apply(folder, wanted, init)
+
+        for point in killed_at_every_line([lxc_volumes], doomed):
+            nothing_is_held(state)
+            volumes.apply(folder, wanted, init)
+            assert len(loops_of(state)) == len(wanted)
+            if point % 10 == 0:
+                assert (
+                    await said(driver, "for each in /dev/vdb*; do blockdev --getsize64 $each || true; done")
+                ).split() == told
+    await driver.delete("shop.db")
+    volumes.delete("vol-9")
+    assert loops_of(state) == []
+
+
+async def test_what_was_lost_of_the_kernels_messages_is_looked_up(driver, state, image):
+    """So many at once that the queue is full when the one comes that counts."""
+    kept = LxcVolumeStore(state)
+    await kept.create("vol-a", 1 << 30)
+    await driver.start(spec(image))
+    await kept.attach("shop.db", [AttachedVolume(volume="vol-a", device="/dev/vdb")])
+    loop = LxcVolumes(state).connected()[0]
+    kept.open()
+    try:
+        async with asyncio.timeout(60):
+            while kept._tasks:  # the first look is over: only what is told now counts
+                await asyncio.sleep(0.01)
+        kept._watch._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        told: list[str] = []
+        kept._watch._told = told.append  # single messages are not what helps
+        for _ in range(200):
+            Path(f"/sys/block/{loop}/uevent").write_text("change")
+        subprocess.run(["addpart", f"/dev/{loop}", "1", "2048", "32768"], check=True, capture_output=True)
+        async with asyncio.timeout(60):
+            while (await said(driver, "cd /dev", "ls vdb*")).split() != ["vdb", "vdb1"]:
+                await asyncio.sleep(0.05)
+        assert told == []
+    finally:
+        await kept.close()
+    await driver.delete("shop.db")
+    await kept.delete("vol-a")

@@ -1,5 +1,7 @@
 """Texts for the cluster of `cluster`: what prepares its namespaces, its configuration, and the agents that it runs."""
 
+from pcloud.images.store import DEFAULT_ROOT
+
 SHARED = "/srv/state"
 """Where `Cluster.state` is in the cluster, on the remote host and in the guest."""
 
@@ -7,9 +9,9 @@ ENTER = """
 mkdir -p "$1/root"; mount -t tmpfs tmpfs "$1/root"; cd "$1/root"; mkdir u w m
 mount -t overlay overlay -o "lowerdir=$3,upperdir=u,workdir=w" m
 for d in dev sys proc; do mount --rbind /$d m/$d; done
-mkdir -p "m$1"; mount --bind "$1" "m$1"
+for d in "$1" @IMAGES@; do mkdir -p "$d" "m$d"; mount --rbind "$d" "m$d"; done
 exec chroot m bash -c "$4" hold "$1" "$2"
-"""
+""".replace("@IMAGES@", str(DEFAULT_ROOT))
 """What changes into another distribution's root: arguments are the folder, who, the root, and what goes on there."""
 
 HOLD = """

@@ -1,4 +1,6 @@
-"""Pacemaker 3.0.0, Debian 13's, as the cluster that drives our agent: start, failure, cancel, stop, restart of the agent.
+"""Pacemaker 3.0.0, Debian 13's, as the cluster that drives our agent, as remote node and as guest node.
+
+The tests are those of the older one whose outcome depends on what cluster and agent say to each other.
 
 It runs in a root of its own (built once), beside the same remote host as in `conftest`.
 """
@@ -11,59 +13,53 @@ import pytest
 
 from tests.guests import base
 from tests.peers.cluster import Cluster
-from tests.peers.nodes import RemoteNode
+from tests.peers.nodes import GuestNode, RemoteNode
+from tests.peers.test_cluster import (
+    test_a_failure_is_recovered_at_once as test_a_failure_is_recovered_at_once,
+)
+from tests.peers.test_cluster import (
+    test_a_guest_that_dies_is_started_again_with_its_service as test_a_guest_that_dies_is_started_again_with_its_service,
+)
+from tests.peers.test_cluster import (
+    test_a_killed_agent_comes_back_and_its_resources_ran_on as test_a_killed_agent_comes_back_and_its_resources_ran_on,
+)
+from tests.peers.test_cluster import (
+    test_another_interval_cancels_the_old_monitor as test_another_interval_cancels_the_old_monitor,
+)
+from tests.peers.test_cluster import (
+    test_stop_and_start as test_stop_and_start,
+)
+from tests.peers.test_cluster import (
+    test_stopping_a_guest_stops_its_service_first as test_stopping_a_guest_stops_its_service_first,
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
-PACKAGES = "corosync,pacemaker,pacemaker-cli-utils,pacemaker-resource-agents,resource-agents,iproute2,procps"
+PACKAGES = "corosync,pacemaker,pacemaker-cli-utils,pacemaker-resource-agents,resource-agents,iproute2,procps,lxc"
 
 
 @pytest.fixture(scope="module")
-def newer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteNode]:
-    """A remote node of a running cluster of Debian 13's."""
-    root = base("rootfs-cluster-trixie", PACKAGES, "trixie")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running cluster of Debian 13's."""
+    root = base("rootfs-cluster-trixie-lxc", PACKAGES, "trixie")
     made = Cluster(tmp_path_factory.mktemp("newer"), root)
     try:
         made.start()
-        yield RemoteNode(made)
+        yield made
     finally:
         made.stop()
 
 
-def test_it_is_the_newer_one(newer):
-    assert "Pacemaker 3." in newer.cluster.run("cluster", "crm_mon", "--version")
+@pytest.fixture(scope="module")
+def remote(cluster: Cluster) -> RemoteNode:
+    """Its remote node, with a service that is monitored every second."""
+    return RemoteNode(cluster)
 
 
-def test_a_failure_is_recovered(newer):
-    """The second service's monitor comes once an hour: only the exit of its process can tell."""
-    cluster = newer.cluster
-    name = "d1-slow"
-    cluster.service(name, newer.name, interval="1h")
-    cluster.wait_where(name, newer.name)
-    cluster.until(cluster.idle, 60, "the cluster idle")
-    for service in (newer.service, name):
-        before = cluster.calls(service).count("start")
-        newer.kill_service(service)
-        cluster.until(lambda s=service, n=before: cluster.calls(s).count("start") > n, 60, f"recovery of {service}")
-        cluster.wait_where(service, newer.name)
-    cluster.run("cluster", "crm_resource", "-C", "-r", name)
-    cluster.remove(name)
-    assert cluster.calls(newer.service)[-1] != "stop"
+@pytest.fixture(scope="module")
+def guest(remote: RemoteNode) -> GuestNode:
+    """Its guest node, with a service that is monitored every second."""
+    return GuestNode(remote.cluster)
 
 
-def test_stop_and_start(newer):
-    cluster = newer.cluster
-    cluster.meta(newer.service, "target-role", "Stopped")
-    cluster.wait_where(newer.service, "")
-    assert cluster.calls(newer.service)[-1] == "stop"
-    cluster.meta(newer.service, "target-role", "Started")
-    cluster.wait_where(newer.service, newer.name)
-
-
-def test_a_killed_agent_comes_back_and_its_resources_ran_on(newer):
-    cluster = newer.cluster
-    cluster.until(cluster.idle, 120, "the cluster idle")
-    pid = cluster.pid(newer.service)
-    newer.kill_agent()
-    cluster.until(lambda: cluster.online(newer.name), 90, "the remote node online")
-    cluster.wait_where(newer.service, newer.name)
-    assert cluster.pid(newer.service) == pid
+def test_it_is_the_newer_one(cluster):
+    assert "Pacemaker 3." in cluster.run("cluster", "crm_mon", "--version")

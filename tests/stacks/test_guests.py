@@ -178,7 +178,7 @@ async def test_a_ports_name_is_known_and_changes_in_place(tmp_path: Path) -> Non
         ({"ImageId": "noble"}, "the image 'noble' has neither cloud-init nor heat-cfntools"),
         ({"InstanceType": "z9.huge"}, "'z9.huge' is no size"),
         ({"SubnetId": "subnet-1"}, "can not be honoured"),
-        ({"Volumes": [{"Device": "/dev/vdb"}]}, "can not be honoured"),
+        ({"Volumes": [{"Device": "/dev/vdb", "VolumeId": "vol-1"}]}, "this platform has no volumes"),
     ],
 )
 async def test_refused_before_anything_starts(tmp_path: Path, properties: dict[str, Any], says: str) -> None:

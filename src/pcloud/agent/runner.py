@@ -6,6 +6,7 @@ Owns: the choice between `ocf`, `lsb`, `systemd` and `service`. `done` is called
 from __future__ import annotations
 
 from pcloud.agent import programs, watch
+from pcloud.agent.booting import Boot, Held
 from pcloud.agent.commands import Command, Resource, refuse_stonith
 from pcloud.agent.loop import Loop
 from pcloud.agent.operation import ABSENT, ERROR, FAILED, FAILED_FATAL, NOT_INSTALLED, Child, Result, failed_to_start
@@ -18,17 +19,18 @@ if TYPE_CHECKING:
     Done = Callable[[Result], None]
     from typing import Union
 
-    Running = Union[Child, Run, "_Service"]
+    Running = Union[Child, Held, Run, "_Service"]
 
 
 class Runner:
     """Starts operations."""
 
-    __slots__ = ("_loop", "_systemd")
+    __slots__ = ("_boot", "_loop", "_systemd")
 
     def __init__(self, loop: Loop, systemd: Systemd) -> None:
         self._loop = loop
         self._systemd = systemd
+        self._boot = Boot(loop, systemd)
 
     def run(self, resource: Resource, command: Command, done: Done) -> Running | None:
         """Start an operation. None when its result is already known (and on its way)."""
@@ -82,6 +84,11 @@ class Runner:
         )
 
     def _start(self, argv: list[str], environment: dict[str, str], command: Command, done: Done) -> Running | None:
+        if not self._boot.over:
+            return Held(self._loop, self._boot, lambda: self._spawn(argv, environment, command, done), done)
+        return self._spawn(argv, environment, command, done)
+
+    def _spawn(self, argv: list[str], environment: dict[str, str], command: Command, done: Done) -> Running | None:
         leave = command.parameters.get("CRM_meta_on_fail", "").lower() == "block"
         try:
             return Child(self._loop, argv, environment, command.timeout / 1000, done, leave_group=leave)

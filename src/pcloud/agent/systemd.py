@@ -5,6 +5,7 @@ Owns: the jobs under way. Callbacks in the loop. `units` owns the names and the 
 
 from __future__ import annotations
 
+import os
 import time
 
 from pcloud.agent import units
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MANAGER = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
-_UNIT, _SERVICE = "org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"
+UNIT, _SERVICE = "org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"
 _NO_UNIT = (
     "org.freedesktop.systemd1.NoSuchUnit",
     "org.freedesktop.systemd1.LoadFailed",
@@ -71,7 +72,7 @@ class Systemd:
 
         self.unit_property(
             unit_name(agent),
-            _UNIT,
+            UNIT,
             "LoadState",
             lambda value, _error: answer(value if isinstance(value, str) else None),
         )
@@ -149,15 +150,35 @@ class Systemd:
         self, resource_id: str, unit: str, parameters: dict[str, str] | None, ready: Callable[[DBusError | None], None]
     ) -> None:
         """Write drop-in and environment, let systemd read them if they changed, then `ready`."""
+        path = units.drop_in_path(unit)
+        new = not os.path.exists(path)
         try:
             changed = unit.endswith(".service") and units.write_files(resource_id, unit, parameters)
         except (OSError, ValueError) as error:
             ready(DBusError("", f"{unit} can not be prepared: {error}"))
             return
-        if changed:
-            self.manager("Reload", "", (), lambda _values, error: ready(error))
-        else:
+        if not changed:
             ready(None)
+        elif new:
+            self._read_if_unread(unit, path, ready)
+        else:
+            self.manager("Reload", "", (), lambda _values, error: ready(error))
+
+    def _read_if_unread(self, unit: str, path: str, ready: Callable[[DBusError | None], None]) -> None:
+        """Let systemd read its configuration again, unless it reads the unit only now, and the new drop-in with it. That is
+        so after a boot, when reading all anew would take longer than most services take to start."""
+
+        def on_paths(value: object, _error: DBusError | None) -> None:
+            known = isinstance(value, list) and path in value
+            self.unit_property(unit, UNIT, "NeedDaemonReload", lambda stale, _failure: on_stale(known, stale))
+
+        def on_stale(known: bool, stale: object) -> None:
+            if known and stale == 0:
+                ready(None)
+            else:
+                self.manager("Reload", "", (), lambda _values, error: ready(error))
+
+        self.unit_property(unit, UNIT, "DropInPaths", on_paths)
 
     def unorder(self, unit: str, ready: Callable[[DBusError | None], None]) -> None:
         """Take a service out of the order with the agent, then `ready`."""
@@ -267,7 +288,7 @@ class Run:
 
     def _check(self) -> None:
         if self._done is not _nobody:
-            self._call = self._systemd.unit_property(self._unit, _UNIT, "ActiveState", self._state)
+            self._call = self._systemd.unit_property(self._unit, UNIT, "ActiveState", self._state)
 
     def _state(self, value: object, error: DBusError | None) -> None:
         if self._done is _nobody:

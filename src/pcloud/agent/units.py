@@ -53,6 +53,11 @@ def is_variable(name: str) -> bool:
     return name.isascii() and name.isidentifier()
 
 
+def drop_in_path(unit: str) -> str:
+    """Return the path of a managed service's drop-in."""
+    return f"{DROP_INS}/{unit}.d/99-pcloud.conf"
+
+
 _ORDER = "[Unit]\nBefore=pcloud-remoted.service\n\n"
 
 
@@ -109,7 +114,7 @@ def write_files(resource_id: str, unit: str, parameters: dict[str, str] | None) 
     name = resource_id if parameters is None else parameters.get(ENVIRONMENT_NAME, resource_id)
     if not is_file_name(name) or not is_file_name(unit):
         raise ValueError(f"{name!r} of {unit!r} can not name a file")
-    path = f"{DROP_INS}/{unit}.d/99-pcloud.conf"
+    path = drop_in_path(unit)
     if parameters is not None:
         _write(f"{ENVIRONMENTS}/{name}.env", environment_lines(parameters), 0o600)
     elif os.path.exists(path):
@@ -119,7 +124,7 @@ def write_files(resource_id: str, unit: str, parameters: dict[str, str] | None) 
 
 def remove_order(unit: str) -> bool:
     """Take the order out of a service's drop-in; return whether systemd must read its configuration again. OSError."""
-    path = f"{DROP_INS}/{unit}.d/99-pcloud.conf"
+    path = drop_in_path(unit)
     if not is_file_name(unit) or not os.path.exists(path):
         return False
     with open(path, encoding="utf-8") as held:
@@ -137,7 +142,7 @@ def remove_files(resource_id: str, unit: str) -> bool:
         except OSError:
             pass  # it never had parameters
     try:
-        os.unlink(f"{DROP_INS}/{unit}.d/99-pcloud.conf")
+        os.unlink(drop_in_path(unit))
     except OSError:
         return False
     try:

@@ -22,7 +22,7 @@ FIRST_WAIT = 0.1
 LONGEST_WAIT = 5.0
 BOOT_SHARE = 0.1
 """A starting guest is tried again after this share of the time waited for it so far: noticing adds no more than that."""
-BOOT_FIRST, BOOT_LONGEST = 0.05, 1.0
+BOOT_FIRST, BOOT_LONGEST = 0.02, 1.0
 
 
 class Links:

@@ -36,7 +36,7 @@ from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
 from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
 from pcloud.infrastructure.lxc_process import Process
-from pcloud.infrastructure.lxc_settings import LxcSettings, render, veth_name
+from pcloud.infrastructure.lxc_settings import LxcSettings, mac_address, render, veth_name
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.infrastructure.lxc_watch import Running, Tracker
 
@@ -230,6 +230,8 @@ class LxcInfrastructure:
             with contextlib.suppress(InfrastructureError):
                 await ip("link", "del", veth)
         await self._lxc_start(spec)
+        # Who asked for the guest while it was away is not answered by it: the kernel repeats such a question once a second.
+        await self._bridge.introduce(network, address.ip, mac_address(spec.guest_id))
         deadline = time.monotonic() + 2.0
         while self._tracker.find(spec.guest_id) is None:
             if time.monotonic() > deadline:

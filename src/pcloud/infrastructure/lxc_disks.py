@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.infrastructure.lxc_live import init_of
@@ -28,9 +28,12 @@ class LxcVolumeStore:
     def __init__(self, state: Path) -> None:
         self._guests = state / "guests"
         self._volumes = LxcVolumes(state)
-        self._watch = PartitionWatch(self._partitioned)
+        self._watch = PartitionWatch(self._partitioned, self._look_again)
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stale = False
+        """Whether all is to be looked at (again)."""
+        self._looking = False
 
     def open(self) -> None:
         """Follow the partitions that guests make from now on, and look once at those they have."""
@@ -39,8 +42,7 @@ class LxcVolumeStore:
         except OSError as error:
             _log.warning("partitions of volumes are seen at a guest's next start only: %s", error)
             return
-        for loop in self._volumes.connected():
-            self._partitioned(loop)
+        self._look_again()
 
     async def close(self) -> None:
         """Stop following; volumes stay where they are."""
@@ -72,9 +74,30 @@ class LxcVolumeStore:
             return await asyncio.to_thread(work)
 
     def _partitioned(self, loop: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._refresh(loop), name=f"partitions of {loop}")
+        self._begin(self._refresh(loop), f"partitions of {loop}")
+
+    def _look_again(self) -> None:
+        """Bring all volumes' partitions to what they are, whatever was missed; one look for all that is missed meanwhile."""
+        self._stale = True
+        if not self._looking:
+            self._looking = True
+            self._begin(self._refresh_all(), "partitions of all volumes")
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _refresh_all(self) -> None:
+        try:
+            while self._stale:
+                self._stale = False
+                for loop in await asyncio.to_thread(self._volumes.connected):
+                    await self._refresh(loop)
+        except InfrastructureError as problem:
+            _log.warning("what volumes guests have can not be told: %s", problem)
+        finally:
+            self._looking = False
 
     async def _refresh(self, loop: str) -> None:
         for folder, one in await asyncio.to_thread(self._volumes.of_loop, loop):

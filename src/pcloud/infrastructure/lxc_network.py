@@ -143,6 +143,12 @@ class Bridge:
             await self._make(network)
             return network
 
+    @staticmethod
+    async def introduce(network: Network, address: ipaddress.IPv4Address, mac: str) -> None:
+        """Tell this host's kernel who has the address, as if the guest had answered its question just now."""
+        with contextlib.suppress(InfrastructureError):  # or the kernel asks by itself, only later
+            await ip("neigh", "replace", str(address), "lladdr", mac, "dev", network.bridge, "nud", "reachable")
+
     async def remove_unused(self) -> None:
         """Remove the bridge when nobody has a lease any more."""
         if self._leases.all():

@@ -167,6 +167,22 @@ class LxcVolumes:
             for loop in self._loops(one.volume)
         ]
 
+    def promised(self) -> dict[str, int]:
+        """Return, for each guest, how many bytes its volumes can take beyond what they have taken."""
+        found: dict[str, int] = {}
+        for record in self._guests.glob(f"*/{_RECORD}"):
+            for one in attached(record.parent):
+                with contextlib.suppress(FileNotFoundError):
+                    told = self._path(one.volume).stat()
+                    guest = record.parent.name
+                    found[guest] = found.get(guest, 0) + max(0, told.st_size - told.st_blocks * 512)
+        return found
+
+    def space(self) -> tuple[int, int]:
+        """Return the free bytes and all bytes of the file system that volumes lie in; OSError when there is none."""
+        told = os.statvfs(self._folder)
+        return told.f_bfree * told.f_frsize, told.f_blocks * told.f_frsize
+
     def _claim(self, folder: Path, wanted: Sequence[AttachedVolume]) -> None:
         """Refuse what another guest has: two kernels' views of one file system destroy it."""
         for one in wanted:

@@ -185,7 +185,8 @@ def check(kind: ResourceType, properties: Mapping[str, Any]) -> Checked:
     if not kind.schema and kind.attributes is None:
         return Checked(values=dict(properties))
     checked = check_properties(kind.schema, properties)
-    return msgspec.structs.replace(checked, problems=(*checked.problems, *kind.check(checked.values)))
+    problems, notes = kind.check(checked.values), kind.notes(checked.values)
+    return msgspec.structs.replace(checked, problems=(*checked.problems, *problems), notes=(*checked.notes, *notes))
 
 
 def report(scope: Scope, checked: Checked, path: Path) -> None:

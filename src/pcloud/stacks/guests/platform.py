@@ -18,10 +18,12 @@ from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import StackSettings
 from pcloud.environment.infrastructure import Capability, ExecResult, InfrastructureError, Volumes
 from pcloud.events.broadcast import Closed, TooSlow
-from pcloud.events.event import Event
+from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
 from pcloud.images.definitions import definitions
 from pcloud.infrastructure.capabilities import CAPABILITIES
+from pcloud.infrastructure.lxc_room import Look, Room, RoomWatch
+from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import Conflict, NotFound, Unavailable
 from pcloud.model.names import guest_id
@@ -53,6 +55,7 @@ class EnginePlatform:
         self.transport: str = settings.transport
         self.catalogue = Catalogue(settings, {name: frozenset(one.packages) for name, one in definitions().items()})
         self.capabilities = self._place.capabilities
+        self._room = RoomWatch(LxcVolumes(engine.home.path / "infrastructure" / "lxc"), self._tell_room)
         self.start_timeout = 0.0 if self.infrastructure == "lxc" else _MACHINE_SECONDS
 
     def why(self, lacking: Sequence[str]) -> str:
@@ -73,6 +76,8 @@ class EnginePlatform:
         for place in await self._used():
             found = await place.open()
             url = found if place is self._place else url
+            if place.name == "lxc" and place.volumes is not None:
+                self._room.open()
         return url
 
     async def release(self) -> None:
@@ -86,8 +91,13 @@ class EnginePlatform:
         await self.objects.close()
 
     async def _leave(self, *, for_good: bool) -> None:
+        await self._room.close()
         for place in self._places.opened():
             await place.leave(for_good=for_good)
+
+    def _tell_room(self, now: Room, sentence: str, seen: Look) -> None:
+        how = {Room.ENOUGH: Severity.NOTICE, Room.SHORT: Severity.WARNING, Room.FULL: Severity.CRITICAL}[now]
+        self._engine.emit("volume.room", sentence, severity=how, room=now.value, free=seen.free, guests=seen.guests)
 
     def _server(self, host: str, port: int) -> Server:
         if self.serve is None:

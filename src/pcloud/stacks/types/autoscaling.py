@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, integer, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
+from pcloud.stacks.types.disks import EC2_MAPPING, ec2_notes, ec2_problems
 from pcloud.stacks.types.groups import MAX_MEMBERS
 from pcloud.stacks.types.rolling import Members, Roll, aws_roll
 from pcloud.stacks.types.scaling import Adjustment, Policy, ScalingGroup
@@ -40,7 +41,7 @@ class LaunchConfiguration(ResourceType):
         "UserData": text(secret=True),
         "SecurityGroups": listing(),
         "NovaSchedulerHints": listing(fields={"Key": text(required=True), "Value": text(required=True)}),
-        "BlockDeviceMappings": listing(),
+        "BlockDeviceMappings": listing(fields=EC2_MAPPING),
         "LaunchConfigurationName": text(),
         "InstanceId": text(refused="a configuration is not copied from an instance; write it out"),
         "AssociatePublicIpAddress": boolean(inert="guests have one address"),
@@ -51,6 +52,14 @@ class LaunchConfiguration(ResourceType):
         "PlacementTenancy": text(inert=_PLACES),
         "SpotPrice": text(refused="there is no market for guests"),
     }
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """Its members' disks."""
+        return ec2_problems(properties)
+
+    def notes(self, properties: Mapping[str, Any]) -> list[str]:
+        """The size of its members' own disks."""
+        return ec2_notes(properties)
 
     async def create(self, context: Context) -> None:
         """Keep the properties: they are all it is."""

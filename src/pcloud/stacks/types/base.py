@@ -216,6 +216,10 @@ class ResourceType:
         """Return what is wrong beyond the schema; values may be Unknown."""
         return []
 
+    def notes(self, properties: Mapping[str, Any]) -> list[str]:
+        """Return what of these properties has no effect here, beyond the schema; values may be Unknown."""
+        return []
+
     def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
         """Return what this platform can not do for a resource with these properties; values may be Unknown."""
         return []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pcloud.stacks.guests import seed
-from pcloud.stacks.schema import OnChange, Schema, anything, boolean, listing, text
+from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, text
+from pcloud.stacks.types import disks
 from pcloud.stacks.types.base import Context, ResourceType
 from pcloud.stacks.types.servers import ServerType, short_id
 
@@ -20,6 +22,7 @@ class Instance(ServerType):
     image_property = "ImageId"
     size_property = "InstanceType"
     group_properties = frozenset({"SecurityGroups", "SecurityGroupIds"})
+    disk_properties = ("Volumes", "BlockDeviceMappings")
     attributes = frozenset({"AvailabilityZone", "PrivateDnsName", "PublicDnsName", "PrivateIp", "PublicIp"})
     schema: ClassVar[Schema] = {
         "ImageId": text(required=True),
@@ -34,9 +37,9 @@ class Instance(ServerType):
         "DisableApiTermination": boolean(on_change=_NOTHING, inert="a stack is protected as a whole"),
         "Tenancy": text(inert="there is one host"),
         "SourceDestCheck": boolean(on_change=_NOTHING, inert="guests do not route"),
-        "Volumes": listing(refused="volumes are not offered yet"),
-        "BlockDeviceMappings": listing(refused="guests have no disks of their own"),
-        "EbsOptimized": boolean(inert="guests have no disks of their own"),
+        "Volumes": listing(on_change=OnChange.UPDATE, fields=disks.EC2_VOLUME),
+        "BlockDeviceMappings": listing(fields=disks.EC2_MAPPING),
+        "EbsOptimized": boolean(inert=disks.ONE_KIND),
         "SubnetId": text(refused=_NO_NETWORKS),
         "NetworkInterfaces": listing(refused=_NO_NETWORKS),
         "PrivateIpAddress": text(refused="addresses are given by the infrastructure"),
@@ -44,6 +47,18 @@ class Instance(ServerType):
         "KernelId": text(refused="guests share the host's kernel"),
         "RamDiskId": text(refused="guests share the host's kernel"),
     }
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """Its disks."""
+        return disks.ec2_problems(properties)
+
+    def notes(self, properties: Mapping[str, Any]) -> list[str]:
+        """The size of its own disk."""
+        return disks.ec2_notes(properties)
+
+    def disks(self, context: Context) -> list[disks.Disk]:
+        """In EC2's words."""
+        return disks.ec2_disks(context.properties)
 
     def instance(self, context: Context) -> str:
         """`i-` and 17 digits."""

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, mapping, text
+from pcloud.stacks.types import disks
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services, known
 from pcloud.stacks.types.servers import ServerType
 from pcloud.stacks.types.software import boot_data
 
 _NOTHING = OnChange.NOTHING
-_NO_DISKS = "guests have no disks of their own"
 _KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?\n?")
 
 
@@ -75,6 +75,7 @@ class NovaServer(ServerType):
     image_property = "image"
     size_property = "flavor"
     group_properties = frozenset({"security_groups"})
+    disk_properties = ("block_device_mapping", "block_device_mapping_v2")
     attributes = frozenset(
         {"accessIPv4", "accessIPv6", "addresses", "first_address", "instance_name", "name", "networks", "console_urls"}
     )
@@ -97,11 +98,11 @@ class NovaServer(ServerType):
         "availability_zone": text(inert="there is one place"),
         "scheduler_hints": mapping(inert="there is one host"),
         "tags": listing(on_change=_NOTHING),
-        "diskConfig": text(inert=_NO_DISKS),
+        "diskConfig": text(inert="a guest's own disk is what its infrastructure makes it"),
         "admin_pass": text(secret=True, on_change=OnChange.UPDATE),
         "personality": mapping(refused="write files by user data"),
-        "block_device_mapping": listing(refused=_NO_DISKS),
-        "block_device_mapping_v2": listing(refused=_NO_DISKS),
+        "block_device_mapping": listing(fields=disks.NOVA_MAPPING),
+        "block_device_mapping_v2": listing(fields=disks.NOVA_MAPPING_V2),
         "reservation_id": text(refused="there are no reservations"),
     }
 
@@ -131,11 +132,15 @@ class NovaServer(ServerType):
         return [record for record in found if record is not None and "address" in record.data]
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
-        """A password is one line."""
+        """A password is one line; disks are none that it starts from."""
+        found = disks.nova_problems(properties)
         secret = properties.get("admin_pass")
         if not known(secret) or str(secret).isprintable():
-            return []
-        return [PropertyProblem(code="BAD_PROPERTY", message="'admin_pass' must be printable", path=("admin_pass",))]
+            return found
+        return [
+            *found,
+            PropertyProblem(code="BAD_PROPERTY", message="'admin_pass' must be printable", path=("admin_pass",)),
+        ]
 
     async def create(self, context: Context) -> None:
         """Make the guest, and give its root a password where one is asked for (for its console: sshd takes keys only)."""
@@ -156,6 +161,10 @@ class NovaServer(ServerType):
         done = await context.services.platform.execute(*where, ["chpasswd"], stdin=line)
         if done.returncode:
             raise ResourceFailed("the guest does not take the password")
+
+    def disks(self, context: Context) -> list[disks.Disk]:
+        """In Nova's words."""
+        return disks.nova_disks(context.properties)
 
     def groups(self, context: Context) -> list[Any]:
         """Its own and its ports'."""

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pcloud.environment.infrastructure import Capability
-from pcloud.model.deployable import Assembly, FileAttributes
+from pcloud.model.deployable import Assembly, AttachedVolume, FileAttributes
 from pcloud.stacks.guests import assemblies, seed
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import PropertyProblem
+from pcloud.stacks.types import disks
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, known
 from pcloud.stacks.types.security_groups import firewall_of
 
@@ -22,10 +23,11 @@ class ServerType(ResourceType):
     image_property: ClassVar[str]
     size_property: ClassVar[str]
     group_properties: ClassVar[frozenset[str]] = frozenset()
+    disk_properties: ClassVar[tuple[str, ...]] = ()
 
     def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
         """The image and the size must mean something here."""
-        found = []
+        found = disks.lacking(properties, platform, *self.disk_properties)
         image, size = properties.get(self.image_property), properties.get(self.size_property)
         if known(image) and platform.catalogue.image(str(image)) is None:
             meant = platform.catalogue.meaning(str(image))
@@ -62,6 +64,10 @@ class ServerType(ResourceType):
         """Return the ports that it takes."""
         return []
 
+    def disks(self, context: Context) -> list[disks.Disk]:
+        """Return the disks that it asks for besides its own."""
+        return []
+
     def keys(self, context: Context) -> list[str]:
         """Return public keys for the guest's root."""
         return []
@@ -70,7 +76,7 @@ class ServerType(ResourceType):
         """Return the physical id."""
         raise NotImplementedError
 
-    def assembly(self, context: Context) -> Assembly:
+    def assembly(self, context: Context, volumes: tuple[AttachedVolume, ...] = ()) -> Assembly:
         """Return the guest as it shall be."""
         _, name = assemblies.place(context)
         given, services = context.properties, context.services
@@ -91,6 +97,7 @@ class ServerType(ResourceType):
             memory=size.memory if size else 0,
             cpus=size.cpus if size else 0.0,
             firewall=firewall_of(services, self.groups(context)),
+            volumes=volumes,
             addresses=tuple(address for port in self.ports(context) for address in addresses_of(port)),
             seed=seed.files(
                 instance=context.record.physical,
@@ -110,7 +117,7 @@ class ServerType(ResourceType):
         context.record.physical = self.instance(context)
         wanted = await assemblies.current(context)
         if wanted is None:
-            wanted = self.assembly(context)
+            wanted = self.assembly(context, await disks.make(context, self.disks(context)))
             for port in self.ports(context):
                 port.data["server"] = context.record.physical
                 context.services.save(port)
@@ -127,11 +134,13 @@ class ServerType(ResourceType):
         raise NotImplementedError
 
     async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
-        """Another size: the guest is restarted with it, in order, its disk stays. Other security groups: at once."""
+        """Another size: the guest is restarted with it, in order, its disk stays. Other groups and volumes: at once."""
         name, assembly = assemblies.place(context)
         if changed & self.group_properties:
             await assemblies.change(context, firewall=firewall_of(context.services, self.groups(context)))
             await context.services.platform.settle(name, assembly)
+        if changed.intersection(self.disk_properties):
+            await disks.change(context, self.disks(context))
         if self.size_property not in changed:
             return
         size = context.services.platform.catalogue.size(str(context.properties.get(self.size_property)))
@@ -148,8 +157,9 @@ class ServerType(ResourceType):
         await self.arrived(context, since)
 
     async def delete(self, context: Context) -> None:
-        """Remove the guest with all of it."""
+        """Remove the guest with all of it, and the volumes that go with it."""
         await assemblies.remove(context)
+        await disks.drop(context)
 
     async def drift(self, context: Context) -> dict[str, Any] | None:
         """None when there is no guest any more."""

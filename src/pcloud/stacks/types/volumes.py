@@ -11,19 +11,24 @@ from typing import Any, ClassVar
 
 from pcloud.environment.infrastructure import Capability
 from pcloud.model.deployable import Assembly, AttachedVolume
-from pcloud.model.errors import PcloudError
 from pcloud.model.names import DISK
 from pcloud.stacks.guests import assemblies
 from pcloud.stacks.records import short_hash
 from pcloud.stacks.schema import OnChange, Schema, anything, boolean, integer, listing, mapping, text
 from pcloud.stacks.types.addresses import wanted
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
+from pcloud.stacks.types.disks import (
+    NO_SOURCE,
+    ONE_KIND,
+    SETTLE_SECONDS,
+    asked,
+    check_device,
+    check_free,
+    free_device,
+    settled,
+)
 
 _NEEDS = frozenset({"guests", Capability.VOLUMES})
-_NO_SOURCE = "volumes begin empty: there are no snapshots, backups and images of them"
-_ONE_KIND = "there is one kind of volume"
-_LETTERS = "bcdefghijklmnopqrstuvwxyz"
-_WAIT = 600.0
 
 
 class Volume(ResourceType):
@@ -41,7 +46,7 @@ class Volume(ResourceType):
         record = context.record
         record.physical = record.physical or f"vol-{short_hash(record.id, length=16)}"
         context.services.save(record)
-        await _asked(
+        await asked(
             context.services.platform.create_volume(record.physical, int(context.properties[self.size_property]))
         )
         record.attributes = self.attributes_of(context)
@@ -53,7 +58,7 @@ class Volume(ResourceType):
     async def delete(self, context: Context) -> None:
         """Remove it with what is in it."""
         if context.record.physical:
-            await _asked(context.services.platform.delete_volume(context.record.physical))
+            await asked(context.services.platform.delete_volume(context.record.physical))
 
     async def drift(self, context: Context) -> dict[str, Any] | None:
         """None when there is no volume any more."""
@@ -70,15 +75,15 @@ class Ec2Volume(Volume):
     schema: ClassVar[Schema] = {
         "Size": integer(required=True, minimum=1, maximum=65536, on_change=OnChange.UPDATE),
         "AvailabilityZone": text(inert="there is one zone"),
-        "AutoEnableIO": boolean(inert=_ONE_KIND),
+        "AutoEnableIO": boolean(inert=ONE_KIND),
         "Encrypted": boolean(inert="what lies on this host is not encrypted by us"),
-        "Iops": integer(inert=_ONE_KIND),
+        "Iops": integer(inert=ONE_KIND),
         "KmsKeyId": text(refused="there are no keys to encrypt with"),
         "MultiAttachEnabled": boolean(refused="one guest has a volume at a time"),
-        "SnapshotId": text(refused=_NO_SOURCE),
+        "SnapshotId": text(refused=NO_SOURCE),
         "Tags": listing(on_change=OnChange.NOTHING),
-        "Throughput": integer(inert=_ONE_KIND),
-        "VolumeType": text(inert=_ONE_KIND),
+        "Throughput": integer(inert=ONE_KIND),
+        "VolumeType": text(inert=ONE_KIND),
     }
 
     def attributes_of(self, context: Context) -> dict[str, Any]:
@@ -100,15 +105,15 @@ class CinderVolume(Volume):
         "description": text(on_change=OnChange.NOTHING),
         "metadata": mapping(on_change=OnChange.UPDATE),
         "availability_zone": text(inert="there is one zone"),
-        "volume_type": text(inert=_ONE_KIND),
+        "volume_type": text(inert=ONE_KIND),
         "scheduler_hints": anything(inert="there is one place"),
         "read_only": boolean(refused="volumes can be written"),
         "multiattach": boolean(refused="one guest has a volume at a time"),
-        "backup_id": text(refused=_NO_SOURCE),
-        "image": text(refused=_NO_SOURCE),
-        "imageRef": text(refused=_NO_SOURCE),
-        "snapshot_id": text(refused=_NO_SOURCE),
-        "source_volid": text(refused=_NO_SOURCE),
+        "backup_id": text(refused=NO_SOURCE),
+        "image": text(refused=NO_SOURCE),
+        "imageRef": text(refused=NO_SOURCE),
+        "snapshot_id": text(refused=NO_SOURCE),
+        "source_volid": text(refused=NO_SOURCE),
     }
 
     def attributes_of(self, context: Context) -> dict[str, Any]:
@@ -146,33 +151,22 @@ class Attachment(ResourceType):
             place = services.place_of(target)
             return place is not None and await assemblies.stored(context, place) is not None
 
-        await context.until(there, deadline=services.now() + _WAIT)
+        await context.until(there, deadline=services.now() + SETTLE_SECONDS)
         place = services.place_of(target)
         assert place is not None
-        known, holder = await services.platform.volume_holder(volume)
-        if not known:
-            raise ResourceFailed(f"there is no volume {volume}")
-        if holder and holder != ".".join(place):
-            raise ResourceFailed(f"the volume {volume} is attached to {holder}")
+        await check_free(context, volume, place)
         record.data["at"], record.data["volume"] = list(place), volume
         record.physical = f"attach-{short_hash(record.id, length=16)}"
         services.save(record)
 
         def edit(one: Assembly) -> dict[str, Any]:
             others = [each for each in one.volumes if each.volume != volume]
-            mine = device or _free([each.device for each in others])
-            if mine in [each.device for each in others]:
-                raise ResourceFailed(f"{mine} of {target.name} is another volume")
+            mine = device or free_device(each.device for each in others)
+            check_device(mine, others, target.name)
             return {"volumes": (*others, AttachedVolume(volume=volume, device=mine))}
 
         await assemblies.change_at(context, place, edit)
-
-        async def attached() -> bool:
-            await _asked(services.platform.settle(*place))
-            return (await services.platform.volume_holder(volume))[1] == ".".join(place)
-
-        # A guest that was just being started with its former definition is settled once more.
-        await context.until(attached, deadline=services.now() + _WAIT)
+        await settled(context, place, volume)
 
     async def update(self, context: Context, old: Any, changed: frozenset[str]) -> None:
         """Taken off first: a replacement would be attached before, and then be taken off with what it replaces."""
@@ -190,7 +184,7 @@ class Attachment(ResourceType):
             (place[0], place[1]),
             lambda one: {"volumes": tuple(each for each in one.volumes if each.volume != volume)},
         )
-        await _asked(platform.settle(place[0], place[1]))
+        await asked(platform.settle(place[0], place[1]))
 
 
 class Ec2Attachment(Attachment):
@@ -223,20 +217,6 @@ class CinderAttachment(Attachment):
         """As Heat calls them."""
         given = context.properties
         return str(given["instance_uuid"]), str(given["volume_id"]), str(given.get("mountpoint") or "")
-
-
-async def _asked(call: Any) -> None:
-    try:
-        await call
-    except PcloudError as problem:
-        raise ResourceFailed(problem.problems[0].message) from problem
-
-
-def _free(taken: list[str]) -> str:
-    for letter in _LETTERS:
-        if f"/dev/vd{letter}" not in taken:
-            return f"/dev/vd{letter}"
-    raise ResourceFailed("the guest has all the volumes that it can have")
 
 
 TYPES: tuple[type[ResourceType], ...] = (Ec2Volume, Ec2Attachment, CinderVolume, CinderAttachment)

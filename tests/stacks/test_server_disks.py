@@ -1,0 +1,316 @@
+"""Volumes that servers bring: over a platform that keeps definitions and volumes in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcloud.model.deployable import Deployable
+from pcloud.model.errors import InvalidDocument, Unavailable
+from pcloud.stacks.records import Source
+from tests.stacks.test_guests import MemoryPlatform, cfn, instance, opened
+
+
+class DiskPlatform(MemoryPlatform):
+    """Volumes are held by whoever's definition names them, from the moment that it is applied."""
+
+    capabilities = frozenset({"guests", "volumes"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.volumes: dict[str, int] = {}
+
+    def guests(self) -> list[tuple[str, Any]]:
+        return [
+            (f"{deployable.name}.{one.name}", one)
+            for deployable in self.stored.values()
+            for one in deployable.assemblies
+        ]
+
+    async def apply(self, deployable: Deployable) -> None:
+        await super().apply(deployable)
+        held = [each.volume for _, one in self.guests() for each in one.volumes]
+        assert len(held) == len(set(held)), "one guest has a volume"
+        assert set(held) <= self.volumes.keys()
+
+    async def create_volume(self, volume: str, gigabytes: int) -> None:
+        self.volumes[volume] = gigabytes
+
+    async def delete_volume(self, volume: str) -> None:
+        _, holder = await self.volume_holder(volume)
+        if holder:
+            raise Unavailable.of("NO_VOLUME", f"volume {volume} is attached to {holder}")
+        self.volumes.pop(volume, None)
+
+    async def volume_holder(self, volume: str) -> tuple[bool, str]:
+        holders = [name for name, one in self.guests() if volume in [each.volume for each in one.volumes]]
+        return volume in self.volumes, holders[0] if holders else ""
+
+    def disks(self, name: str) -> dict[str, int]:
+        """Device → GiB of the guest of a resource."""
+        (found,) = [one for full, one in self.guests() if full.split(".")[1].startswith(name)]
+        return {each.device: self.volumes[each.volume] for each in found.volumes}
+
+
+def ebs(device: str, **values: Any) -> dict[str, Any]:
+    return {"DeviceName": device, "Ebs": values}
+
+
+def hot(**resources: Mapping[str, Any]) -> Source:
+    return Source(template=json.dumps({"heat_template_version": "2018-08-31", "resources": resources}))
+
+
+def nova(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "OS::Nova::Server",
+        "properties": {"image": "bookworm-cfntools", "flavor": "m1.small", **properties},
+    }
+
+
+async def test_an_instance_with_volumes_of_its_own_and_of_others(tmp_path: Path) -> None:
+    platform = DiskPlatform()
+    manager = await opened(tmp_path, platform)
+
+    def source(second: str) -> Source:
+        volume = {"Type": "AWS::EC2::Volume", "Properties": {"Size": 7}}
+        mappings = [
+            ebs("/dev/sda1", VolumeSize=30),
+            ebs("/dev/sdh", VolumeSize=2),
+            ebs("xvdk", VolumeSize=3, DeleteOnTermination=False),
+            {"DeviceName": "/dev/sdc", "NoDevice": {}},
+        ]
+        attached = [{"Device": "/dev/vdc", "VolumeId": {"Ref": second}}]
+        return cfn(one=volume, two=volume, S=instance(Volumes=attached, BlockDeviceMappings=mappings))
+
+    planned = manager.plan(None, source("one"))
+    assert "S: BlockDeviceMappings: the guest's own disk has the size that its infrastructure gives it" in planned.notes
+    stack = await manager.create("disks", source("one"))
+    await manager.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+    assert len(platform.applied) == 1, "the guest starts with its disks"
+    assert platform.disks("s-") == {"/dev/vdc": 7, "/dev/sdh": 2, "/dev/xvdk": 3}
+    one, two = (manager.current(stack)[name].physical for name in ("one", "two"))
+
+    # Another volume instead, at once; what the server made stays what it is.
+    made = platform.volumes.keys() - {one, two}
+    await manager.update(stack, source("two"))
+    await manager.wait(stack)
+    assert stack.status == "UPDATE_COMPLETE", stack.reason
+    assert [(await platform.volume_holder(each))[1] != "" for each in (one, two)] == [False, True]
+    assert platform.volumes.keys() - {one, two} == made
+    assert len(platform.settled) >= 1
+
+    await manager.delete(stack)
+    await manager.wait(stack)
+    assert stack.status == "DELETE_COMPLETE", stack.reason
+    assert list(platform.volumes.values()) == [3], "it was to stay"
+    (kept,) = platform.volumes
+    assert [event.reason for event in manager.events(stack) if kept in event.reason] == [
+        f"the volume {kept} stays, as it was asked for"
+    ]
+    await manager.close()
+
+
+async def test_a_server_of_nova_with_block_devices(tmp_path: Path) -> None:
+    platform = DiskPlatform()
+    platform.volumes = {"vol-given": 5, "vol-kept": 6}
+    manager = await opened(tmp_path, platform)
+    source = hot(
+        s=nova(
+            block_device_mapping=[{"device_name": "vdc", "volume_id": "vol-kept"}],
+            block_device_mapping_v2=[
+                {"volume_id": "vol-given", "delete_on_termination": True, "boot_index": -1},
+                {"volume_size": 9, "delete_on_termination": True},
+            ],
+        )
+    )
+    stack = await manager.create("nova", source)
+    await manager.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+    assert platform.disks("s-") == {"/dev/vdc": 6, "/dev/vdb": 5, "/dev/vdd": 9}
+    await manager.delete(stack)
+    await manager.wait(stack)
+    assert (stack.status, platform.volumes) == ("DELETE_COMPLETE", {"vol-kept": 6})
+    await manager.close()
+
+
+async def test_another_guests_volume_is_not_touched(tmp_path: Path) -> None:
+    """Not by the attempt, and not by what undoes it, though it was to go with the server."""
+    platform = DiskPlatform()
+    platform.volumes = {"vol-given": 5}
+    manager = await opened(tmp_path, platform)
+
+    def asks(**more: Any) -> dict[str, Any]:
+        return nova(block_device_mapping_v2=[{"volume_id": "vol-given", **more}])
+
+    first = await manager.create("first", hot(s=asks()))
+    await manager.wait(first)
+    second = await manager.create("second", hot(s=asks(delete_on_termination=True)))
+    await manager.wait(second)
+    assert second.status == "ROLLBACK_COMPLETE", second.reason
+    assert "the volume vol-given is attached to first-" in second.reason
+    assert platform.disks("s-") == {"/dev/vdb": 5}
+    none = await manager.create("none", hot(s=nova(block_device_mapping_v2=[{"volume_id": "vol-none"}])))
+    await manager.wait(none)
+    assert "there is no volume vol-none" in none.reason
+    await manager.close()
+
+
+async def test_members_of_a_group_bring_disks_and_take_them_along(tmp_path: Path) -> None:
+    platform = DiskPlatform()
+    manager = await opened(tmp_path, platform)
+
+    def source(size: int) -> Source:
+        launch = {"ImageId": "F17-x86_64-cfntools", "InstanceType": "m1.small"}
+        launch["BlockDeviceMappings"] = [ebs("/dev/sdh", VolumeSize=4)]  # type: ignore[assignment]
+        group = {"LaunchConfigurationName": {"Ref": "launch"}, "MinSize": size, "MaxSize": 3, "AvailabilityZones": []}
+        return cfn(
+            launch={"Type": "AWS::AutoScaling::LaunchConfiguration", "Properties": launch},
+            group={"Type": "AWS::AutoScaling::AutoScalingGroup", "Properties": group},
+        )
+
+    stack = await manager.create("group", source(2))
+    await manager.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+    assert list(platform.volumes.values()) == [4, 4]
+    group = manager.current(stack)["group"]
+    group.data["size"] = 1
+    await manager.update(stack, source(1))
+    await manager.wait(stack)
+    assert stack.status == "UPDATE_COMPLETE", stack.reason
+    assert list(platform.volumes.values()) == [4]
+    await manager.delete(stack)
+    await manager.wait(stack)
+    assert platform.volumes == {}
+    await manager.close()
+
+
+class Ended(BaseException):
+    """The daemon is gone."""
+
+
+class Ending(DiskPlatform):
+    """Ends its daemon before or after the call of that number."""
+
+    left = -1
+    ended = False
+
+    async def _spend(self) -> None:
+        self.ended = self.ended or self.left == 0
+        self.left -= 1
+        if self.ended:
+            raise Ended
+
+    async def apply(self, deployable: Deployable) -> None:
+        await self._spend()
+        await super().apply(deployable)
+        await self._spend()
+
+    async def delete(self, name: str) -> None:
+        await self._spend()
+        await super().delete(name)
+        await self._spend()
+
+    async def settle(self, deployable: str, assembly: str) -> None:
+        await self._spend()
+        await super().settle(deployable, assembly)
+        await self._spend()
+
+    async def create_volume(self, volume: str, gigabytes: int) -> None:
+        await self._spend()
+        await super().create_volume(volume, gigabytes)
+        await self._spend()
+
+    async def delete_volume(self, volume: str) -> None:
+        await self._spend()
+        await super().delete_volume(volume)
+        await self._spend()
+
+
+@pytest.mark.parametrize("phase", ["create", "delete"])
+async def test_a_crash_at_any_moment_leaves_nothing(tmp_path: Path, phase: str) -> None:
+    """The daemon ends at each call of its platform; the next one carries on to the same end, and no volume is left."""
+    source = cfn(
+        S=instance(BlockDeviceMappings=[ebs("/dev/sdh", VolumeSize=2)]),
+        D={"Type": "AWS::EC2::Volume", "Properties": {"Size": 3}},
+        A={"Type": "AWS::EC2::VolumeAttachment", "Properties": {"VolumeId": {"Ref": "D"}, "InstanceId": {"Ref": "S"}}},
+    )
+    points = 0
+    for point in range(100):
+        folder = tmp_path / str(point)
+        folder.mkdir()
+        platform = Ending()
+        manager = await opened(folder, platform)
+        platform.left = point if phase == "create" else -1
+        stack = await manager.create("one", source)
+        if phase == "delete":
+            await manager.wait(stack)
+            platform.left = point
+            await manager.delete(stack)
+        try:
+            await manager._tasks[stack.id]
+        except Ended:
+            points += 1
+        await manager.close()
+        finished = not platform.ended
+        platform.ended, platform.left = False, -1
+        again = await opened(folder, platform)
+        stack = again.get(stack.id)
+        await again.wait(stack)
+        if phase == "create":
+            assert stack.status == "CREATE_COMPLETE", (point, stack.reason)
+            assert platform.disks("s-") == {"/dev/sdh": 2, "/dev/vdb": 3}
+            await again.delete(stack)
+            await again.wait(stack)
+        assert (stack.status, platform.volumes, platform.stored) == ("DELETE_COMPLETE", {}, {}), point
+        await again.close()
+        if finished:
+            break
+    assert points >= 8
+
+
+@pytest.mark.parametrize(
+    ("resource", "says"),
+    [
+        (instance(BlockDeviceMappings=[ebs("/dev/sdh")]), "an Ebs volume with a VolumeSize is needed"),
+        (
+            instance(BlockDeviceMappings=[{"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"}]),
+            "no disks of the host",
+        ),
+        (instance(BlockDeviceMappings=[ebs("/dev/sda1", DeleteOnTermination=False)]), "goes with the guest"),
+        (instance(BlockDeviceMappings=[ebs("/dev/sdh", VolumeSize=1, KmsKeyId="k")]), "no keys to encrypt"),
+        (instance(BlockDeviceMappings=[ebs("/dev/../x", VolumeSize=1)]), "is no name of a disk"),
+        (instance(Volumes=[{"Device": "/dev/vdb", "VolumeId": "a"}] * 2), "/dev/vdb is there twice"),
+        (instance(Volumes=[{"Device": "/dev/vdb"}]), "'VolumeId' is needed"),
+        (nova(block_device_mapping_v2=[{"volume_id": "v", "boot_index": 0}]), "starting from a volume is not offered"),
+        (nova(block_device_mapping_v2=[{"image": "x", "volume_size": 1}]), "starting from a volume is not offered"),
+        (
+            nova(block_device_mapping=[{"device_name": "vda", "volume_id": "v"}]),
+            "starting from a volume is not offered",
+        ),
+        (nova(block_device_mapping_v2=[{"delete_on_termination": True}]), "volume_size for a new volume"),
+        (nova(block_device_mapping_v2=[{"swap_size": 1}]), "no swap of their own"),
+    ],
+)
+async def test_refused_before_anything_starts(tmp_path: Path, resource: dict[str, Any], says: str) -> None:
+    platform = DiskPlatform()
+    manager = await opened(tmp_path, platform)
+    with pytest.raises(InvalidDocument, match=says):
+        await manager.create("no", cfn(S=resource) if "Type" in resource else hot(s=resource))
+    assert (platform.applied, platform.volumes) == ([], {})
+    await manager.close()
+
+
+async def test_a_platform_without_volumes_refuses_them(tmp_path: Path) -> None:
+    manager = await opened(tmp_path, MemoryPlatform())
+    for resource in (
+        cfn(S=instance(BlockDeviceMappings=[ebs("/dev/sdh", VolumeSize=2)])),
+        hot(s=nova(block_device_mapping_v2=[{"volume_size": 1}])),
+    ):
+        with pytest.raises(InvalidDocument, match="this platform has no volumes"):
+            await manager.create("no", resource)
+    await manager.close()
