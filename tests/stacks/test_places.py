@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from pcloud.cpe.settings import StackSettings
+from pcloud.environment.infrastructure import InfrastructureUnavailable
 from pcloud.infrastructure.checks import checks_of
+from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
 from pcloud.model.deployable import Deployable
 from pcloud.model.errors import InvalidDocument, PcloudError, Unavailable
 from pcloud.stacks.engine import manager as manager_module
@@ -165,6 +167,24 @@ async def test_a_cloud_must_be_told_where_guests_reach_this_daemon(tmp_path: Pat
     assert "this platform has no addresses" in refusals(manager, A={"Type": "AWS::EC2::EIP"})
     told = refusals(manager, D={"Type": "PCloud::Resource", "Properties": {"assembly": "x", "template": "nginx"}})
     assert "no access (stacks.transport is none: nothing in guests is reached)" in told
+
+
+async def test_an_outage_tells_nothing_of_a_guest(tmp_path: Path, monkeypatch) -> None:
+    """Whoever waits for a guest's end waits on; whoever wants something of the infrastructure is told."""
+    platform = planner(tmp_path, "lxc").platform
+
+    async def away(*_: Any) -> bool:
+        raise InfrastructureUnavailable("it does not answer")
+
+    for name in ("holds", "take"):
+        monkeypatch.setattr(LxcGuestNetwork, name, away)
+    platform._engine.desired.rows["d"] = SimpleNamespace(loaded=True, infrastructure="lxc")  # type: ignore[attr-defined]
+    assert await platform.holds_guest("d", "a")
+    with pytest.raises(Unavailable, match="it does not answer"):
+        await platform.allocate_address("a")
+    with pytest.raises(Unavailable, match="it does not answer"):
+        await platform.prepare()
+    await platform.close()  # type: ignore[attr-defined]
 
 
 def test_machines_are_given_time_until_their_agent_answers(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def lacking(settings: Mapping[str, Any]) -> dict[Capability, str]:
     known = msgspec.convert(settings, LibvirtSettings)
     found: dict[Capability, str] = {}
     if known.network == "user":
-        why = "with user-mode networking nothing reaches guests and they reach nothing of this host"
+        why = "with user-mode networking guests have no network in which this host has an address"
         found |= dict.fromkeys((Capability.NETWORK, Capability.ADDRESSES, Capability.FIREWALL), why)
     elif (urlsplit(known.uri).hostname or "localhost") not in ("localhost", "127.0.0.1", socket.gethostname()):
         why = f"libvirtd is on another host ({known.uri}), whose guests have no address of this one"

@@ -16,7 +16,13 @@ import msgspec
 
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import StackSettings
-from pcloud.environment.infrastructure import Capability, ExecResult, InfrastructureError, Volumes
+from pcloud.environment.infrastructure import (
+    Capability,
+    ExecResult,
+    InfrastructureError,
+    InfrastructureUnavailable,
+    Volumes,
+)
 from pcloud.events.broadcast import Closed, TooSlow
 from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
@@ -155,7 +161,10 @@ class EnginePlatform:
         if row is None or not row.loaded:
             return False
         with _told("NO_ANSWER"):
-            return await self._at(deployable).holds(guest_id(deployable, assembly))
+            try:
+                return await self._at(deployable).holds(guest_id(deployable, assembly))
+            except InfrastructureUnavailable:
+                return True  # nothing is known: whoever waits for its end waits on
 
     async def allocate_address(self, holder: str) -> str:
         """Take an address of the guests' network, the same for the same holder, until it is released."""
