@@ -57,8 +57,9 @@ class Place:
         """Why not what it could have."""
         parts: object = driver
         self._url = url
-        known = GUESTS in can and Capability.NETWORK in can and isinstance(parts, HasNetwork)
-        self._network = parts.network if known and isinstance(parts, HasNetwork) else None
+        self._network: GuestNetwork | None = None
+        if Capability.NETWORK in self.capabilities and isinstance(parts, HasNetwork):
+            self._network = parts.network
         self._endpoint = endpoint(self._network) if self._network is not None else None
         self.changes: Changes | None = parts.changes if GUESTS in can and isinstance(parts, HasChanges) else None
         """Changes guests that run; None where they never are changed."""
@@ -87,7 +88,7 @@ class Place:
         return self._network is not None and await self._network.holds(HOLDER)
 
     async def leave(self, *, for_good: bool) -> None:
-        """Stop being reachable; unless that is for good, the network stays for the next time. Unavailable."""
+        """Stop being reachable; unless that is for good, the network stays for the next time."""
         if self._endpoint is not None:
             await self._endpoint.close(leave=not for_good)
         if self.volumes is not None:
