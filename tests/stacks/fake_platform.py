@@ -22,6 +22,7 @@ class NotingPlatform:
     transport = "remote"
     start_timeout = 0.0
     catalogue = None
+    networks: Any = None
     objects = ObjectStore()
 
     def __init__(self) -> None:
@@ -47,8 +48,11 @@ class NotingPlatform:
     async def holds_guest(self, deployable: str, assembly: str) -> bool:
         return False
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         raise NotImplementedError
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        return ""
 
     async def release_address(self, holder: str) -> None:
         pass

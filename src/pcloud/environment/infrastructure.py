@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from pcloud.model.deployable import Assembly, AttachedVolume, FirewallRule, SeedFile
+from pcloud.model.deployable import Assembly, AttachedVolume, FirewallRule, Interface, SeedFile
 from pcloud.model.image import Identity as Identity
 from pcloud.model.image import Image as Image
 
@@ -68,6 +68,12 @@ class Capability(StrEnum):
     """Guests reach this host at an address in their network; the driver has `network`, see `HasNetwork`."""
     VOLUMES = "volumes"
     """A guest can have disks that outlive it (`GuestSpec.volumes`); the driver has `volumes`, see `HasVolumes`."""
+    FIXED_ADDRESSES = "fixed-addresses"
+    """An address can be asked for (`GuestSpec.address`)."""
+    NETWORKS = "networks"
+    """Stacks can make networks and routers (`GuestSpec.interfaces`)."""
+    FIREWALL_GROUPS = "firewall-groups"
+    """Rules may name groups of guests (`FirewallRule.group`, `GuestSpec.groups`)."""
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,10 +98,17 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     (`Capability.SAVED_STATE`): its disk begins anew at each start."""
     seed: tuple[SeedFile, ...] = ()
     """Files that this guest alone gets when it is made."""
+    address: str = ""
+    """The address that it shall have, of the infrastructure's network; empty leaves it to that. Permanent
+    InfrastructureError when it can not have it. No part of `digest`."""
     addresses: tuple[str, ...] = ()
     """Further addresses, `ADDRESS/PREFIX`, given to it at every start; no part of `digest`."""
     firewall: tuple[FirewallRule, ...] | None = None
     """What may reach it, set at every start; None lets everything pass; no part of `digest`."""
+    interfaces: tuple[Interface, ...] = ()
+    """Networks of stacks that it is in; no part of `digest`."""
+    groups: tuple[str, ...] = ()
+    """Names by which rules of other guests mean this one; no part of `digest`."""
     volumes: tuple[AttachedVolume, ...] = ()
     """Disks that outlive it, attached at every start; no part of `digest`."""
 
@@ -163,9 +176,14 @@ class GuestNetwork(Protocol):
         """Return this host's address in it; somebody must have taken an address."""
         ...
 
-    async def take(self, holder: str) -> str:
-        """Return an address of it as ADDRESS/PREFIX, the same for the same holder until it is given back. Guests hold theirs
-        under their id."""
+    async def take(self, holder: str, wanted: str = "") -> str:
+        """Return an address of it as ADDRESS/PREFIX, the same for the same holder until it is given back, or the one that is
+        `wanted` (`Capability.FIXED_ADDRESSES`). Guests hold theirs under their id."""
+        ...
+
+    def refusal(self, address: str, own: frozenset[str]) -> str:
+        """Say why an address can not be had; empty when it can. What one of `own` holds is free. Blocks no longer than a few
+        small files take."""
         ...
 
     async def give_back(self, holder: str) -> None:

@@ -16,6 +16,9 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.NETWORK,
             Capability.RESIZE,
             Capability.VOLUMES,
+            Capability.FIREWALL_GROUPS,
+            Capability.FIXED_ADDRESSES,
+            Capability.NETWORKS,
         }
     ),
     # Commands through the QEMU guest agent need that in the image, so they are not promised: the engine goes by ssh.

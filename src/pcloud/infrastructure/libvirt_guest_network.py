@@ -26,6 +26,7 @@ from pcloud.model.errors import PcloudError
 _PATIENCE = 120.0
 """Seconds in which a guest that runs must take a command; one that boots does not yet."""
 _PAUSE = 0.5
+_NOT_FIXED = "addresses of machines are chosen here, none can be asked for"
 
 
 class _Address(msgspec.Struct, frozen=True):
@@ -67,8 +68,14 @@ class LibvirtGuestNetwork:
         """Return the network's gateway, which is libvirtd's host."""
         return (await self._view()).gateway
 
-    async def take(self, holder: str) -> str:
+    def refusal(self, address: str, own: frozenset[str]) -> str:
+        """No address can be asked for."""
+        return _NOT_FIXED
+
+    async def take(self, holder: str, wanted: str = "") -> str:
         """Reserve an address for the holder, the same again while it has it."""
+        if wanted:
+            raise InfrastructureError(_NOT_FIXED, permanent=True)
         address = await self._libvirt.call(lambda c: self._networks.reserve(c, self._name(holder)))
         return f"{address}/{(await self._view()).prefix}"
 

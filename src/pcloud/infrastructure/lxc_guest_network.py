@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pcloud.environment.infrastructure import InfrastructureError, Run
 from pcloud.infrastructure import lxc_live
-from pcloud.infrastructure.lxc_network import Bridge, Leases
+from pcloud.infrastructure.lxc_network import Bridge, Leases, Network
 from pcloud.infrastructure.lxc_settings import LxcSettings
 from pcloud.model.deployable import Assembly
 
@@ -28,11 +28,30 @@ class LxcGuestNetwork:
         """Return the bridge's address."""
         return str((await self._bridge.ensure()).gateway)
 
-    async def take(self, holder: str) -> str:
-        """Return the holder's address, a new one where it has none."""
+    def planned(self) -> Network:
+        """Return the guests' network, or what it would be; InfrastructureError when none can be."""
+        return self._bridge.planned()
+
+    def current(self) -> Network | None:
+        """Return the guests' network, None where there is none."""
+        return self._bridge.read()
+
+    def refusal(self, address: str, own: frozenset[str]) -> str:
+        """Say why an address can not be had; what one of `own` holds is free."""
+        try:
+            holder = self._leases.holder(self._bridge.planned().index(address))
+        except InfrastructureError as problem:
+            return str(problem)
+        return f"{address} is taken by {holder}" if holder and holder not in own else ""
+
+    async def take(self, holder: str, wanted: str = "") -> str:
+        """Return the holder's address, a new one where it has none, or the one that is asked for."""
         async with self._lock:
             try:
-                index = self._leases.take(holder, self._bridge.size())  # before the bridge: see lxc_network
+                if wanted:
+                    index = self._leases.claim(holder, self._bridge.planned().index(wanted))
+                else:
+                    index = self._leases.take(holder, self._bridge.size())  # before the bridge: see lxc_network
                 network = await self._bridge.ensure()
             except OSError as problem:
                 raise InfrastructureError(f"the guests' bridge can not be made: {problem}") from problem
@@ -53,4 +72,4 @@ class LxcGuestNetwork:
         """Change the guest from this host; no command in it is needed."""
         folder, network = self._guests / guest_id, self._bridge.read()
         if network is not None and await asyncio.to_thread(folder.is_dir):
-            await lxc_live.settle(folder, wanted.addresses, wanted.firewall, network)
+            await lxc_live.settle(folder, wanted, network)

@@ -32,6 +32,8 @@ class Platform(Protocol):
     """Seconds that its guests may need until their agent answers."""
     catalogue: Any
     """What image names and instance types of templates mean here (`guests.catalogue.Catalogue`)."""
+    networks: Any
+    """Makes networks and routers (`guests.networks.GuestNetworks`), where it can."""
     objects: ObjectStore
     """Where buckets and containers are made, and why there are none where there are none."""
 
@@ -60,8 +62,14 @@ class Platform(Protocol):
         """Return whether anything of a guest is left."""
         ...
 
-    async def allocate_address(self, holder: str) -> str:
-        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder."""
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
+        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder, or the one that is asked
+        for; PcloudError when it is somebody else's."""
+        ...
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Say why an address of the guests' network can not be had; empty when it can. What one of these guests (deployable
+        and assembly) has, or one of these holders of addresses, is free. Blocks no longer than a few small files take."""
         ...
 
     async def release_address(self, holder: str) -> None:
@@ -124,6 +132,7 @@ class NoPlatform:
     transport = "remote"
     start_timeout = 0.0
     catalogue: Any = None
+    networks: Any = None
     objects = ObjectStore()
 
     def why(self, lacking: Sequence[str]) -> str:
@@ -156,9 +165,13 @@ class NoPlatform:
         """There is none."""
         return False, ""
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         """Refuse."""
         raise _refusal()
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Refuse."""
+        return "this platform has no guests"
 
     async def release_address(self, holder: str) -> None:
         """Do nothing."""

@@ -19,6 +19,7 @@ from pcloud.stacks.engine.balancing import Balancing
 from pcloud.stacks.engine.changes import Changes
 from pcloud.stacks.engine.run import Run
 from pcloud.stacks.engine.scopes import arn
+from pcloud.stacks.engine.settling import Settling
 from pcloud.stacks.guests.wanted import may_make_guests
 from pcloud.stacks.records import (
     Operation,
@@ -76,9 +77,10 @@ class StackManager(Changes):
         self.watcher.start()
         self.resume_scaling()
         if "guests" in self.platform.capabilities:
-            balancing = Balancing(self)
-            self.watcher.listeners.append(balancing.seen)
-            self._background += [asyncio.ensure_future(work) for work in (balancing.run(), Sampling(self).run())]
+            balancing, settling = Balancing(self), Settling(self)
+            self.watcher.listeners += [balancing.seen, settling.seen]
+            works = (balancing.run(), settling.run(), Sampling(self).run())
+            self._background += [asyncio.ensure_future(work) for work in works]
 
     async def close(self) -> None:
         """Stop; what is under way is carried on at the next start."""

@@ -130,16 +130,25 @@ async def change_at(context: Context, where: tuple[str, str], edit: Callable[[As
     """Change fields of any assembly: `edit` gets it as it is stored and returns what differs. ResourceFailed when it is not
     there."""
     name, assembly = where
+    if assembly not in await change_many(context, name, {assembly: edit}):
+        raise ResourceFailed(f"there is no guest {assembly}")
+
+
+async def change_many(
+    context: Context, name: str, edits: Mapping[str, Callable[[Assembly], Mapping[str, Any]]]
+) -> frozenset[str]:
+    """Change fields of several assemblies of a deployable at once, by their names; return which of them are there."""
     platform = context.services.platform
     async with _lock(platform, name):
         old = await _definition(platform, name)
-        if old is None or assembly not in [one.name for one in old.assemblies]:
-            raise ResourceFailed(f"there is no guest {assembly}")
+        if old is None:
+            return frozenset()
         changed = tuple(
-            msgspec.structs.replace(one, **edit(one)) if one.name == assembly else one for one in old.assemblies
+            msgspec.structs.replace(one, **edits[one.name](one)) if one.name in edits else one for one in old.assemblies
         )
         if changed != old.assemblies:
             await platform.apply(msgspec.structs.replace(old, assemblies=changed))
+        return frozenset(edits.keys() & {one.name for one in old.assemblies})
 
 
 async def remove(context: Context) -> None:

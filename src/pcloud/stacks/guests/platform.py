@@ -28,7 +28,9 @@ from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
 from pcloud.images.definitions import definitions
 from pcloud.infrastructure.capabilities import CAPABILITIES
+from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
 from pcloud.infrastructure.lxc_room import Look, Room, RoomWatch
+from pcloud.infrastructure.lxc_settings import LxcSettings
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import Conflict, NotFound, Unavailable
@@ -37,9 +39,12 @@ from pcloud.model.status import DeployableStatus
 from pcloud.objects.store import ObjectStore
 from pcloud.stacks.guests.catalogue import Catalogue
 from pcloud.stacks.guests.endpoint import Server
+from pcloud.stacks.guests.networks import GuestNetworks
 from pcloud.stacks.guests.places import Place, Places
 
 _LOOK = 0.2
+_HELD = "_address."
+"""Begins the name of who holds an address that is no guest's own."""
 _GIB = 1 << 30
 _MACHINE_SECONDS = 600.0
 """Until the agent of a machine answers: cloud-init goes before it, and an emulated machine is slow."""
@@ -61,7 +66,10 @@ class EnginePlatform:
         self.transport: str = settings.transport
         self.catalogue = Catalogue(settings, {name: frozenset(one.packages) for name, one in definitions().items()})
         self.capabilities = self._place.capabilities
-        self._room = RoomWatch(LxcVolumes(engine.home.path / "infrastructure" / "lxc"), self._tell_room)
+        state = engine.home.path / "infrastructure" / "lxc"
+        self._room = RoomWatch(LxcVolumes(state), self._tell_room)
+        settings_there = {"state": str(state), **engine.settings.infrastructures.get("lxc", {})}
+        self.networks = GuestNetworks(state, LxcGuestNetwork(msgspec.convert(settings_there, LxcSettings)))
         self.start_timeout = 0.0 if self.infrastructure == "lxc" else _MACHINE_SECONDS
 
     def why(self, lacking: Sequence[str]) -> str:
@@ -166,16 +174,21 @@ class EnginePlatform:
             except InfrastructureUnavailable:
                 return True  # nothing is known: whoever waits for its end waits on
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         """Take an address of the guests' network, the same for the same holder, until it is released."""
         with _told("NO_ADDRESS"):
-            return await self._place.network.take(f"_address.{holder}")
+            return await self._place.network.take(f"{_HELD}{holder}", wanted)
 
     async def release_address(self, holder: str) -> None:
         """Give it back."""
         with _told("NO_ADDRESS"):
             for place in [each for each in await self._used() if Capability.NETWORK in each.capabilities]:
-                await place.network.give_back(f"_address.{holder}")
+                await place.network.give_back(f"{_HELD}{holder}")
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Say why an address can not be had."""
+        own = {guest_id(*place) for place in guests} | {f"{_HELD}{holder}" for holder in holders}
+        return self._place.network.refusal(address, frozenset(own))
 
     async def settle(self, deployable: str, assembly: str) -> None:
         """Bring a running guest's addresses, firewall and volumes to its stored definition, without a restart."""

@@ -42,7 +42,7 @@ class Instance(ServerType):
         "EbsOptimized": boolean(inert=disks.ONE_KIND),
         "SubnetId": text(refused=_NO_NETWORKS),
         "NetworkInterfaces": listing(refused=_NO_NETWORKS),
-        "PrivateIpAddress": text(refused="addresses are given by the infrastructure"),
+        "PrivateIpAddress": text(),
         "IamInstanceProfile": anything(refused="there are no roles; give the guest a key of AWS::IAM::AccessKey"),
         "KernelId": text(refused="guests share the host's kernel"),
         "RamDiskId": text(refused="guests share the host's kernel"),
@@ -59,6 +59,10 @@ class Instance(ServerType):
     def disks(self, context: Context) -> list[disks.Disk]:
         """In EC2's words."""
         return disks.ec2_disks(context.properties)
+
+    def fixed(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """By its own name."""
+        return properties.get("PrivateIpAddress"), ("PrivateIpAddress",)
 
     def instance(self, context: Context) -> str:
         """`i-` and 17 digits."""
