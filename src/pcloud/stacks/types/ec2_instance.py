@@ -48,6 +48,10 @@ class Instance(ServerType):
         "RamDiskId": text(refused="guests share the host's kernel"),
     }
 
+    def fixed(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """By its own name."""
+        return properties.get("PrivateIpAddress"), ("PrivateIpAddress",)
+
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
         """Its disks."""
         return disks.ec2_problems(properties)
@@ -59,10 +63,6 @@ class Instance(ServerType):
     def disks(self, context: Context) -> list[disks.Disk]:
         """In EC2's words."""
         return disks.ec2_disks(context.properties)
-
-    def fixed(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
-        """By its own name."""
-        return properties.get("PrivateIpAddress"), ("PrivateIpAddress",)
 
     def instance(self, context: Context) -> str:
         """`i-` and 17 digits."""
