@@ -43,6 +43,11 @@ def base(name: str = "rootfs", packages: str = PACKAGES, suite: str = "bookworm"
     return root
 
 
+BOOT = ("cut", "-d", " ", "-f", "22", "/proc/1/stat")
+"""Prints in a guest what another boot changes: when its first process started. (The time that `stat` tells of /proc/1 is
+when the kernel last made the entry in its cache: it changes when memory is short.)"""
+
+
 SCRIPT = r"""#!/bin/sh
 case "$1" in
 start) setsid sleep 7777 >/dev/null 2>&1 & echo $! > /run/daemon.pid ;;

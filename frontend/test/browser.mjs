@@ -9,7 +9,7 @@ export async function withPage(options, work) {
   try {
     const context = await browser.newContext({ viewport: { width: 1360, height: 900 }, ...options });
     const page = await context.newPage();
-    page.setDefaultTimeout(20_000);
+    page.setDefaultTimeout(120_000);
     console.log(JSON.stringify(await work(page)));
   } finally {
     await browser.close();

@@ -1,4 +1,7 @@
-// Watches one deployable while something fails, and while the daemon goes and comes back. `ready` tells the other side.
+// Watches one deployable while something fails, and while the daemon goes and comes back. `ready` tells the other side, and
+// the file `offline` when there is nobody to ask.
+
+import { writeFileSync } from "node:fs";
 
 import { address, shots, signIn, withPage } from "./browser.mjs";
 
@@ -16,6 +19,7 @@ await withPage({ colorScheme: "dark" }, async (page) => {
   await page.screenshot({ path: `${shots}/failed-dark.png`, fullPage: true });
   await ready(2);
   await page.getByText("connecting…").waitFor();
+  writeFileSync(`${shots}/offline`, "");
   const offline = true;
   await page.getByText("it came back").waitFor();
   await page.getByText("live", { exact: true }).waitFor();

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pcloud.environment.transport import Operation, OperationStatus
-from tests.guests import Guest, put_services
+from tests.guests import UNIT, Guest, put_services
 from tests.transport.client import connected
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
@@ -26,6 +26,9 @@ class Booting(Guest):
         wants = upper / "etc/systemd/system/sysinit.target.wants"
         wants.mkdir()
         (wants / "gate.service").symlink_to("/etc/systemd/system/gate.service")
+        (upper / "etc/systemd/system/enabled.service").write_text(UNIT)
+        multi_user = upper / "etc/systemd/system/multi-user.target.wants/enabled.service"
+        multi_user.symlink_to("/etc/systemd/system/enabled.service")
 
 
 @pytest.fixture
@@ -70,3 +73,21 @@ async def test_programs_wait_for_the_boot_and_systemd_reads_nothing_twice(guest)
     assert guest.run("cat", "/run/calls").split() == ["start", "status"]
     assert guest.run("systemctl", "show", "-p", "Restart", "thing").strip() == "Restart=no"
     assert "Reloading" not in guest.run("journalctl", "-b", "_PID=1")
+
+
+async def test_a_unit_that_the_boot_knows_already_is_read_again_after_it(guest):
+    """It is in systemd's memory without the drop-in; to read everything anew in the middle of a boot is not safe."""
+    name = "enabled"
+    started = Operation(resource="t", resource_class="systemd", type=name, action="start", timeout=90)
+    async with connected(guest) as (connection, _):
+        task = asyncio.create_task(connection.execute(started))
+        async with asyncio.timeout(60):
+            while not guest.run("ls", f"/run/systemd/system/{name}.service.d", check=False):
+                await asyncio.sleep(0.1)
+        assert "Reloading" not in guest.run("journalctl", "-b", "_PID=1")
+        assert not task.done()
+        guest.run("touch", "/run/open")
+        assert (await task).rc == 0
+    assert "Reloading" in guest.run("journalctl", "-b", "_PID=1")
+    assert guest.run("systemctl", "show", "-p", "Restart", name).strip() == "Restart=no"
+    assert guest.run("systemctl", "show", "-p", "NRestarts", name).strip() == "NRestarts=0"

@@ -11,7 +11,7 @@ from tests.agent.controller import Controller
 from tests.guests import Guest
 from tests.transport.client import connected
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 UNITS = {
     "thing.service": "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\nRestartSec=100ms\n",

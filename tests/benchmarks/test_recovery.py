@@ -34,7 +34,7 @@ def test_the_99th_percentile_is_by_nearest_rank() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_ours_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every outage is found, ended, and told in seconds; the image is built at the first time."""
     if lacking := missing():

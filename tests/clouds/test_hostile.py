@@ -18,7 +18,7 @@ from tests.clouds.guests import SDK_WARNINGS, make_image, remove_all, settings, 
 from tests.clouds.peer import GLANCE, KEYSTONE, NOVA
 from tests.clouds.proxy import Proxy, in_front_of
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300), *SDK_WARNINGS]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900), *SDK_WARNINGS]
 PREFIX = "pch-"
 SERVERS, LIST, IMAGES = r"/servers$", r"/servers/detail", r"/v2/images(\?|$)"
 

@@ -18,7 +18,7 @@ from tests.clouds.guests import SDK_WARNINGS
 from tests.clouds.peer import KEYSTONE
 from tests.stacks.objects import Swift, running
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300), *SDK_WARNINGS]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900), *SDK_WARNINGS]
 
 
 @pytest.fixture

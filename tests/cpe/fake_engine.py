@@ -81,7 +81,9 @@ class FakeEngine:
             with (self.guests / f"loads.{name}").open("a") as file:
                 file.write(f"{self.process} state={carried}\n")
         digests = {one: material.image.digest for one, material in load.guests.items()}
-        (self.guests / f"images.{name}").write_text(json.dumps(digests))
+        written = self.guests / f".images.{name}"  # whoever waits for the file finds all of it
+        written.write_text(json.dumps(digests))
+        written.rename(self.guests / f"images.{name}")
         wanted = {f"{name}.{one.name}" for one in load.deployable.assemblies} if load.target == "started" else set()
         present = {path.name for path in self.guests.glob(f"{name}.*")}
         for guest in wanted - present:

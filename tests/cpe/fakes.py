@@ -54,6 +54,9 @@ class FolderImages:
         if assembly.image == "noble":
             report(0.5, "waiting for the mirror")
             await asyncio.get_running_loop().create_future()
+        while (self.folder / "hold").exists():  # a test wants to see that it builds
+            report(0.0, "held")
+            await asyncio.sleep(0.05)
         for step in range(10):
             report(step / 10, f"step {step}")
             await asyncio.sleep(0.1)

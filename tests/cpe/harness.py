@@ -37,7 +37,6 @@ class DaemonProcess:
         self.client = httpx2.Client(timeout=60)
         self.environment = {**os.environ, "FAKE_GUESTS": str(self.guests), "PCLOUD__ENGINE__SLOTS": "2"}
         self.environment.pop("PCLOUD_URL", None)
-        self.spawned: set[int] = set()
 
     def start(self, wait: bool = True) -> None:
         log = self.home.with_name("cped.log").open("a")
@@ -90,15 +89,24 @@ class DaemonProcess:
                 command = Path(f"/proc/{text}/cmdline").read_bytes()
                 if b"fake_engine" in command and str(self.home).encode() in command:
                     found[path.name[5:-5]] = int(text)
-        self.spawned |= set(found.values())
         return found
+
+    def all_engines(self) -> dict[str, int]:
+        """Return the engine processes when every slot has one: what needs only the first runs before the second does."""
+        slots = int(self.environment["PCLOUD__ENGINE__SLOTS"])
+        return until(lambda: found if len(found := self.engines()) == slots else None, "every engine process")
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
-        for pid in self.engines().values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        # Also those that have not written down yet who they are.
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = entry.read_bytes().split(b"\0")
+                if any(word.endswith(b"fake_engine.py") for word in words) and any(
+                    word.startswith(str(self.home).encode() + b"/") for word in words
+                ):
+                    os.kill(int(entry.parent.name), signal.SIGKILL)
 
     # --- what a client does
 

@@ -13,7 +13,7 @@ def test_engines_and_guests_outlive_the_daemon_and_are_adopted(daemon: DaemonPro
     daemon.start()
     daemon.apply(manifest("shop"))
     daemon.running("shop")
-    engines, guests = daemon.engines(), daemon.guest_files("shop")
+    engines, guests = daemon.all_engines(), daemon.guest_files("shop")
     assert set(engines) == {"0", "1"}
     assert set(guests) == {"shop.db", "shop.web"}
     daemon.kill()
@@ -58,14 +58,14 @@ def test_a_stopped_engine_that_keeps_its_connection_is_noticed_and_replaced(daem
 
 
 def test_a_daemon_that_was_stopped_itself_kills_no_engine(daemon: DaemonProcess) -> None:
-    daemon.environment["PCLOUD__ENGINE__SILENCE_TIMEOUT"] = "3"
+    daemon.environment["PCLOUD__ENGINE__SILENCE_TIMEOUT"] = "6"
     daemon.start()
     daemon.apply(manifest("shop"))
     daemon.running("shop")
-    before = daemon.engines()
+    before = daemon.all_engines()
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGSTOP)
-    time.sleep(4)  # longer than it is patient with others
+    time.sleep(7)  # longer than it is patient with others
     daemon.process.send_signal(signal.SIGCONT)
     daemon.running("shop")
     time.sleep(2)  # another round of questions; nothing may come of it
@@ -190,11 +190,14 @@ def test_both_killed_during_a_deletion_and_the_next_engine_knows_what_the_former
 
 def test_daemon_killed_during_an_image_build(daemon: DaemonProcess) -> None:
     daemon.start()
+    hold = daemon.home / "images" / "hold"
+    hold.touch()
     daemon.apply(manifest("shop", image="trixie"))
     until(lambda: "building image trixie" in daemon.call("GET", "/v1/deployables/shop")["reason"], "it tells")
     assert daemon.state("shop") == "starting"
     job = daemon.call("GET", "/v1/jobs")[0]
     daemon.kill()
+    hold.unlink()
     daemon.start()
     daemon.running("shop")
     after = daemon.call("GET", "/v1/jobs")
@@ -245,7 +248,7 @@ def test_orderly_end_leaves_engines_and_shutdown_ends_them(daemon: DaemonProcess
     daemon.start()
     daemon.apply(manifest("shop"))
     daemon.running("shop")
-    engines, guests = daemon.engines(), daemon.guest_files("shop")
+    engines, guests = daemon.all_engines(), daemon.guest_files("shop")
     assert daemon.terminate() == 0
     assert daemon.engines() == engines
     daemon.start()

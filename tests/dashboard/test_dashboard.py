@@ -107,11 +107,11 @@ def browse(site: Running, script: str, shots: Path, during: Any = None) -> dict[
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=800,
         check=False,
     )
     if during is not None:
-        helper.join(30)
+        helper.join(120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return found
@@ -144,6 +144,7 @@ def test_live_changes_and_an_outage(site: Running, shots: Path) -> None:
     """A failure arrives without a reload; the daemon goes and comes back, and nothing is missed."""
     fleet = site.fleet
     again: list[Running] = []
+    (shots / "offline").unlink(missing_ok=True)
 
     def until(condition: Any) -> None:
         deadline = time.monotonic() + 60
@@ -159,6 +160,7 @@ def test_live_changes_and_an_outage(site: Running, shots: Path) -> None:
         fleet.emit("resource.state", "shop/web/httpd", "failed", "it came live", "warning")
         until(lambda: ("GET", "/ready/2") in fleet.calls)
         site.stop()
+        until((shots / "offline").exists)  # it is shown only until the daemon is back
         fleet.deployables["shop"]["states"].clear()
         fleet.emit("resource.state", "shop/web/httpd", "running", "it came back")
         again.append(Running(fleet, port=site.port))

@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.stage import SHOP, Stage, missing
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def daemon() -> Iterator[Stage]:
     """A daemon of our own."""
     if lacking := missing():
@@ -32,7 +32,7 @@ def stage(daemon: Stage) -> Stage:
 @pytest.fixture
 def shop(stage: Stage) -> Stage:
     """The shop, as it stands in the manifest, running."""
-    if any(each["name"] == "shop" for each in stage.json("get")):
+    if any(each["name"] == "shop" for each in stage.deployables()):
         stage.pcloud("resume", "shop")
         stage.pcloud("start", "shop")
     stage.apply(SHOP)

@@ -16,6 +16,7 @@ from typing import Any, Self
 import pytest
 
 from tests.e2e.stage import PATIENCE, ROOT, Stage, missing
+from tests.guests import BOOT
 from tests.ports import free_port
 
 CLIENTS = ROOT / ".tools/stack-clients/bin"
@@ -120,16 +121,19 @@ class StackStage(Stage):
 
     def places(self, stack: str) -> dict[str, str]:
         """Return the subject `DEPLOYABLE/ASSEMBLY` of each server of a stack by its logical name."""
-        found = {}
-        for each in self.json("get"):
-            if each["name"].startswith(f"{stack}-"):
-                for assembly in self.status(each["name"])["assemblies"]:
-                    found[assembly["name"].rpartition("-")[0]] = f"{each['name']}/{assembly['name']}"
-        return found
+        return {
+            assembly["name"].rpartition("-")[0]: f"{each['name']}/{assembly['name']}"
+            for each in self.statuses(f"{stack}-")
+            for assembly in each["assemblies"]
+        }
+
+    def rebooted(self, subject: str, before: str) -> bool:
+        """Tell whether a guest runs commands after another boot than the one before."""
+        return self.answers(subject) and self.booted(subject) != before
 
     def booted(self, subject: str) -> str:
         """Return what changes when a guest is started again."""
-        return f"{self.guest_init(subject.replace('/', '.'))} {self.guest(subject, 'stat', '-c', '%Y', '/proc/1')}"
+        return f"{self.guest_init(subject.replace('/', '.'))} {self.guest(subject, *BOOT)}"
 
 
 def guarded_server(config: dict[str, Any], script: Any, ingress: list[dict[str, Any]]) -> dict[str, Any]:

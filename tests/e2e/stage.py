@@ -1,5 +1,8 @@
 """A daemon of the tests' own, driven by the commands a user types. Ended by id; what an aborted run left is removed first.
 
+What is looked at again and again until it is so (states, events, processes in guests) is asked by the typed client, which
+the commands are made of: a command is a process, and two cores have better things to do.
+
 The state folder has a fixed name, so that the next run finds what an aborted one left behind.
 """
 
@@ -19,6 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from pcloud.client.api import Client
+from pcloud.client.errors import Refused
+from pcloud.client.settings import Settings
+from pcloud.model.errors import PcloudError
+from tests.guests import BOOT
 from tests.manifests import SHOP as SHOP
 from tests.ports import free_port
 
@@ -84,6 +94,7 @@ class Stage:
         remembered = self.home / "port"
         port = int(remembered.read_text()) if remembered.exists() else free_port()
         self._port = port
+        self._client: Client | None = None
         self.environment = {
             **{key: value for key, value in os.environ.items() if key in {"PATH", "LANG", "HOME"}},
             "PCLOUD_HOME": str(self.home),
@@ -104,6 +115,9 @@ class Stage:
 
     def close(self) -> None:
         """Remove every deployable and guest, end the daemon and its engines, remove the folders."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
         if (self.home / "token").exists():
             self.run("up", "--detach")
             for each in self.json("get"):
@@ -156,9 +170,28 @@ class Stage:
 
     # --- looking
 
+    @property
+    def client(self) -> Client:
+        """The typed client of the daemon."""
+        if self._client is None:
+            token = (self.home / "token").read_text().strip()
+            self._client = Client(Settings(url=self.environment["PCLOUD_URL"], token=token, home=str(self.home)))
+        return self._client
+
     def guest(self, subject: str, *argv: str) -> str:
         """Run a command in a guest."""
-        return self.pcloud("assembly", "exec", "-n", subject, "--", *argv).strip()
+        deployable, assembly = subject.split("/")
+        done = self.client.execute(deployable, assembly, argv)
+        assert done.returncode == 0, f"{argv} in {subject}: {done.returncode}\n{done.stdout!r}{done.stderr!r}"
+        return done.stdout.decode().strip()
+
+    def answers(self, subject: str) -> bool:
+        """Tell whether a guest runs commands."""
+        deployable, assembly = subject.split("/")
+        try:
+            return self.client.execute(deployable, assembly, ["true"]).returncode == 0
+        except PcloudError:
+            return False
 
     def main_pid(self, subject: str, unit: str) -> str:
         """Return the main process of a unit in a guest."""
@@ -168,13 +201,32 @@ class Stage:
         """Return what must not change when nothing is restarted."""
         found: dict[str, str] = {}
         for assembly, unit in (("db", "mariadb"), ("web", "apache2")):
-            script = f"systemctl show -p MainPID --value {unit} && stat -c %Y /proc/1"
-            found[unit], found[assembly] = self.guest(f"{name}/{assembly}", "sh", "-c", script).splitlines()
+            # A process id alone may be that of another boot's process, too.
+            found[unit] = self.guest(
+                f"{name}/{assembly}", "systemctl", "show", "-p", "MainPID,ExecMainStartTimestampMonotonic", unit
+            )
+            found[assembly] = self.guest(f"{name}/{assembly}", *BOOT)
         return found
+
+    def deployables(self) -> list[dict[str, Any]]:
+        """Return what there is."""
+        return list(msgspec.to_builtins(self.client.deployables()))
 
     def status(self, name: str = "shop") -> Any:
         """Return the status."""
-        return self.json("status", name)
+        return msgspec.to_builtins(self.client.status(name))
+
+    def statuses(self, prefix: str = "") -> list[Any]:
+        """Return the status of every deployable whose name begins so; those that go away in this moment are not there."""
+        found = []
+        for each in self.deployables():
+            if each["name"].startswith(prefix):
+                try:
+                    found.append(self.status(each["name"]))
+                except Refused as refused:
+                    if refused.status != 404:
+                        raise
+        return found
 
     def running(self, name: str = "shop", seconds: float = 60) -> None:
         """Wait until all of a deployable runs."""
@@ -189,12 +241,17 @@ class Stage:
 
     def cursor(self) -> int:
         """Return the number of the newest event."""
-        return max((int(event["id"]) for event in self.events()), default=0)
+        return int(self.client.cursor())
 
     def events(self, after: int = 0, name: str = "") -> list[dict[str, Any]]:
-        """Return the events after a number, as `pcloud events -o json` prints them."""
-        lines = self.pcloud("events", *([name] if name else []), "--limit", "1000", "-o", "json").splitlines()
-        return [event for event in map(json.loads, lines) if int(event["id"]) > after]
+        """Return the events after a number, oldest first."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.client.events({"deployable": name} if name else {}, after=str(after), limit=1000)
+            found += [msgspec.to_builtins(event) for event in page.events]
+            if len(page.events) < 1000:
+                return found
+            after = int(page.events[-1].id)
 
     def told(self, after: int, subject: str, state: str, seconds: float = 60) -> dict[str, Any]:
         """Wait for an event after a number."""

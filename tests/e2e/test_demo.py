@@ -72,7 +72,8 @@ def test_it_passes_after_being_broken_off_and_leaves_nothing(output: Path) -> No
     assert about(str(HOME)), "the broken-off run left nothing to clean up: the test tests nothing"
     finish(start(output), output)
     after = {*Path("/var/tmp").iterdir(), *Path("/etc").iterdir(), *Path("/run").iterdir()}
-    assert {each for each in after - before if "demo" in each.name or "wordpress" in each.name} == set()
+    left = {each.name for each in after - before if "demo" in each.name or "wordpress" in each.name}
+    assert {name for name in left if "odemo" not in name} == set()  # that of the clouds' tests, beside this one
 
 
 def test_an_interrupted_run_cleans_up_by_itself(output: Path) -> None:

@@ -34,7 +34,7 @@ def test_the_demo_decides_the_same_from_xml_and_yaml() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_bad_manifest_applies_nothing(stage: Stage) -> None:
     path = stage.write("bad.yaml", BAD)
     done = stage.run("apply", "-f", path, "--wait")

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.e2e.stage import BIN, SHOP, Stage, until
+from tests.guests import BOOT
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -43,11 +44,14 @@ def test_explain_holds_all_of_a_recovery(shop: Stage) -> None:
     shop.told(cursor, "shop/web/httpd", "running")
     shop.running()
 
-    def told() -> str:
-        return shop.pcloud("explain", "shop/web/httpd", "--limit", "1")
+    said = []
 
-    until("the decision in the journal", lambda: "RESTART_RESOURCE" in told() and "3 of 3" in told(), 10)
-    text = told()
+    def told() -> bool:
+        said.append(shop.pcloud("explain", "shop/web/httpd", "--limit", "1"))
+        return "RESTART_RESOURCE" in said[-1] and "3 of 3" in said[-1]
+
+    until("the decision in the journal", told)
+    text = said[-1]
     for part in (
         "saw      resource operation web/httpd: its process exited",
         "[signal: exit]",
@@ -93,7 +97,7 @@ def test_engine_and_daemon_killed_together_in_a_delete(stage: Stage) -> None:
     until("the delete begun", lambda: bool(stage.events(cursor, "leaving")), 10)
     stage.kill_all()
     stage.pcloud("up", "--detach")
-    until("the delete carried through", lambda: "leaving" not in [e["name"] for e in stage.json("get")], 60)
+    until("the delete carried through", lambda: "leaving" not in [e["name"] for e in stage.deployables()], 60)
     try:
         until("nothing left of its guest", lambda: guests(stage, "leaving") == [], 30)
     except AssertionError as error:
@@ -133,7 +137,7 @@ def test_an_image_build_broken_off_is_taken_up_again(stage: Stage) -> None:
 
 
 def reason(stage: Stage, name: str) -> str:
-    return next((each["reason"] for each in stage.json("get") if each["name"] == name), "")
+    return next((each["reason"] for each in stage.deployables() if each["name"] == name), "")
 
 
 def test_a_failed_build_of_a_change_is_told_and_touches_nothing(shop: Stage) -> None:
@@ -147,15 +151,18 @@ def test_a_failed_build_of_a_change_is_told_and_touches_nothing(shop: Stage) -> 
 
 
 def test_a_frozen_guest_is_isolated_and_started_again(shop: Stage) -> None:
-    boot, cursor = shop.guest("shop/web", "stat", "-c", "%Y", "/proc/1"), shop.cursor()
+    boot, cursor = shop.guest("shop/web", *BOOT), shop.cursor()
     folder = str(shop.home / "infrastructure/lxc/guests")
     subprocess.run(["lxc-freeze", "-P", folder, "-n", "shop.web"], check=True)
     shop.told(cursor, "shop/web", "suspect", 60)
     shop.told(cursor, "shop/web/httpd", "running", 60)
     shop.running()
-    assert shop.guest("shop/web", "stat", "-c", "%Y", "/proc/1") != boot
-    rules = [rule["rule"] for decision in shop.json("explain", "shop/web") for rule in decision["rules"]]
-    assert any("ISOLATE" in rule for rule in rules), rules
+    assert shop.guest("shop/web", *BOOT) != boot
+
+    def rules() -> list[str]:
+        return [rule["rule"] for decision in shop.json("explain", "shop/web") for rule in decision["rules"]]
+
+    until("the decision in the journal", lambda: any("ISOLATE" in rule for rule in rules()))
 
 
 def test_a_killed_guest_comes_back(shop: Stage) -> None:
@@ -185,7 +192,7 @@ def test_a_drill_of_every_fault_on_real_guests(shop: Stage, fault: str) -> None:
     assert shop.page() == "shop\n"
     assert shop.json("drills", "shop")[0] == report
     assert any(event["type"].endswith("drill.passed") for event in shop.events(name="shop"))
-    assert "DRILL" in shop.pcloud("explain", "shop", "--limit", "50")
+    until("the drill in the journal", lambda: "DRILL" in shop.pcloud("explain", "shop", "--limit", "50"))
 
 
 def test_a_drill_is_refused_where_it_is_not_safe(shop: Stage) -> None:

@@ -135,6 +135,7 @@ def test_stop_and_start(theirs: Stage) -> None:
     assert theirs.status("theirs")["state"] == "stopped"
     cursor = theirs.cursor()
     theirs.pcloud("start", "theirs", "--wait")
+    theirs.told(cursor, "theirs/one/daemon", "running")
     order = [e["subject"] for e in theirs.events(cursor, "theirs") if e["data"]["state"] == "running"]
     names = [f"theirs/one/{name}" for name in ("dummy", "thing", "daemon")]
     assert sorted(names, key=order.index) == names

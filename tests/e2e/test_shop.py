@@ -54,6 +54,7 @@ def test_stop_and_start(shop: Stage) -> None:
     shop.pcloud("start", "shop", "--wait")
     assert shop.page() == "shop\n"
     # mysqld ran before httpd was started: the order of the manifest.
+    shop.told(cursor, "shop/web/httpd", "running")
     order = [(e["subject"], e["data"]["state"]) for e in shop.events(cursor, "shop")]
     assert order.index(("shop/db/mysqld", "running")) < order.index(("shop/web/httpd", "starting"))
 

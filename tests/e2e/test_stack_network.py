@@ -97,8 +97,7 @@ def test_groups_and_elastic_addresses(stage: StackStage) -> None:
 
     # Nothing is lost with a restart
     stage.guest(place, "sh", "-c", "systemctl reboot --no-block; true")
-    until("another boot", lambda: stage.run("assembly", "exec", "-n", place, "--", "true").returncode == 0
-          and stage.booted(place) != before, 60)  # fmt: skip
+    until("another boot", lambda: stage.rebooted(place, before))
     until("8081 answers", lambda: answers(further, 8081), 30)
     assert not answers(further, 8080)
 
@@ -160,7 +159,7 @@ def test_daemon_and_engines_die_while_a_guest_is_made(stage: StackStage) -> None
     """`kill -9` of all processes of ours: the next start brings the stack to its end, with one guest."""
     template = stage.write("crash.template", json.dumps(document(8080)))
     stage.pcloud("stack", "create", "crash", "-t", template)
-    until("the deployable", lambda: any(each["name"].startswith("crash-") for each in stage.json("get")), 60)
+    until("the deployable", lambda: any(each["name"].startswith("crash-") for each in stage.deployables()), 60)
     stage.kill_all()
     stage.pcloud("up", "--detach")
 
@@ -172,7 +171,7 @@ def test_daemon_and_engines_die_while_a_guest_is_made(stage: StackStage) -> None
     until("8080 answers", lambda: answers(stage.outputs("crash")["Further"], 8080), 60)
     stage.pcloud("stack", "delete", "crash", "--wait")
     assert stage.left() == []
-    assert stage.json("get") == []
+    assert stage.deployables() == []
 
 
 def members_document(size: int) -> dict[str, Any]:

@@ -132,5 +132,5 @@ def test_a_deployable_of_its_own(stage: StackStage) -> None:
     stage.pcloud("stack", "create", "outer", "-t", template, "--wait")
     assert stage.status("inner")["state"] == "running"
     stage.pcloud("stack", "delete", "outer", "--wait")
-    assert stage.json("get") == []
+    assert stage.deployables() == []
     assert stage.left() == []

@@ -42,7 +42,7 @@ def stage() -> Iterator[StackStage]:
 def nothing_left(stage: StackStage) -> None:
     """No guest, deployable, mount, address or bridge of ours."""
     assert stage.left() == []
-    assert stage.json("get") == []
+    assert stage.deployables() == []
     assert stage.bridge not in names("links")
     leases = stage.home / "infrastructure/lxc/leases"
     assert not leases.exists() or list(leases.iterdir()) == []

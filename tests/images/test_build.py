@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can build images"),
     pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 
 

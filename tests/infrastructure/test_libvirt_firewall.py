@@ -7,6 +7,7 @@ from lxml import etree
 
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (make setup-libvirt)")
 
+from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.infrastructure import libvirt_firewall as firewall
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.model.deployable import FirewallRule
@@ -54,6 +55,11 @@ def test_one_outward_rule_ends_what_else_goes_out_but_the_way_to_this_host():
     found = [each for each in rules([FirewallRule(direction="out", protocol="tcp", first=443)]) if each[1] == "out"]
     assert found[0] == ("accept", "out", "all", {"dstipaddr": "10.120.0.1", "dstipmask": "32"})
     assert {tag for _, _, tag, _ in found[1:]} == {"tcp", "tcp-ipv6"}
+
+
+def test_a_rule_that_names_a_group_is_never_taken_for_one_that_names_nobody():
+    with pytest.raises(InfrastructureError, match="names a group"):
+        rules([FirewallRule(protocol="tcp", first=80, group="sg-1")])
 
 
 def test_no_rules_at_all_let_everything_pass():

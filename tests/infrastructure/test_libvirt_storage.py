@@ -22,8 +22,9 @@ from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
 from tests.infrastructure.contract import verdict
 from tests.infrastructure.libvirtd import Libvirtd
+from tests.infrastructure.machine import tiny_image
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 def settings(libvirtd: Libvirtd) -> LibvirtSettings:
@@ -42,9 +43,7 @@ def connection(libvirtd):
 
 @pytest.fixture
 def image(tmp_path) -> Image:
-    disk = tmp_path / "tiny.qcow2"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "1M"], check=True)
-    return Image(name="tiny", digest="tiny", disk=str(disk))
+    return tiny_image(tmp_path)
 
 
 def spec(name: str, image: Image) -> GuestSpec:
@@ -186,3 +185,28 @@ async def test_a_hung_guest_is_asked_about_again_and_again(libvirtd, image):
     )
     await infrastructure.delete("shop.hung")
     await infrastructure.close()
+
+
+async def test_a_console_keeps_what_earlier_starts_wrote_within_bounds(libvirtd, image):
+    """QEMU writes it itself here, as with `stdio_handler = "file"`."""
+    infrastructure = LibvirtInfrastructure(settings(libvirtd))
+    await infrastructure.start(spec("talks", image))
+    console = libvirtd.volumes / "pct-shop.talks.console"
+
+    async def again() -> bytes:
+        await infrastructure.destroy("shop.talks")
+        await infrastructure.start(spec("talks", image))
+        return await infrastructure.console("shop.talks")
+
+    console.write_bytes(b"of the first start\n")
+    assert await again() == b"of the first start\n", "a start does not empty it"
+    (libvirtd.volumes / "pct-shop.talks.console.0").write_bytes(b"moved aside\n")
+    assert await again() == b"moved aside\nof the first start\n"
+    console.write_bytes(bytes(4 << 20) + b"!")
+    shown = await again()
+    assert (len(shown), shown[-1:]) == (64 << 10, b"!")
+    assert console.stat().st_size == len(shown), "only the newest is kept"
+    await infrastructure.delete("shop.talks")
+    assert await infrastructure.console("shop.talks") == b""
+    await infrastructure.close()
+    assert libvirtd.guests_volumes() == []

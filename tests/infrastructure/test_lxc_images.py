@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can run LXC guests"),
     pytest.mark.skipif(shutil.which("lxc-start") is None, reason="lxc-start is not installed (package lxc)"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 
 

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("openstack", reason="openstacksdk is not installed")
 
+from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.infrastructure import openstack_firewall as firewall
 from pcloud.model.deployable import FirewallRule
 
@@ -31,6 +32,11 @@ def test_rules(rule, wanted):
 def test_one_outward_rule_ends_what_else_goes_out():
     rules = firewall.wanted([FirewallRule(direction="out", protocol="tcp", first=443, network="10.1.0.0/16")])
     assert rules == {("egress", "IPv4", "tcp", 443, 443, "10.1.0.0/16")}
+
+
+def test_a_rule_that_names_a_group_is_never_taken_for_one_that_names_nobody():
+    with pytest.raises(InfrastructureError, match="names a group"):
+        firewall.wanted([FirewallRule(protocol="tcp", first=80, group="sg-1")])
 
 
 def test_no_rules_let_nothing_in_and_none_everything():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.guests import BOOT
 from tests.machines.stage import NAME, Stage, World, stage
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -155,7 +156,7 @@ def test_guest_hung_is_isolated_and_started_again(shop):
 
 
 def test_escalation(shop):
-    boot = {name: shop.guest(name, "stat", "-c", "%Y", "/proc/1") for name in ("db", "web")}
+    boot = {name: shop.guest(name, *BOOT) for name in ("db", "web")}
     start = shop.cursor()
     for number in (1, 2, 3):
         cursor = shop.cursor()
@@ -166,8 +167,8 @@ def test_escalation(shop):
     shop.event(start, "escalation", "db", "unit", seconds=30)
     shop.event(cursor, "assembly.state", "db", "", "running", seconds=60)
     shop.running()
-    assert shop.guest("db", "stat", "-c", "%Y", "/proc/1") != boot["db"]
-    assert shop.guest("web", "stat", "-c", "%Y", "/proc/1") == boot["web"], "the other guest was left alone"
+    assert shop.guest("db", *BOOT) != boot["db"]
+    assert shop.guest("web", *BOOT) == boot["web"], "the other guest was left alone"
 
 
 def test_engine_killed(shop):
@@ -206,7 +207,7 @@ def test_agent_killed(shop):
 
 
 def test_a_resource_taken_out_of_the_manifest_is_stopped_in_the_running_guest(shop):
-    before, boot = processes(shop), shop.guest("web", "stat", "-c", "%Y", "/proc/1")
+    before, boot = processes(shop), shop.guest("web", *BOOT)
     without = MANIFEST[: MANIFEST.index("  program:")] + MANIFEST[MANIFEST.index("assemblies:") :]
     shop.apply_text(without.replace("@AGENT@", shop.agent), "10m")
     shop.running()
@@ -215,7 +216,7 @@ def test_a_resource_taken_out_of_the_manifest_is_stopped_in_the_running_guest(sh
         assert shop.guest(assembly, "sh", "-c", alive) == "ended"
         for resource in ("unit", "script"):
             assert process(shop, assembly, resource) == before[assembly, resource]
-    assert shop.guest("web", "stat", "-c", "%Y", "/proc/1") == boot
+    assert shop.guest("web", *BOOT) == boot
 
 
 def test_stopped(shop):

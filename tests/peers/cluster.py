@@ -107,11 +107,23 @@ class Cluster:
             self.run(who, "ip", "addr", "add", f"{address}/24", "dev", link)
             self.run(who, "ip", "link", "set", link, "up")
         self.spawn("cluster", "corosync", "-f")
-        self._until(lambda: self.run("cluster", "corosync-cpgtool", check=False) is not None, 20, "corosync")
-        time.sleep(1)
+        self._until(lambda: self._does("cluster", "corosync-cpgtool"), 20, "corosync")
+        self._configure()
         self.start_pacemaker()
         self.option("stonith-enabled", "false")
         threading.Thread(target=self._fence_loop, daemon=True).start()
+
+    def _configure(self) -> None:
+        """Write a first configuration: a cluster of one node need not wait for what others have to say."""
+        empty = ElementTree.fromstring(self.run("cluster", "cibadmin", "--empty"))
+        options = ElementTree.SubElement(
+            empty.findall("./configuration/crm_config")[0], "cluster_property_set", id="cib-bootstrap-options"
+        )
+        name = "dc-deadtime"
+        ElementTree.SubElement(options, "nvpair", id=f"cib-bootstrap-options-{name}", name=name, value="2s")
+        script = 'umask 077; cat > "$1"; chown hacluster:haclient "$1"'
+        words = ("sh", "-c", script, "sh", "/var/lib/pacemaker/cib/cib.xml")
+        self.run("cluster", *words, stdin=ElementTree.tostring(empty, "unicode"))
 
     # --- processes
 
@@ -124,6 +136,10 @@ class Cluster:
         done = subprocess.run(self.command(who, *argv), capture_output=True, text=True, check=False, input=stdin)
         assert not check or done.returncode == 0, (argv, done.stdout, done.stderr)
         return done.stdout
+
+    def _does(self, who: str, *argv: str) -> bool:
+        """Tell whether a command succeeds there."""
+        return subprocess.run(self.command(who, *argv), capture_output=True, check=False).returncode == 0
 
     def spawn(self, who: str, *argv: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start a process there."""
@@ -140,7 +156,7 @@ class Cluster:
         return made
 
     def start_pacemaker(self) -> None:
-        """Start Pacemaker and wait until its node is online (the first election takes up to a minute)."""
+        """Start Pacemaker and wait until its node is online."""
         self.pacemaker = self.spawn("cluster", "pacemakerd", "-f", PCMK_logfile="/var/log/pacemaker/pacemaker.log")
         self._until(lambda: self.online("node1"), 120, "the cluster's node online")
 

@@ -14,23 +14,18 @@ import pytest
 from tests.guests import base
 from tests.peers.cluster import Cluster
 from tests.peers.nodes import GuestNode, RemoteNode
-from tests.peers.test_cluster import (
-    test_a_failure_is_recovered_at_once as test_a_failure_is_recovered_at_once,
-)
-from tests.peers.test_cluster import (
-    test_a_guest_that_dies_is_started_again_with_its_service as test_a_guest_that_dies_is_started_again_with_its_service,
-)
-from tests.peers.test_cluster import (
-    test_a_killed_agent_comes_back_and_its_resources_ran_on as test_a_killed_agent_comes_back_and_its_resources_ran_on,
-)
-from tests.peers.test_cluster import (
-    test_another_interval_cancels_the_old_monitor as test_another_interval_cancels_the_old_monitor,
-)
-from tests.peers.test_cluster import (
-    test_stop_and_start as test_stop_and_start,
-)
-from tests.peers.test_cluster import (
-    test_stopping_a_guest_stops_its_service_first as test_stopping_a_guest_stops_its_service_first,
+from tests.peers.test_cluster import (  # noqa: F401 - collected here, too
+    test_a_failure_is_recovered_at_once,
+    test_a_guest_that_dies_is_started_again_with_its_service,
+    test_a_killed_agent_comes_back_and_its_resources_ran_on,
+    test_an_orderly_stop_of_the_agent_stops_its_resources_first,
+    test_another_interval_cancels_the_old_monitor,
+    test_fencing,
+    test_maintenance_mode_leaves_things_alone,
+    test_resources_outlive_a_restart_of_the_cluster,
+    test_standby_empties_the_node,
+    test_stop_and_start,
+    test_stopping_a_guest_stops_its_service_first,
 )
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]

@@ -27,6 +27,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import BaseRoute, Mount, Route
 
 from pcloud.api import dashboard
+from tests.ports import free_port
 
 TOKEN = "test-token"
 
@@ -548,11 +549,12 @@ class Running:
     def __init__(self, fleet: Fleet, *, port: int = 0) -> None:
         self.fleet = fleet
         self._api = Api(fleet)
+        port = port or free_port()
         config = uvicorn.Config(self._api.app(), port=port, log_config=None, lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, name="fake-api")
         self._thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._server.started and time.monotonic() < deadline:
             time.sleep(0.005)
         assert self._server.started
@@ -562,7 +564,7 @@ class Running:
     def stop(self) -> None:
         self._api.closing = True
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 

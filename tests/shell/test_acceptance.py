@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,12 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.e2e.stage import CHECKOUT
 from tests.manifests import ACCEPTANCE as SCRIPT
+from tests.ports import free_port
 from tests.shell.conftest import BIN
 
-BRIDGE = "pcloud-sh-acc"
+BRIDGE = f"pcsh{CHECKOUT}"
 BUILD = 1500
 """Seconds: an image may have to be built from the mirror first."""
 
@@ -45,12 +46,10 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     (home / "pcloud.toml").write_text(f'[infrastructures.lxc]\nbridge = "{BRIDGE}"\n')
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     environment = {
         **{name: value for name, value in os.environ.items() if name in {"PATH", "LANG", "HOME"}},
         "PCLOUD_HOME": str(home),
-        "PCLOUD_URL": f"http://127.0.0.1:{port}",
+        "PCLOUD_URL": f"http://127.0.0.1:{free_port()}",
         "XDG_STATE_HOME": str(tmp_path / "state"),
         "TERM": "xterm-256color",
         "PROMPT_TOOLKIT_NO_CPR": "1",
@@ -87,7 +86,7 @@ def guest_process(home: str, assembly: str) -> int:
 
 
 def test_the_acceptance_script(environment: dict[str, str]) -> None:
-    shell = pexpect.spawn(str(BIN / "pcloudsh"), env=environment, encoding="utf-8", timeout=60, dimensions=(50, 180))
+    shell = pexpect.spawn(str(BIN / "pcloudsh"), env=environment, encoding="utf-8", timeout=300, dimensions=(50, 180))
     try:
         shell.expect("pcloudsh>")
         for line in SCRIPT.splitlines():
@@ -99,7 +98,7 @@ def test_the_acceptance_script(environment: dict[str, str]) -> None:
                 ),
                 timeout=BUILD,
             )
-            shell.expect("pcloudsh>", timeout=60)
+            shell.expect("pcloudsh>")
         found = json.loads(pcloud(environment, "status", "dep1", "-o", "json"))
         assert found["state"] == "running"
         assert [(one["name"], one["resources"][0]["state"]) for one in found["assemblies"]] == [
@@ -123,7 +122,7 @@ def test_the_acceptance_script(environment: dict[str, str]) -> None:
 
         assert "RESTART_RESOURCE" in pcloud(environment, "explain", "dep1/assy1/httpd")
         shell.sendline("deployable_delete dep1")
-        shell.expect("dep1: deleted", timeout=120)
+        shell.expect("dep1: deleted")
         shell.expect("pcloudsh>")
         shell.sendeof()
         shell.expect(pexpect.EOF)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.shell.conftest import BIN, WaitFor
 from tests.shell.fakeapi import TOKEN
 
@@ -49,8 +49,7 @@ class Place:
         (self.bin / "pcloud-cped").write_text(daemon)
         (self.bin / "pcloud-cped").chmod(0o755)
         self.home = folder / "home"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         self.environment = {"PATH": os.environ["PATH"], "PCLOUD_HOME": str(self.home), "PCLOUD_URL": self.url}
 
     def pcloud(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -146,9 +145,10 @@ def test_a_daemon_that_can_not_start_is_told_with_its_log(tmp_path: Path) -> Non
     assert "the port is taken" in ended.stderr
 
 
-def test_a_daemon_that_never_answers(tmp_path: Path) -> None:
-    place = Place(tmp_path, f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 30\n")
+def test_a_daemon_that_never_answers(tmp_path: Path, wait_for: WaitFor) -> None:
+    place = Place(tmp_path, f"#!/bin/sh\necho $$ > {tmp_path}/new\nmv {tmp_path}/new {tmp_path}/pid\nexec sleep 900\n")
     ended = place.pcloud("up", "--detach", "--timeout", "500ms")
+    wait_for((tmp_path / "pid").exists)
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     assert ended.returncode == 6
     assert "does not answer after 0.5 s" in ended.stderr

@@ -46,7 +46,7 @@ def test_no_slow_import_for_help() -> None:
         "print([name for name in sys.modules if name.split('.')[0] in {'rich', 'httpx2', 'msgspec', 'yaml', "
         "'prompt_toolkit', 'fastapi', 'pydantic'}])"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert ended.stdout.splitlines()[-1] == "[]"
 
 
@@ -56,7 +56,7 @@ def test_no_server_part_is_ever_imported() -> None:
         "print([name for name in sys.modules if name.split('.')[0] in {'fastapi', 'starlette', 'sqlalchemy', 'uvicorn', "
         "'pydantic'} or name.startswith(('pcloud.cpe', 'pcloud.api'))])"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert ended.stdout.strip() == "[]"
 
 
@@ -83,7 +83,7 @@ def test_roff_escapes() -> None:
 def complete(environment: dict[str, str], *words: str) -> list[str]:
     line = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_PCLOUD_COMPLETE": "bash_complete"}
     ended = subprocess.run(
-        [BIN / "pcloud"], env={**environment, **line}, capture_output=True, text=True, timeout=30, check=True
+        [BIN / "pcloud"], env={**environment, **line}, capture_output=True, text=True, timeout=120, check=True
     )
     assert ended.stderr == ""
     return [found.partition(",")[2] for found in ended.stdout.splitlines() if found]

@@ -182,7 +182,7 @@ def raw(url: str, form: dict[str, str] | bytes, headers: dict[str, str] | None =
     body = form if isinstance(form, bytes) else urllib.parse.urlencode(form).encode()
     request = urllib.request.Request(url, body, headers or {"X-Auth-Token": "good"})
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as problem:
         return problem.code, problem.read().decode()

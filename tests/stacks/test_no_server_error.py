@@ -57,7 +57,7 @@ def test_schemathesis_finds_no_server_error(daemon: Daemon, tmp_path: Path, name
             "--suppress-health-check", "all", "--continue-on-failure", "--warnings", "off", "--seed", "1",
             "--report-har-path", str(report),
         ],
-        cwd=tmp_path, env=daemon.environment, capture_output=True, text=True, timeout=280, check=False,
+        cwd=tmp_path, env=daemon.environment, capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     statuses = collections.Counter(

@@ -322,7 +322,7 @@ def everything(**more: Any) -> Source:
 
 
 @pytest.mark.parametrize("name", ["create", "update", "delete"])
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_crash_at_every_write(name: str, swift: Swift, tmp_path: Path) -> None:
     """The next run carries on to the same end: nothing made twice, nothing of ours taken for somebody else's."""
     objects = ObjectStore(swift.settings(), {})

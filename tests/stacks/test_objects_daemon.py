@@ -17,7 +17,7 @@ from tests.stacks.daemon import Daemon
 from tests.stacks.objects import Swift, running
 from tests.stacks.test_daemon import outputs, status, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 CLIENTS = Path(__file__).resolve().parents[2] / ".tools/stack-clients/bin"
 MEDIA = {
     "AWSTemplateFormatVersion": "2010-09-09",
@@ -62,7 +62,7 @@ def client(daemon: Daemon, program: str, *words: str, code: int = 0) -> str:
     }
     done = subprocess.run(
         [CLIENTS / program, *words], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        check=False, timeout=200,
+        check=False, timeout=800,
     )  # fmt: skip
     assert done.returncode == code, f"{program} {' '.join(words)}: {done.stdout}{done.stderr}"
     return done.stdout

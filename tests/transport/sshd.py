@@ -103,8 +103,8 @@ def running(pid: int) -> bool:
 
 
 async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until a condition holds; fail when it does not in time."""
-    deadline = time.monotonic() + seconds
+    """Wait until a condition holds; fail when it does not within these seconds, or a minute if that is longer."""
+    deadline = time.monotonic() + max(60.0, seconds)
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.02)

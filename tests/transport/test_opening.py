@@ -37,7 +37,7 @@ async def test_first_connections_at_once_share_one_transport(tmp_path) -> None:
     with start_sshd(tmp_path) as sshd:
         connections = await asyncio.gather(
             *(
-                transport.connect(sshd.endpoint(), on_result=results.append, on_lost=lost.append, timeout=20)
+                transport.connect(sshd.endpoint(), on_result=results.append, on_lost=lost.append, timeout=60)
                 for _ in range(3)
             )
         )

@@ -11,7 +11,7 @@ from tests.certificates import authority, credentials
 from tests.guests import PacemakerGuest, put_services
 from tests.transport.client import connected
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 class WithServices(PacemakerGuest):

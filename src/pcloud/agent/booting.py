@@ -11,14 +11,13 @@ import os
 
 from pcloud.agent.loop import Loop
 from pcloud.agent.operation import CANCELLED, OK, Result
-from pcloud.agent.systemd import UNIT, Systemd
 
 TYPE_CHECKING = False  # these modules would cost memory in every guest
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
-    from pcloud.agent.dbus import DBusError
+    from pcloud.agent.systemd import Systemd
 
     class Running(Protocol):
         """What runs and can be ended."""
@@ -32,7 +31,7 @@ class Boot:
 
     __slots__ = ("_loop", "_systemd", "_wait", "_waiting", "over")
 
-    def __init__(self, loop: Loop, systemd: Systemd) -> None:
+    def __init__(self, loop: Loop, systemd: Callable[[], Systemd]) -> None:
         self._loop, self._systemd = loop, systemd
         self._waiting: list[Callable[[], None]] = []
         self._wait = 0.01
@@ -40,18 +39,19 @@ class Boot:
         """Once true it stays so. Where the first process is not systemd there is nothing to wait for."""
 
     def then(self, callback: Callable[[], None]) -> None:
-        """Call back when they stand, or can not be expected any more."""
+        """Call back when they stand, or can not be expected any more; at once where they do."""
+        if self.over:
+            callback()
+            return
         self._waiting.append(callback)
         if len(self._waiting) == 1:
             self._ask()
 
     def _ask(self) -> None:
-        self._systemd.unit_property("basic.target", UNIT, "Job", self._answer)
+        self._systemd().job("basic.target", self._answer)
 
-    def _answer(self, job: object, _error: DBusError | None) -> None:
-        if (
-            isinstance(job, list) and job[0]
-        ):  # number and path; the number is 0 when the start is over or was never asked for
+    def _answer(self, job: int) -> None:
+        if job:
             self._loop.later(self._wait, self._ask)
             self._wait = min(self._wait * 1.2, 0.5)
             return

@@ -10,7 +10,6 @@ from pcloud.agent.booting import Boot, Held
 from pcloud.agent.commands import Command, Resource, refuse_stonith
 from pcloud.agent.loop import Loop
 from pcloud.agent.operation import ABSENT, ERROR, FAILED, FAILED_FATAL, NOT_INSTALLED, Child, Result, failed_to_start
-from pcloud.agent.systemd import Run, Systemd
 
 TYPE_CHECKING = False  # `typing` itself would cost memory in every guest
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
     Done = Callable[[Result], None]
     from typing import Union
+
+    from pcloud.agent.systemd import Run, Systemd
 
     Running = Union[Child, Held, Run, "_Service"]
 
@@ -27,10 +28,19 @@ class Runner:
 
     __slots__ = ("_boot", "_loop", "_systemd")
 
-    def __init__(self, loop: Loop, systemd: Systemd) -> None:
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._systemd = systemd
-        self._boot = Boot(loop, systemd)
+        self._boot = Boot(loop, lambda: self.systemd)
+        self._systemd: Systemd | None = None
+
+    @property
+    def systemd(self) -> Systemd:
+        """Who talks to systemd. Made at first use, since what it takes costs 0.1 MB where no unit is managed."""
+        if self._systemd is None:
+            from pcloud.agent.systemd import Systemd
+
+            self._systemd = Systemd(self._loop, self._boot)
+        return self._systemd
 
     def run(self, resource: Resource, command: Command, done: Done) -> Running | None:
         """Start an operation. None when its result is already known (and on its way)."""
@@ -43,7 +53,7 @@ class Runner:
         """Start an operation as one of the real classes."""
         if kind == "systemd":
             timeout = command.timeout / 1000
-            return self._systemd.run(resource.id, resource.type, command.action, command.parameters, timeout, done)
+            return self.systemd.run(resource.id, resource.type, command.action, command.parameters, timeout, done)
         if kind == "ocf":
             return self._ocf(resource, command, done)
         if kind == "lsb":
@@ -103,7 +113,7 @@ class Runner:
         def answer(known: bool) -> None:
             reply("systemd" if known else "lsb")
 
-        self._systemd.exists(resource.type, answer)
+        self.systemd.exists(resource.type, answer)
 
     def find_processes(
         self, resource: Resource, parameters: dict[str, str], found: Callable[[list[int]], None]
@@ -114,7 +124,7 @@ class Runner:
             if kind != "systemd" or parameters.get(watch.PROCESSES):
                 found(watch.find(kind, resource.id, parameters, self._loop.children))
             else:
-                self._systemd.main_process(resource.type, on_main)
+                self.systemd.main_process(resource.type, on_main)
 
         def on_main(pid: int, group: str) -> None:
             found([pid] if pid else watch.by_control_group(group))

@@ -9,6 +9,7 @@ import os
 import time
 
 from pcloud.agent import units
+from pcloud.agent.booting import Boot
 from pcloud.agent.dbus import Bus, DBusError, Message
 from pcloud.agent.loop import Loop, Timer, log
 from pcloud.agent.operation import (
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MANAGER = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
-UNIT, _SERVICE = "org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"
+_UNIT, _SERVICE = "org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"
 _NO_UNIT = (
     "org.freedesktop.systemd1.NoSuchUnit",
     "org.freedesktop.systemd1.LoadFailed",
@@ -42,10 +43,10 @@ _NO_UNIT = (
 class Systemd:
     """Talks to systemd for all resources."""
 
-    __slots__ = ("_bus", "_jobs", "_loop", "ending")
+    __slots__ = ("_boot", "_bus", "_jobs", "_loop", "ending")
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+    def __init__(self, loop: Loop, boot: Boot) -> None:
+        self._loop, self._boot = loop, boot
         self.ending = False
         """Whether the agent is to end when what it manages has been stopped. systemd would not stop a service that is
         ordered before an agent whose own stop is under way: each would wait for the other."""
@@ -66,15 +67,8 @@ class Systemd:
 
     def exists(self, agent: str, reply: Callable[[bool], None]) -> None:
         """Tell whether systemd knows such a unit."""
-
-        def answer(state: str | None) -> None:
-            reply(state in ("loaded", "masked"))
-
         self.unit_property(
-            unit_name(agent),
-            UNIT,
-            "LoadState",
-            lambda value, _error: answer(value if isinstance(value, str) else None),
+            unit_name(agent), _UNIT, "LoadState", lambda value, _error: reply(value in ("loaded", "masked"))
         )
 
     def main_process(self, agent: str, reply: Callable[[int, str], None]) -> None:
@@ -105,6 +99,14 @@ class Systemd:
             (interface, name),
             lambda values, error: reply(values[0] if values else None, error),
         )
+
+    def job(self, unit: str, reply: Callable[[int], None]) -> None:
+        """Tell the number of a unit's job, 0 where it has none or that can not be asked."""
+
+        def on_job(value: object, _error: DBusError | None) -> None:
+            reply(value[0] if isinstance(value, list) else 0)  # number and path
+
+        self.unit_property(unit, _UNIT, "Job", on_job)
 
     def manager(
         self,
@@ -162,7 +164,7 @@ class Systemd:
         elif new:
             self._read_if_unread(unit, path, ready)
         else:
-            self.manager("Reload", "", (), lambda _values, error: ready(error))
+            self._reload(ready)
 
     def _read_if_unread(self, unit: str, path: str, ready: Callable[[DBusError | None], None]) -> None:
         """Let systemd read its configuration again, unless it reads the unit only now, and the new drop-in with it. That is
@@ -170,15 +172,23 @@ class Systemd:
 
         def on_paths(value: object, _error: DBusError | None) -> None:
             known = isinstance(value, list) and path in value
-            self.unit_property(unit, UNIT, "NeedDaemonReload", lambda stale, _failure: on_stale(known, stale))
+            self.unit_property(unit, _UNIT, "NeedDaemonReload", lambda stale, _failure: on_stale(known, stale))
 
         def on_stale(known: bool, stale: object) -> None:
             if known and stale == 0:
                 ready(None)
             else:
-                self.manager("Reload", "", (), lambda _values, error: ready(error))
+                self._reload(ready)
 
-        self.unit_property(unit, UNIT, "DropInPaths", on_paths)
+        self.unit_property(unit, _UNIT, "DropInPaths", on_paths)
+
+    def _reload(self, ready: Callable[[DBusError | None], None]) -> None:
+        """Let systemd read its configuration again, not in the middle of its boot, then `ready`."""
+
+        def booted() -> None:
+            self.manager("Reload", "", (), lambda _values, error: ready(error))
+
+        self._boot.then(booted)
 
     def unorder(self, unit: str, ready: Callable[[DBusError | None], None]) -> None:
         """Take a service out of the order with the agent, then `ready`."""
@@ -188,14 +198,14 @@ class Systemd:
             ready(DBusError("", f"{unit} can not be taken out of its order: {error}"))
             return
         if changed:
-            self.manager("Reload", "", (), lambda _values, error: ready(error))
+            self._reload(ready)
         else:
             ready(None)
 
     def release(self, resource_id: str, agent: str) -> None:
         """Remove what `prepare` wrote; systemd's own restart rules count again."""
         if units.remove_files(resource_id, unit_name(agent)):
-            self.manager("Reload", "", (), lambda _values, _error: None)
+            self._reload(lambda _error: None)
 
 
 class Run:
@@ -288,7 +298,7 @@ class Run:
 
     def _check(self) -> None:
         if self._done is not _nobody:
-            self._call = self._systemd.unit_property(self._unit, UNIT, "ActiveState", self._state)
+            self._call = self._systemd.unit_property(self._unit, _UNIT, "ActiveState", self._state)
 
     def _state(self, value: object, error: DBusError | None) -> None:
         if self._done is _nobody:

@@ -74,6 +74,8 @@ class Capability(StrEnum):
     """Stacks can make networks and routers (`GuestSpec.interfaces`)."""
     FIREWALL_GROUPS = "firewall-groups"
     """Rules may name groups of guests (`FirewallRule.group`, `GuestSpec.groups`)."""
+    SNAPSHOTS = "snapshots"
+    """Volumes can be copied as they are, and be made from such a copy; `volumes` are `Snapshots` too."""
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,6 +236,59 @@ class Volumes(Protocol):
     async def attach(self, guest_id: str, wanted: Sequence[AttachedVolume]) -> None:
         """Give a guest these volumes and no others, at once where it runs. One that is not there gets them when it starts.
         InfrastructureError when another guest has one of them."""
+        ...
+
+
+class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume as it is."""
+
+    volume: str
+    size: int
+    """Bytes."""
+    taken: int
+    """Bytes of its storage that it takes now."""
+    holder: str = ""
+    """The guest that has it; empty when none has."""
+
+
+class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot of a volume."""
+
+    snapshot: str
+    volume: str
+    """What it is of; empty when that is not known."""
+    size: int
+    """Bytes."""
+    taken: int
+    """Bytes of its storage; what it shares with others is counted for each."""
+    created: float
+    """Wall-clock time."""
+    note: str = ""
+    """For whom it was made."""
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """What the volumes of an infrastructure with `Capability.SNAPSHOTS` are besides. Errors: InfrastructureError."""
+
+    async def take(self, volume: str, snapshot: str, note: str) -> None:
+        """Copy a volume that no guest has; does nothing when there is such a snapshot."""
+        ...
+
+    async def restore(self, snapshot: str, volume: str, size: int) -> None:
+        """Make a volume that begins as a snapshot, of `size` bytes (0: the snapshot's), or let one that is there grow."""
+        ...
+
+    async def all_snapshots(self) -> list[SnapshotInfo]:
+        """Return what snapshots there are."""
+        ...
+
+    async def all_volumes(self) -> list[VolumeInfo]:
+        """Return what volumes there are."""
+        ...
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Remove a snapshot; no error when there is none."""
         ...
 
 

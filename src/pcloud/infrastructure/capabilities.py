@@ -19,6 +19,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.FIREWALL_GROUPS,
             Capability.FIXED_ADDRESSES,
             Capability.NETWORKS,
+            Capability.SNAPSHOTS,
         }
     ),
     # Commands through the QEMU guest agent need that in the image, so they are not promised: the engine goes by ssh.

@@ -27,10 +27,13 @@ _LAST = 1000
 
 
 def document(name: str, rules: Sequence[FirewallRule] | None, host: str) -> str:
-    """Return a filter. `host` is this host's address in the network; None as rules lets everything pass."""
+    """Return a filter. `host` is this host's address in the network; None as rules lets everything pass. Permanent
+    InfrastructureError for a rule that names a group of guests."""
     root = etree.Element("filter", name=name, chain="root")
     etree.SubElement(root, "uuid").text = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{xml.NAMESPACE}/filter/{name}"))
     given = _ALL if rules is None else tuple(rules)
+    if any(each.group for each in given):
+        raise InfrastructureError("a rule that names a group can not be kept for machines", permanent=True)
     managed = [FirewallRule(protocol="tcp", first=port, last=port, network=f"{host}/32") for port in MANAGED]
     for rule in (*managed, *(each for each in given if each.direction == "in")):
         _accept(root, rule)

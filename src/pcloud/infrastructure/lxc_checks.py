@@ -26,6 +26,8 @@ def lacking() -> dict[Capability, str]:
         found[Capability.VOLUMES] = "the kernel has no loop devices: modprobe loop"
     elif not shutil.which("losetup", path=path):
         found[Capability.VOLUMES] = "losetup is not installed: apt-get install mount"
+    if Capability.VOLUMES in found:
+        found[Capability.SNAPSHOTS] = found[Capability.VOLUMES]
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.model.deployable import FirewallRule
 
 _ALL = (FirewallRule(), FirewallRule(direction="out"))
@@ -21,6 +22,8 @@ Rule = tuple[str, str, str | None, int | None, int | None, str | None]
 def wanted(rules: Sequence[FirewallRule] | None) -> set[Rule]:
     """Return the rules as Neutron has them; None lets everything pass. Where none is for `out`, everything goes out."""
     given = _ALL if rules is None else tuple(rules)
+    if any(each.group for each in given):
+        raise InfrastructureError("a rule that names a group of guests can not be kept on OpenStack", permanent=True)
     if not any(each.direction == "out" for each in given):
         given = (*given, FirewallRule(direction="out"))
     return {each for rule in given for each in _families(rule)}

@@ -112,12 +112,12 @@ def assess(
             scope.problems.append(
                 template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}{why}", path)
             )
-        if kind is not None and definition.deletion_policy == "Snapshot":
-            sentence = (
-                "a snapshot can not be made before it is deleted: there are none here; Retain keeps the thing itself"
-            )
-            where = (*path, "DeletionPolicy" if template.dialect is Dialect.CFN else "deletion_policy")
-            scope.problems.append(template.problem("REFUSED", sentence, where))
+        for key, policy in _removals(definition, template.dialect):
+            if policy == "Snapshot" and kind is not None and not (kind.snapshots and "snapshots" in capabilities):
+                sentence = (
+                    "no snapshot can be made before it is deleted: there are none here; Retain keeps the thing itself"
+                )
+                scope.problems.append(template.problem("REFUSED", sentence, (*path, key)))
         if definition.external_id is not None:
             sentence = "a thing that others made can not be taken over: external_id is not offered"
             scope.problems.append(template.problem("REFUSED", sentence, (*path, "external_id")))
@@ -167,6 +167,14 @@ def _claims(
         if why:
             found.append(PropertyProblem(code="ADDRESS", message=why, path=path))
     return found
+
+
+def _removals(definition: ResourceDefinition, dialect: Dialect) -> tuple[tuple[str, str], ...]:
+    """Return the policies for what is deleted, by their names."""
+    if dialect is Dialect.CFN:
+        found = (definition.deletion_policy, definition.update_replace_policy)
+        return tuple(zip(("DeletionPolicy", "UpdateReplacePolicy"), found, strict=True))
+    return (("deletion_policy", definition.deletion_policy),)
 
 
 def _policies(scope: Scope, definition: ResourceDefinition, path: Path) -> None:
@@ -371,6 +379,12 @@ def plan(
     scope.finish()
     for name, record in reversed(list(current.items())):
         if name not in changes:
-            action = "retain" if record.deletion_policy == "Retain" else "delete"
-            changes[name] = Change(action=action, name=name, type=record.type, physical=record.physical)
+            kept = record.deletion_policy in ("Retain", "RetainExceptOnCreate")
+            changes[name] = Change(
+                action="retain" if kept else "delete",
+                name=name,
+                type=record.type,
+                physical=record.physical,
+                why="a snapshot is made first" if record.deletion_policy == "Snapshot" else "",
+            )
     return Plan(changes=tuple(changes.values()), notes=tuple(assessment.notes))

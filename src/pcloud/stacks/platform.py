@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from pcloud.environment.infrastructure import ExecResult
+from pcloud.environment.infrastructure import ExecResult, SnapshotInfo, VolumeInfo
 from pcloud.events.event import Event
 from pcloud.model.deployable import Deployable
 from pcloud.model.errors import PcloudError, Unavailable
@@ -80,8 +80,25 @@ class Platform(Protocol):
         """Bring a running guest's addresses, firewall and volumes to its stored definition, without a restart."""
         ...
 
-    async def create_volume(self, volume: str, gigabytes: int) -> None:
-        """Make a volume of that size (GiB), or let one grow to it; PcloudError when that can not be."""
+    async def create_volume(self, volume: str, gigabytes: int, snapshot: str = "") -> None:
+        """Make a volume of that size (GiB), empty or as a snapshot is, or let one grow to it; 0 is the snapshot's size.
+        PcloudError when that can not be."""
+        ...
+
+    async def snapshot_volume(self, volume: str, snapshot: str, note: str) -> None:
+        """Copy a volume that no guest has; PcloudError when that can not be."""
+        ...
+
+    async def volumes(self) -> list[VolumeInfo]:
+        """Return what volumes there are."""
+        ...
+
+    async def snapshots(self) -> list[SnapshotInfo]:
+        """Return what snapshots of volumes there are."""
+        ...
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Remove a snapshot; no error when there is none."""
         ...
 
     async def delete_volume(self, volume: str) -> None:
@@ -154,9 +171,24 @@ class NoPlatform:
         """Return False."""
         return False
 
-    async def create_volume(self, volume: str, gigabytes: int) -> None:
+    async def create_volume(self, volume: str, gigabytes: int, snapshot: str = "") -> None:
         """Refuse."""
         raise _refusal()
+
+    async def snapshot_volume(self, volume: str, snapshot: str, note: str) -> None:
+        """Refuse."""
+        raise _refusal()
+
+    async def volumes(self) -> list[VolumeInfo]:
+        """There is none."""
+        return []
+
+    async def snapshots(self) -> list[SnapshotInfo]:
+        """There is none."""
+        return []
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Do nothing."""
 
     async def delete_volume(self, volume: str) -> None:
         """Do nothing."""

@@ -157,6 +157,15 @@ class State:
                     return record
         return None
 
+    def owner_of_volume(self, volume: str) -> str:
+        """Return the name of the stack that a volume belongs to, as its own or with a server; empty when it is nobody's."""
+        for stack, records in self._records.items():
+            for record in records.values():
+                brought = [each["volume"] for each in record.data.get("disks", ()) if each["goes"]]
+                if record.physical == volume or volume in brought:
+                    return self.stacks[stack].name
+        return ""
+
     def type_of(self, record: ResourceRecord) -> ResourceType | None:
         """Return the type of a record, as its stack's registry names it."""
         stack = self.stacks[record.stack]

@@ -21,6 +21,9 @@ from pcloud.environment.infrastructure import (
     ExecResult,
     InfrastructureError,
     InfrastructureUnavailable,
+    SnapshotInfo,
+    Snapshots,
+    VolumeInfo,
     Volumes,
 )
 from pcloud.events.broadcast import Closed, TooSlow
@@ -204,12 +207,41 @@ class EnginePlatform:
             with _told("NO_VOLUME"):
                 await place.volumes.attach(guest, found.volumes)
 
-    async def create_volume(self, volume: str, gigabytes: int) -> None:
-        """Make a volume of that size, or let one grow to it."""
+    async def create_volume(self, volume: str, gigabytes: int, snapshot: str = "") -> None:
+        """Make a volume of that size, empty or as a snapshot is, or let one grow to it."""
         if self._place.volumes is None:
             raise Unavailable.of("NO_VOLUME", f"there are no volumes: {self.why([Capability.VOLUMES])}")
         with _told("NO_VOLUME"):
-            await self._place.volumes.create(volume, gigabytes * _GIB)
+            if snapshot:
+                await self._snapshots().restore(snapshot, volume, gigabytes * _GIB)
+            else:
+                await self._place.volumes.create(volume, gigabytes * _GIB)
+
+    async def snapshot_volume(self, volume: str, snapshot: str, note: str) -> None:
+        """Copy a volume that no guest has."""
+        with _told("NO_VOLUME"):
+            await self._snapshots().take(volume, snapshot, note)
+
+    async def volumes(self) -> list[VolumeInfo]:
+        """Return what volumes there are."""
+        kept = self._place.volumes
+        return await kept.all_volumes() if isinstance(kept, Snapshots) else []
+
+    async def snapshots(self) -> list[SnapshotInfo]:
+        """Return what snapshots of volumes there are."""
+        kept = self._place.volumes
+        return await kept.all_snapshots() if isinstance(kept, Snapshots) else []
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Remove a snapshot."""
+        with _told("NO_VOLUME"):
+            await self._snapshots().delete_snapshot(snapshot)
+
+    def _snapshots(self) -> Snapshots:
+        kept: object = self._place.volumes
+        if not isinstance(kept, Snapshots):
+            raise Unavailable.of("NO_SNAPSHOTS", f"there are no snapshots of volumes on {self.infrastructure}")
+        return kept
 
     async def delete_volume(self, volume: str) -> None:
         """Remove a volume."""

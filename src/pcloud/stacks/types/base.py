@@ -211,6 +211,8 @@ class ResourceType:
     nested: ClassVar[bool] = False
     """Whether its physical thing is a stack."""
     updates_metadata: ClassVar[bool] = True
+    snapshots: ClassVar[bool] = False
+    """Whether a snapshot of it can be made before it is deleted, where the platform has them."""
     keeps_signals: ClassVar[bool] = True
     """Whether its signals are stored, as waiting for them needs; else they are only acted upon."""
     repeats: ClassVar[bool] = False
@@ -241,6 +243,10 @@ class ResourceType:
 
     async def delete(self, context: Context) -> None:
         """Remove it. No error when it is not there."""
+
+    async def snapshot(self, context: Context) -> str:
+        """Make a snapshot of it, the same again after a crash; return its id. Only where `snapshots` says so."""
+        raise NotImplementedError
 
     async def drift(self, context: Context) -> dict[str, Any] | None:
         """Return the properties as they really are where they differ; None when the thing is gone."""
