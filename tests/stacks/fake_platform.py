@@ -31,8 +31,10 @@ class Ending:
 class NotingPlatform:
     """Notes what it is asked to do; events are put in by the test."""
 
-    capabilities = frozenset({"guests"})
+    capabilities = frozenset({"guests", "access"})
     infrastructure = "noted"
+    transport = "remote"
+    start_timeout = 0.0
     catalogue = None
     networks: Any = None
     objects = ObjectStore()
@@ -44,6 +46,9 @@ class NotingPlatform:
         self.answer = ""
         """What every command in a guest prints; nothing can be run while it is empty."""
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def why(self, lacking: Sequence[str]) -> str:
+        return "guests that are only noted have none"
 
     def read(self, document: Mapping[str, Any]) -> Deployable:
         raise NotImplementedError

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
 from pcloud.infrastructure.lxc_network import Leases
+from pcloud.infrastructure.lxc_settings import LxcSettings
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.guests.endpoint import GuestEndpoint
 from pcloud.stacks.records import Source
 from tests.stacks.test_guests import MemoryPlatform, cfn, instance, opened
 from tests.stacks.test_security_groups import changed, guests, made
@@ -31,7 +32,7 @@ class Addressed(MemoryPlatform):
         state.mkdir()
         (state / "network.json").write_text(json.dumps({"bridge": "none", "subnet": "192.0.2.0/24"}))
         self.leases = Leases(state)
-        self._endpoint = GuestEndpoint(state, {}, [1])
+        self._network = LxcGuestNetwork(LxcSettings(state=str(state)))
 
     async def allocate_address(self, holder: str, wanted: str = "") -> str:
         index = int(wanted.rpartition(".")[2])
@@ -43,7 +44,7 @@ class Addressed(MemoryPlatform):
 
     def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
         own = {".".join(place) for place in guests} | {f"_address.{holder}" for holder in holders}
-        return self._endpoint.refusal(address, frozenset(own))
+        return self._network.refusal(address, frozenset(own))
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from typing import Any
 import libvirt
 import msgspec
 
-from pcloud.environment.infrastructure import GuestSpec
+from pcloud.environment.infrastructure import GuestSpec, InfrastructureError
 from pcloud.infrastructure import libvirt_domains as domains
+from pcloud.infrastructure import libvirt_firewall as firewall
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure import seed
 from pcloud.infrastructure.iso import iso_image
@@ -75,6 +76,13 @@ class Maker:
             hosts[spec.identity.hostname] = address
         ports = xml.format_ports(_free_ports(self._settings.forwarded_ports)) if user_network else ""
         content, boot = self._boot(connection, spec, name, address, hosts)
+        filtered = spec.firewall is not None
+        if filtered:
+            if user_network or (view := self._networks.view(connection)) is None:
+                raise InfrastructureError(
+                    "a firewall needs a libvirt network with addresses of its own", permanent=True
+                )
+            firewall.ensure(connection, name, spec.firewall, view.gateway)
         plan = xml.DomainPlan(
             name=name,
             record=xml.Record(
@@ -93,6 +101,7 @@ class Maker:
             seed=self._storage.path(connection, f"{name}.seed"),
             network="" if user_network else self._settings.network,
             console=self._storage.path(connection, f"{name}.console"),
+            firewall=name if filtered else "",
             **boot,
         )
         return Making(plan=plan, seed=content)
@@ -108,6 +117,11 @@ class Maker:
         """Return the seed, and how the machine boots: our own images by kernel, others by their boot loader."""
         image = spec.image
         if not image.kernel:
+            if spec.seed or spec.addresses:
+                raise InfrastructureError(
+                    f"{image.name} was made by others: only images built here take user data and addresses of stacks",
+                    permanent=True,
+                )
             files = seed.nocloud(spec.guest_id, spec.identity, hosts, f"{name}-{spec.digest}")
             return iso_image("cidata", files), {}
         if self._settings.network == "user":
@@ -117,7 +131,16 @@ class Maker:
             view = self._networks.view(connection)
             where = f"pcloud.address={address}/{view.prefix} pcloud.gateway={view.gateway}" if address and view else ""
             dns = view.gateway if view else ""
-        return seed.tar_seed(spec.guest_id, spec.identity, hosts, dns=dns, dhcp=not where), {
+        content = seed.tar_seed(
+            spec.guest_id,
+            spec.identity,
+            hosts,
+            dns=dns,
+            dhcp=not where,
+            files=spec.seed,
+            addresses=spec.addresses,
+        )
+        return content, {
             "kernel": self._storage.image_path(connection, image.digest, "kernel"),
             "initrd": self._storage.image_path(connection, image.digest, "initrd"),
             "command_line": f"root=/dev/vda rw console=ttyS0 net.ifnames=0 {where}".strip(),

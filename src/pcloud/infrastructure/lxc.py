@@ -34,6 +34,7 @@ from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.lxc_attach import attach, run
 from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_groups import Groups
+from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
 from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
 from pcloud.infrastructure.lxc_process import Process
 from pcloud.infrastructure.lxc_segments import Segments
@@ -62,6 +63,7 @@ class LxcInfrastructure:
         self._bridge = Bridge(settings, self._leases)
         self._volumes = LxcVolumes(self._state)
         self.volumes = LxcVolumeStore(self._state)
+        self.network = self.changes = LxcGuestNetwork(settings)
         self._groups = Groups(self._state)
         self._segments = Segments(self._state)
         self._tracker = Tracker(self._guests, settings.rescan)

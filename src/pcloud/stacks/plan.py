@@ -108,8 +108,9 @@ def assess(
             )
         elif name in scope.enabled and kind.needs - capabilities:
             lacking = ", ".join(sorted(kind.needs - capabilities))
+            why = f" ({platform.why(sorted(kind.needs - capabilities))})" if platform is not None else ""
             scope.problems.append(
-                template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}", path)
+                template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}{why}", path)
             )
         for key, policy in _removals(definition, template.dialect):
             if policy == "Snapshot" and kind is not None and not (kind.snapshots and "snapshots" in capabilities):

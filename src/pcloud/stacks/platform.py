@@ -21,17 +21,25 @@ class Platform(Protocol):
     """Keeps deployables alive."""
 
     capabilities: frozenset[str]
-    """Of `guests`, `volumes`, `addresses`, `fixed-addresses`, `firewall`, `firewall-groups`, `networks`: what this
-    platform can do. What needs more is refused before anything starts."""
+    """`guests`, and what of `pcloud.environment.infrastructure.Capability` these can have. Types that need more are refused
+    before anything starts."""
 
     infrastructure: str
     """Where guests are made."""
+    transport: str
+    """`remote`, or `none` where nothing in guests is reached: servers are complete when their infrastructure says so."""
+    start_timeout: float
+    """Seconds that its guests may need until their agent answers."""
     catalogue: Any
     """What image names and instance types of templates mean here (`guests.catalogue.Catalogue`)."""
     networks: Any
     """Makes networks and routers (`guests.networks.GuestNetworks`), where it can."""
     objects: ObjectStore
     """Where buckets and containers are made, and why there are none where there are none."""
+
+    def why(self, lacking: Sequence[str]) -> str:
+        """Return why there is not what `capabilities` lacks, in a sentence."""
+        ...
 
     def images(self) -> Sequence[str]:
         """Return the names of the images (JEOS) that guests can be made from."""
@@ -148,9 +156,15 @@ class NoPlatform:
 
     capabilities: frozenset[str] = frozenset()
     infrastructure = ""
+    transport = "remote"
+    start_timeout = 0.0
     catalogue: Any = None
     networks: Any = None
     objects = ObjectStore()
+
+    def why(self, lacking: Sequence[str]) -> str:
+        """Say that it has no guests."""
+        return "it has no guests"
 
     def read(self, document: Mapping[str, Any]) -> Deployable:
         """Refuse."""

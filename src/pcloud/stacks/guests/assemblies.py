@@ -59,11 +59,23 @@ async def put(context: Context, assembly: Assembly) -> None:
     Returns when stored; nothing else of the deployable is touched."""
     name, _ = place(context)
     platform = context.services.platform
+    assembly = msgspec.structs.replace(assembly, start_timeout=max(assembly.start_timeout, platform.start_timeout))
+    if platform.transport == "none":  # types whose services must be watched are refused then
+        assembly = msgspec.structs.replace(assembly, transport="none", resources=())
     async with _lock(platform, name):
         old = await _definition(platform, name)
         assemblies = [one for one in old.assemblies if one.name != assembly.name] if old is not None else []
         kept = [assembly if one.name == assembly.name else one for one in (old.assemblies if old is not None else ())]
         wanted = tuple(kept if len(kept) > len(assemblies) else [*assemblies, assembly])
+        if (
+            old is not None
+            and old.infrastructure != platform.infrastructure
+            and assembly.name not in {one.name for one in old.assemblies}
+        ):
+            raise ResourceFailed(
+                f"the guests of this stack are on {old.infrastructure}, new ones are made on {platform.infrastructure} "
+                "by the settings now: a stack has one infrastructure"
+            )
         base = old or Deployable(name=name, infrastructure=platform.infrastructure)
         await platform.apply(msgspec.structs.replace(base, assemblies=wanted))
 

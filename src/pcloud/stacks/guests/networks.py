@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
 from pcloud.infrastructure.lxc_segments import Router, Segments, Subnet
 from pcloud.model.errors import Unavailable
-from pcloud.stacks.guests.endpoint import GuestEndpoint
 
 _HELD = "_router."
 T = TypeVar("T")
@@ -23,14 +23,15 @@ T = TypeVar("T")
 class GuestNetworks:
     """The networks of one state folder."""
 
-    def __init__(self, state: Path, endpoint: GuestEndpoint) -> None:
+    def __init__(self, state: Path, own: LxcGuestNetwork) -> None:
+        """`own` is the guests' own network."""
         self._segments = Segments(state)
-        self._endpoint = endpoint
+        self._own = own
 
     def refusal(self, cidr: str) -> str:
         """Say why a network of a stack can not have these addresses; empty when it can."""
         try:
-            taken = self._endpoint.planned()
+            taken = self._own.planned()
         except InfrastructureError as problem:
             return str(problem)
         if taken.network.overlaps(ipaddress.IPv4Network(cidr, strict=False)):
@@ -67,16 +68,22 @@ class GuestNetworks:
         self, router: str, subnets: Sequence[str], *, outside: bool, floating: Sequence[tuple[str, str]]
     ) -> None:
         """Make a router, or let it become this; `outside` leads it to the guests' own network."""
-        own = await self._endpoint.take(f"{_HELD}{router}") if outside else ""
+        own = await self._take(router) if outside else ""
         wanted = Router(name=router, subnets=tuple(subnets), outside=own, floating=tuple(floating) if outside else ())
-        await self._call(lambda: self._segments.put_router(wanted, self._endpoint.network()))
+        await self._call(lambda: self._segments.put_router(wanted, self._own.current()))
         if not outside:
-            await self._endpoint.give_back(f"{_HELD}{router}")
+            await self._own.give_back(f"{_HELD}{router}")
 
     async def remove_router(self, router: str) -> None:
         """Remove a router; no error when there is none."""
         await self._call(lambda: self._segments.remove_router(router))
-        await self._endpoint.give_back(f"{_HELD}{router}")
+        await self._own.give_back(f"{_HELD}{router}")
+
+    async def _take(self, router: str) -> str:
+        try:
+            return await self._own.take(f"{_HELD}{router}")
+        except InfrastructureError as problem:
+            raise Unavailable.of("NO_ADDRESS", f"there is no address to be had: {problem}") from problem
 
     async def _call(self, work: Callable[[], T]) -> T:
         try:

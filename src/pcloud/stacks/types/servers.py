@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from pcloud.environment.infrastructure import Capability
 from pcloud.model.deployable import Assembly, AttachedVolume, FileAttributes, Interface
 from pcloud.stacks.guests import assemblies, seed
 from pcloud.stacks.platform import Platform
@@ -121,6 +122,7 @@ class ServerType(ResourceType):
                 region=services.region,
                 keys=self.keys(context),
                 meta=told(given),
+                managed=services.platform.transport != "none",
             ),
         )
 
@@ -166,6 +168,11 @@ class ServerType(ResourceType):
         size = context.services.platform.catalogue.size(str(context.properties.get(self.size_property)))
         if size is None:
             raise ResourceFailed(f"'{context.properties.get(self.size_property)}' is no size that is known here")
+        if Capability.RESIZE not in context.services.platform.capabilities:
+            where = context.services.platform.infrastructure
+            raise ResourceFailed(
+                f"a server on {where} keeps its size: one with another name is made with the other size"
+            )
         since = context.services.now()
         await assemblies.change(context, memory=size.memory, cpus=size.cpus)
         await context.services.platform.recover(name, assembly, reason="its size was changed by an update of its stack")
