@@ -14,6 +14,7 @@ import urllib.request
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from demo.stage import NAME, Stage, StageError, wait_for
@@ -110,6 +111,25 @@ class Play:
         """The wordpress guest killed from outside."""
         fault = Fault("guest-killed", "the wordpress guest killed from outside")
         return self._make(fault, lambda: _kill_guest(self.stage), "wordpress")
+
+    def guest_hung(self) -> Fault:
+        """The wordpress guest hung: its QEMU stopped, suspected by the silence, confirmed by its monitor, isolated."""
+        fault = Fault("guest-hung", "SIGSTOP of the wordpress guest's QEMU")
+        start, began = self.client.cursor(), time.time()
+        pid = _hang_guest()
+        suspected = self._event(start, lambda e: _is(e, "assembly.state", "suspect", "wordpress"), "the suspicion")
+        fault.detected_s = suspected - began
+        self._event(start, lambda e: _type(e) == "isolation" and e.text("assembly") == "wordpress", "the isolation")
+        self._recovered(start, "wordpress")
+        fault.recovered_s = self._healthy() - began
+        self._collect(fault, start)
+        if Path(f"/proc/{pid}").exists():
+            raise StageError(f"the guest was replaced, and its old QEMU still exists (process {pid})")
+        rules = " ".join(rule["text"] for decision in fault.decisions for rule in decision["rules"])
+        if "hung" not in rules:
+            raise StageError(f"the guest was isolated for another reason than that it hung: {rules}")
+        fault.notes.append("its old QEMU was seen to be gone before another was started")
+        return fault
 
     def escalation(self) -> Fault:
         """apache2 killed 3 times within 60 s: escalated to a restart of its guest."""
@@ -219,6 +239,12 @@ def _kill_guest(stage: Stage) -> None:
     from demo.guests import kill
 
     kill(stage.infrastructure, f"{NAME}.wordpress")
+
+
+def _hang_guest() -> int:
+    from demo.guests import hang
+
+    return hang(f"{NAME}.wordpress")
 
 
 def _type(event: CloudEvent) -> str:

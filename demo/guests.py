@@ -1,4 +1,4 @@
-"""How a guest is killed from outside, by infrastructure: never through the software under demonstration."""
+"""How a guest is killed or hung from outside, by infrastructure: never through the software under demonstration."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ def kill(infrastructure: str, guest_id: str) -> None:
     if not told.stdout.strip().isdigit():
         raise StageError(f"lxc-info does not know the guest {guest_id}: {told.stderr.strip() or told.stdout.strip()}")
     os.kill(int(told.stdout), signal.SIGKILL)
+
+
+def hang(guest_id: str) -> int:
+    """Stop a machine's QEMU without ending it; return its process id."""
+    pid = machine(guest_id)
+    os.kill(pid, signal.SIGSTOP)
+    return pid
 
 
 def machine(guest_id: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,6 +98,20 @@ def test_hello_world_is_a_guest(stage: OpenStackStage) -> None:
     assert stage.guest(f"{deployable['name']}/{assembly['name']}", "cat", "/proc/1/comm") == "systemd"
     stage.openstack("update", "--wait", "-t", str(path), *words, "--parameter", "db_port=51000", "hello")
     assert stage.openstack("show", "hello", "-f", "json")["stack_status"] == "UPDATE_COMPLETE"
+
+    # Suspended the guest is stopped and keeps its disk; resumed it runs again.
+    (assembly,) = stage.status(deployable["name"])["assemblies"]
+    place = f"{deployable['name']}/{assembly['name']}"
+    stage.guest(place, "sh", "-ec", "echo kept >/root/file; sync")
+    before = stage.guest_init(place.replace("/", "."))
+    stage.openstack("suspend", "--wait", "hello")
+    assert stage.openstack("show", "hello", "-f", "json")["stack_status"] == "SUSPEND_COMPLETE"
+    assert stage.status(deployable["name"])["state"] == "stopped"
+    assert not Path(f"/proc/{before}").exists()
+    stage.openstack("resume", "--wait", "hello")
+    assert stage.guest(place, "cat", "/root/file") == "kept"
+    stage.openstack("check", "--wait", "hello")
+    assert stage.openstack("show", "hello", "-f", "json")["stack_status"] == "CHECK_COMPLETE"
     stage.openstack("delete", "-y", "--wait", "hello")
     assert stage.deployables() == []
     assert stage.left() == []

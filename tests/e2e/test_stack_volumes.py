@@ -210,3 +210,47 @@ def test_a_full_disk_of_the_host_is_the_volumes_guests_matter_alone(stage: Stack
         subprocess.run(["umount", "-l", folder], check=True)
         folder.rmdir()
     assert stage.left() == []
+
+
+def test_a_snapshot_is_made_and_becomes_a_volume_again(stage: StackStage) -> None:
+    """`DeletionPolicy: Snapshot`, `snapshot_id`, and the commands for what outlives its stack."""
+    guest = {"type": "PCloud::Assembly", "properties": {"image": "bookworm"}}
+
+    def stack(**volume: object) -> dict[str, object]:
+        held = {"instance_uuid": {"get_resource": "one"}, "volume_id": {"get_resource": "disk"}}
+        disk = {"type": "OS::Cinder::Volume", **volume}
+        attached = {"type": "OS::Cinder::VolumeAttachment", "properties": held}
+        return {
+            "heat_template_version": "2018-08-31",
+            "resources": {"one": guest, "disk": disk, "held": attached},
+        }
+
+    body = stack(deletion_policy="Snapshot", properties={"size": 1})
+    stage.pcloud("stack", "create", "snap", "-t", stage.write("snap.yaml", json.dumps(body)), "--wait")
+    place = stage.places("snap")["one"]
+    stage.guest(place, "sh", "-ec", "mkfs.ext4 -q /dev/vdb; mount /dev/vdb /mnt; echo kept >/mnt/file; umount /mnt")
+    (volume,) = stage.json("volume", "list")
+    assert (volume["stack"], volume["holder"], volume["size"]) == ("snap", place.replace("/", "."), 1 << 30)
+    refused = stage.run("volume", "delete", volume["volume"])
+    assert "belongs to the stack snap" in refused.stderr
+    del body["resources"]["held"], body["resources"]["disk"]  # type: ignore[attr-defined]
+    stage.pcloud("stack", "update", "snap", "-t", stage.write("less.yaml", json.dumps(body)), "--wait")
+    (snapshot,) = stage.json("snapshot", "list")
+    assert (snapshot["volume"], snapshot["note"], snapshot["size"]) == (volume["volume"], "snap/disk", 1 << 30)
+    assert snapshot["taken"] < 1 << 29
+    assert stage.json("volume", "list") == []
+
+    body = stack(deletion_policy="Retain", properties={"snapshot_id": snapshot["snapshot"]})
+    stage.pcloud("stack", "update", "snap", "-t", stage.write("again.yaml", json.dumps(body)), "--wait")
+    assert stage.places("snap")["one"] == place
+    assert stage.guest(place, "sh", "-ec", "mount /dev/vdb /mnt; cat /mnt/file; umount /mnt") == "kept"
+    stage.pcloud("stack", "delete", "snap", "--wait")
+    (volume,) = stage.json("volume", "list")
+    assert (volume["stack"], volume["holder"]) == ("", "")
+    assert volume["volume"] in stage.pcloud("volume", "list")
+    assert snapshot["snapshot"] in stage.pcloud("snapshot", "list")
+    stage.pcloud("volume", "delete", volume["volume"])
+    stage.pcloud("snapshot", "delete", snapshot["snapshot"])
+    assert "there is no snapshot" in stage.run("snapshot", "delete", snapshot["snapshot"]).stderr
+    assert (stage.json("volume", "list"), stage.json("snapshot", "list"), loops(stage)) == ([], [], [])
+    assert not (stage.home / "infrastructure/lxc/snapshots").exists()

@@ -14,14 +14,20 @@ from pathlib import Path
 
 import pytest
 
-_SETUP = """
+CAPABILITIES = Path(os.environ.get("PCLOUD_TEST_CACHE", "/var/cache/pcloud-test")) / "libvirt"
+"""What libvirtds found out about QEMU, which takes each 4 s else."""
+STATE = """
 mount --make-rprivate /
 for d in /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do mkdir -p $d && mount -t tmpfs tmpfs $d; done
 mkdir -p /run/libvirt/network /run/libvirt/qemu /var/lib/libvirt/qemu /var/lib/libvirt/dnsmasq
 mount --bind "$1/etc" /etc/libvirt
+mkdir -p "$2" && mount --bind "$2" /var/cache/libvirt
+"""
+READY = """
 echo ready > "$1/ready"
 exec sleep infinity
 """
+"""A libvirtd's folders of its own; and: it is done, and stays."""
 
 
 @dataclass
@@ -31,16 +37,21 @@ class Libvirtd:
     folder: Path
     holder: subprocess.Popen[bytes]
     process: subprocess.Popen[bytes] | None = field(default=None)
+    options: tuple[str, ...] = ()
 
     @property
     def uri(self) -> str:
         return f"qemu:///system?socket={self.folder}/sock/libvirt-sock"
 
+    def inside(self, *argv: str) -> list[str]:
+        """A command that runs where this libvirtd does."""
+        return ["nsenter", "-t", str(self.holder.pid), "-m", *argv]
+
     def start(self) -> None:
         log = (self.folder / "libvirtd.log").open("ab")
         self.process = subprocess.Popen(
-            ["nsenter", "-t", str(self.holder.pid), "-m", "libvirtd", "-f", str(self.folder / "libvirtd.conf"),
-             "-p", str(self.folder / "libvirtd.pid")],
+            self.inside("libvirtd", *self.options, "-f", str(self.folder / "libvirtd.conf"),
+                        "-p", str(self.folder / "libvirtd.pid")),
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         log.close()
@@ -77,6 +88,12 @@ class Libvirtd:
         """Names of all machines (`list`), networks (`net-list`) or pools (`pool-list`), active or not."""
         virsh = ["virsh", "-q", "-c", self.uri, listing, "--all", "--name"]
         return subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+
+    def filters(self) -> list[str]:
+        """Names of all network filters."""
+        virsh = ["virsh", "-q", "-c", self.uri, "nwfilter-list"]
+        lines = subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        return [line.split()[1] for line in lines if line.strip()]
 
     def sweep(self) -> None:
         """Remove all that a test left, whatever became of it; images stay."""
@@ -115,9 +132,8 @@ def state(task: Path) -> str:
     return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
-@contextlib.contextmanager
-def run_libvirtd(folder: Path) -> Iterator[Libvirtd]:
-    """Start a libvirtd; at the end nothing of it is left."""
+def configure(folder: Path, configuration: str) -> None:
+    """Write what a libvirtd reads; skip where there is none."""
     if os.geteuid() != 0:
         pytest.skip("needs root: libvirtd")
     for program in ("libvirtd", "virsh", "qemu-system-x86_64"):
@@ -131,21 +147,40 @@ def run_libvirtd(folder: Path) -> Iterator[Libvirtd]:
         'user = "root"\ngroup = "root"\nsecurity_driver = "none"\nstdio_handler = "file"\nremember_owner = 0\n'
         "cgroup_controllers = []\nnamespaces = []\n"
     )
-    (folder / "sock").mkdir()
     (folder / "libvirtd.conf").write_text(
-        f'unix_sock_dir = "{folder}/sock"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\nlisten_tls = 0\n'
-        'log_outputs = "3:stderr"\n'
+        f'{configuration}auth_unix_rw = "none"\nauth_unix_ro = "none"\nlog_outputs = "3:stderr"\n'
     )
-    holder = subprocess.Popen(["unshare", "--mount", "sh", "-ec", _SETUP, "sh", str(folder)], start_new_session=True)
-    server = Libvirtd(folder, holder)
-    try:
-        deadline = time.monotonic() + 10
-        while not (folder / "ready").exists():
-            assert holder.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        server.start()
+
+
+def hold(folder: Path, script: str, *namespaces: str) -> subprocess.Popen[bytes]:
+    """Begin the process that keeps a libvirtd's namespaces; `script` sets them up."""
+    holder = subprocess.Popen(
+        ["unshare", *namespaces, "sh", "-ec", script, "sh", str(folder), str(CAPABILITIES)], start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "ready").exists():
+        assert holder.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return holder
+
+
+@contextlib.contextmanager
+def run_libvirtd(folder: Path) -> Iterator[Libvirtd]:
+    """Start a libvirtd; at the end nothing of it is left."""
+    (folder / "sock").mkdir()
+    configure(folder, f'unix_sock_dir = "{folder}/sock"\nlisten_tls = 0\n')
+    server = Libvirtd(folder, hold(folder, STATE + READY, "--mount"))
+    with running(server):
         yield server
+
+
+@contextlib.contextmanager
+def running(server: Libvirtd) -> Iterator[None]:
+    """Start it; at the end nothing of it is left, its namespaces neither."""
+    try:
+        server.start()
+        yield
     finally:
         if server.process is not None:
             with contextlib.suppress(OSError):
@@ -154,8 +189,8 @@ def run_libvirtd(folder: Path) -> Iterator[Libvirtd]:
         if server.process is not None:
             server.process.kill()
             server.process.wait()
-        holder.kill()
-        holder.wait()
+        server.holder.kill()
+        server.holder.wait()
 
 
 def remove_all(server: Libvirtd) -> None:

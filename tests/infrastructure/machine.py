@@ -96,3 +96,10 @@ def machine_image() -> Image:
         kernel=files.kernel,
         initrd=files.initrd,
     )
+
+
+def tiny_image(folder: Path) -> Image:
+    """A disk with nothing on it: its machine runs within a second, and nothing in it."""
+    disk = folder / "tiny.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "1M"], check=True)
+    return Image(name="tiny", digest="tiny", disk=str(disk))

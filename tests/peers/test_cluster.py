@@ -140,6 +140,8 @@ def test_a_killed_agent_comes_back_and_its_resources_ran_on(cluster, remote):
     cluster.until(cluster.idle, 120, "the cluster idle")
     pid = cluster.pid(remote.service)
     remote.kill_agent()
+    calls = len(cluster.calls(remote.service))
+    cluster.until(lambda: len(cluster.calls(remote.service)) > calls, 60, "a look at the service through the new agent")
     cluster.until(lambda: cluster.online("remote1"), 60, "the remote node online")
     cluster.wait_where(remote.service, "remote1")
     assert cluster.pid(remote.service) == pid

@@ -92,6 +92,35 @@ outputs:
     assert "not found" in (await openstack(url, "stack", "show", "g", ok=False)).lower()
 
 
+@pytest.mark.real
+async def test_suspend_resume_check_and_what_is_refused(served: tuple[StackManager, str], tmp_path: Path) -> None:
+    manager, url = served
+    template = tmp_path / "value.yaml"
+    body = "heat_template_version: 2013-05-23\nresources: {r: {type: OS::Heat::RandomString}}\n"
+    template.write_text(body)
+    await openstack(url, "stack", "create", "--wait", "--poll", "1", "-t", str(template), "one")
+    stack = manager.get("one")
+    for action in ("suspend", "resume", "check"):
+        await openstack(url, "stack", action, "--wait", "one")
+        assert stack.status == f"{action.upper()}_COMPLETE"
+        assert manager.current(stack)["r"].status == f"{action.upper()}_COMPLETE"
+    assert "it is not suspended" in await openstack(url, "stack", "resume", "one", ok=False)
+    assert await openstack(url, "stack", "snapshot", "list", "one", "-f", "json") == []
+    for words, says in (
+        (("snapshot", "create", "one"), "Stack Snapshot is not supported"),
+        (("snapshot", "restore", "one", "x"), "snapshot x not found"),
+        (("abandon", "one"), "Stack Abandon is not supported"),
+        (("export", "one"), "Stack Abandon is not supported"),
+    ):
+        assert says in await openstack(url, "stack", *words, ok=False)
+    adopted = tmp_path / "adopted.json"
+    adopted.write_text(json.dumps({"action": "CREATE", "resources": {}, "template": {}}))
+    said = await openstack(url, "stack", "adopt", "--adopt-file", str(adopted), "two", ok=False)
+    assert "Stack Adopt is not supported" in said
+    await openstack(url, "stack", "delete", "-y", "--wait", "one")
+    assert stack.status == "DELETE_COMPLETE"
+
+
 async def test_scaling_group_follows_its_policy(served: tuple[StackManager, str]) -> None:
     from pcloud.stacks.records import Source
 

@@ -20,6 +20,7 @@ def main() -> int:
     if not os.environ.pop(_MARK, "") and _compiled() != before and sys.executable:
         # The modules that are imported late.
         import pcloud.agent.dispatch
+        import pcloud.agent.systemd
         import pcloud.wire.gnutls  # noqa: F401
 
         os.environ[_MARK] = "1"

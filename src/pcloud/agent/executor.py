@@ -14,7 +14,6 @@ from pcloud.agent.commands import Command, Resource
 from pcloud.agent.loop import Loop, log
 from pcloud.agent.operation import CANCELLED, DONE, OK, PROMOTED, Result
 from pcloud.agent.runner import Runner
-from pcloud.agent.systemd import Systemd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,19 +36,22 @@ _SEARCH_EVERY = 30.0
 class Executor:
     """All resources of this guest."""
 
-    __slots__ = ("_loop", "_notify", "_runner", "_systemd", "resources")
+    __slots__ = ("_loop", "_notify", "_runner", "resources")
 
     def __init__(self, loop: Loop, notify: Notify) -> None:
         """`notify(command, result, deleted)` is called for each result that is to be told."""
         self._loop = loop
         self._notify = notify
-        self._systemd = Systemd(loop)
-        self._runner = Runner(loop, self._systemd)
+        self._runner = Runner(loop)
         self.resources: dict[str, Resource] = {}
+
+    def job_ended(self, unit: str, reply: Callable[[], None]) -> None:
+        """Tell when a unit has no job in systemd (any more)."""
+        self._runner.systemd.job_ended(unit, reply)
 
     def ending(self) -> None:
         """The agent is to end when its resources have been stopped."""
-        self._systemd.ending = True
+        self._runner.systemd.ending = True
 
     # --- what clients ask for; results are 0 or a negative errno
 
@@ -295,4 +297,4 @@ class Executor:
         if resource.watch is not None:
             resource.watch.clear()
         if resource.resource_class in ("systemd", "service"):
-            self._systemd.release(resource.id, resource.type)
+            self._runner.systemd.release(resource.id, resource.type)

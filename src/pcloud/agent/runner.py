@@ -6,11 +6,9 @@ Owns: the choice between `ocf`, `lsb`, `systemd` and `service`. `done` is called
 from __future__ import annotations
 
 from pcloud.agent import programs, watch
-from pcloud.agent.booting import Boot, Held
 from pcloud.agent.commands import Command, Resource, refuse_stonith
 from pcloud.agent.loop import Loop
 from pcloud.agent.operation import ABSENT, ERROR, FAILED, FAILED_FATAL, NOT_INSTALLED, Child, Result, failed_to_start
-from pcloud.agent.systemd import Run, Systemd
 
 TYPE_CHECKING = False  # `typing` itself would cost memory in every guest
 if TYPE_CHECKING:
@@ -19,18 +17,28 @@ if TYPE_CHECKING:
     Done = Callable[[Result], None]
     from typing import Union
 
-    Running = Union[Child, Held, Run, "_Service"]
+    from pcloud.agent.systemd import Run, Systemd
+
+    Running = Union[Child, Run, "_Service"]
 
 
 class Runner:
     """Starts operations."""
 
-    __slots__ = ("_boot", "_loop", "_systemd")
+    __slots__ = ("_loop", "_systemd")
 
-    def __init__(self, loop: Loop, systemd: Systemd) -> None:
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._systemd = systemd
-        self._boot = Boot(loop, systemd)
+        self._systemd: Systemd | None = None
+
+    @property
+    def systemd(self) -> Systemd:
+        """Who talks to systemd. Made at first use: it takes 0.1 MB, for nothing where there is no systemd."""
+        if self._systemd is None:
+            from pcloud.agent.systemd import Systemd
+
+            self._systemd = Systemd(self._loop)
+        return self._systemd
 
     def run(self, resource: Resource, command: Command, done: Done) -> Running | None:
         """Start an operation. None when its result is already known (and on its way)."""
@@ -43,7 +51,7 @@ class Runner:
         """Start an operation as one of the real classes."""
         if kind == "systemd":
             timeout = command.timeout / 1000
-            return self._systemd.run(resource.id, resource.type, command.action, command.parameters, timeout, done)
+            return self.systemd.run(resource.id, resource.type, command.action, command.parameters, timeout, done)
         if kind == "ocf":
             return self._ocf(resource, command, done)
         if kind == "lsb":
@@ -84,11 +92,6 @@ class Runner:
         )
 
     def _start(self, argv: list[str], environment: dict[str, str], command: Command, done: Done) -> Running | None:
-        if not self._boot.over:
-            return Held(self._loop, self._boot, lambda: self._spawn(argv, environment, command, done), done)
-        return self._spawn(argv, environment, command, done)
-
-    def _spawn(self, argv: list[str], environment: dict[str, str], command: Command, done: Done) -> Running | None:
         leave = command.parameters.get("CRM_meta_on_fail", "").lower() == "block"
         try:
             return Child(self._loop, argv, environment, command.timeout / 1000, done, leave_group=leave)
@@ -103,7 +106,7 @@ class Runner:
         def answer(known: bool) -> None:
             reply("systemd" if known else "lsb")
 
-        self._systemd.exists(resource.type, answer)
+        self.systemd.exists(resource.type, answer)
 
     def find_processes(
         self, resource: Resource, parameters: dict[str, str], found: Callable[[list[int]], None]
@@ -114,7 +117,7 @@ class Runner:
             if kind != "systemd" or parameters.get(watch.PROCESSES):
                 found(watch.find(kind, resource.id, parameters, self._loop.children))
             else:
-                self._systemd.main_process(resource.type, on_main)
+                self.systemd.main_process(resource.type, on_main)
 
         def on_main(pid: int, group: str) -> None:
             found([pid] if pid else watch.by_control_group(group))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MANAGER = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
-UNIT, _SERVICE = "org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"
+_UNIT, _SERVICE = "org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"
 _NO_UNIT = (
     "org.freedesktop.systemd1.NoSuchUnit",
     "org.freedesktop.systemd1.LoadFailed",
@@ -66,15 +66,8 @@ class Systemd:
 
     def exists(self, agent: str, reply: Callable[[bool], None]) -> None:
         """Tell whether systemd knows such a unit."""
-
-        def answer(state: str | None) -> None:
-            reply(state in ("loaded", "masked"))
-
         self.unit_property(
-            unit_name(agent),
-            UNIT,
-            "LoadState",
-            lambda value, _error: answer(value if isinstance(value, str) else None),
+            unit_name(agent), _UNIT, "LoadState", lambda value, _error: reply(value in ("loaded", "masked"))
         )
 
     def main_process(self, agent: str, reply: Callable[[int, str], None]) -> None:
@@ -105,6 +98,18 @@ class Systemd:
             (interface, name),
             lambda values, error: reply(values[0] if values else None, error),
         )
+
+    def job_ended(self, unit: str, reply: Callable[[], None]) -> None:
+        """Tell when a unit has no job (any more), or that can not be asked. Where the connection is lost meanwhile, nothing
+        is told."""
+
+        def on_job(value: object, _error: DBusError | None) -> None:
+            if isinstance(value, list) and value[0]:  # number and path
+                self.when_done(str(value[1]), lambda _result: reply())
+            else:
+                reply()
+
+        self.unit_property(unit, _UNIT, "Job", on_job)
 
     def manager(
         self,
@@ -162,7 +167,7 @@ class Systemd:
         elif new:
             self._read_if_unread(unit, path, ready)
         else:
-            self.manager("Reload", "", (), lambda _values, error: ready(error))
+            self._reload(ready)
 
     def _read_if_unread(self, unit: str, path: str, ready: Callable[[DBusError | None], None]) -> None:
         """Let systemd read its configuration again, unless it reads the unit only now, and the new drop-in with it. That is
@@ -170,15 +175,19 @@ class Systemd:
 
         def on_paths(value: object, _error: DBusError | None) -> None:
             known = isinstance(value, list) and path in value
-            self.unit_property(unit, UNIT, "NeedDaemonReload", lambda stale, _failure: on_stale(known, stale))
+            self.unit_property(unit, _UNIT, "NeedDaemonReload", lambda stale, _failure: on_stale(known, stale))
 
         def on_stale(known: bool, stale: object) -> None:
             if known and stale == 0:
                 ready(None)
             else:
-                self.manager("Reload", "", (), lambda _values, error: ready(error))
+                self._reload(ready)
 
-        self.unit_property(unit, UNIT, "DropInPaths", on_paths)
+        self.unit_property(unit, _UNIT, "DropInPaths", on_paths)
+
+    def _reload(self, ready: Callable[[DBusError | None], None]) -> None:
+        """Let systemd read its configuration again, then `ready`."""
+        self.manager("Reload", "", (), lambda _values, error: ready(error))
 
     def unorder(self, unit: str, ready: Callable[[DBusError | None], None]) -> None:
         """Take a service out of the order with the agent, then `ready`."""
@@ -188,14 +197,14 @@ class Systemd:
             ready(DBusError("", f"{unit} can not be taken out of its order: {error}"))
             return
         if changed:
-            self.manager("Reload", "", (), lambda _values, error: ready(error))
+            self._reload(ready)
         else:
             ready(None)
 
     def release(self, resource_id: str, agent: str) -> None:
         """Remove what `prepare` wrote; systemd's own restart rules count again."""
         if units.remove_files(resource_id, unit_name(agent)):
-            self.manager("Reload", "", (), lambda _values, _error: None)
+            self._reload(lambda _error: None)
 
 
 class Run:
@@ -288,7 +297,7 @@ class Run:
 
     def _check(self) -> None:
         if self._done is not _nobody:
-            self._call = self._systemd.unit_property(self._unit, UNIT, "ActiveState", self._state)
+            self._call = self._systemd.unit_property(self._unit, _UNIT, "ActiveState", self._state)
 
     def _state(self, value: object, error: DBusError | None) -> None:
         if self._done is _nobody:

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from pcloud.api import dashboard, deployables, drills, errors, events, library, simulate, stacks, system
+from pcloud.api import dashboard, deployables, drills, errors, events, library, simulate, stacks, system, volumes
 from pcloud.api.metrics import Metrics
 from pcloud.api.middleware import BodyLimit, HostGuard
 from pcloud.cpe.drills import Drills
@@ -46,6 +46,7 @@ def make_app(
     if manager is not None:
         app.state.stacks = manager
         app.include_router(stacks.router)
+        app.include_router(volumes.router)
     dashboard.install(app)
     errors.install(app)
     guarded: ASGIApp = BodyLimit(app, limit=engine.settings.api.body_limit, streamed=library.is_import)

@@ -58,6 +58,22 @@ class Stacks:
         """Remove an access key."""
         self._connection.call("DELETE", f"/v1/access-keys/{quote(key, safe='')}", dict)
 
+    def volumes(self) -> list[dict[str, Any]]:
+        """Return the volumes of guests, those that outlived their stacks too."""
+        return self._connection.call("GET", "/v1/volumes", list)
+
+    def delete_volume(self, volume: str) -> None:
+        """Remove a volume that nobody has."""
+        self._connection.call("DELETE", f"/v1/volumes/{quote(volume, safe='')}", dict)
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        """Return the snapshots of volumes."""
+        return self._connection.call("GET", "/v1/snapshots", list)
+
+    def delete_snapshot(self, snapshot: str) -> None:
+        """Remove a snapshot."""
+        self._connection.call("DELETE", f"/v1/snapshots/{quote(snapshot, safe='')}", dict)
+
 
 def _path(name: str) -> str:
     return f"/v1/stacks/{quote(name, safe='')}"

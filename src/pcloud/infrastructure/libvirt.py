@@ -30,8 +30,10 @@ from pcloud.environment.infrastructure import (
 )
 from pcloud.infrastructure import libvirt_agent as agent
 from pcloud.infrastructure import libvirt_domains as domains
+from pcloud.infrastructure import libvirt_firewall as firewall
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.libvirt_connection import LibvirtConnection
+from pcloud.infrastructure.libvirt_guest_network import LibvirtGuestNetwork
 from pcloud.infrastructure.libvirt_making import Maker
 from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_saved import SavedStates
@@ -42,6 +44,9 @@ from pcloud.infrastructure.preparing import prepared
 
 GUEST_ID = re.compile(r"[a-z0-9_][a-z0-9._-]{0,126}")
 _CONSOLE = 64 * 1024
+_LONG_CONSOLE = 4 << 20
+"""Bytes of earlier starts' consoles of which, at a start, only the newest `_CONSOLE` are kept. virtlogd, libvirt's default,
+begins another file at 2 MiB by itself: this is for where QEMU itself writes."""
 _PROBE = 60.0
 """Seconds after which a question to a QEMU that did not answer is put once more."""
 
@@ -64,6 +69,7 @@ class LibvirtInfrastructure:
         self._networks = Networks(settings)
         self._maker = Maker(settings, self._storage, self._networks)
         self._saved = SavedStates(self._libvirt, self._storage, self._maker)
+        self.network = self.changes = LibvirtGuestNetwork(settings, self._libvirt, self._networks, self._unused)
         self._slots: asyncio.Semaphore | None = None
         self._starts = 0
         self._uploads: dict[str, asyncio.Lock] = {}
@@ -96,13 +102,18 @@ class LibvirtInfrastructure:
             spec = msgspec.structs.replace(spec, image=await prepared(spec.image, self._prepare))
             await self._bring_image(spec)
             fresh = known.state is GuestState.ABSENT
+            if not fresh:
+                log = f"{name}.console"
+                await self._libvirt.call(lambda c: self._storage.shorten(c, log, _LONG_CONSOLE, _CONSOLE), changes=name)
             timeout = max(spec.start_timeout, self._settings.call_timeout)
             if spec.saved_state:
                 if self._settings.network == "user":
                     raise InfrastructureError("saved_state needs a libvirt network, not `user`", permanent=True)
                 await self._saved.start(spec, name, timeout=timeout)
             else:
-                await self._libvirt.call(lambda c: self._boot(c, spec, name, fresh=fresh), timeout=timeout)
+                await self._libvirt.call(
+                    lambda c: self._boot(c, spec, name, fresh=fresh), timeout=timeout, changes=name
+                )
         return await self._address(spec, await self.inspect(spec.guest_id))
 
     async def stop(self, guest_id: str, *, timeout: float) -> None:
@@ -117,7 +128,7 @@ class LibvirtInfrastructure:
                         libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT | libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
                     )
 
-        await self._libvirt.call(ask)
+        await self._libvirt.call(ask, changes=name)
         deadline = asyncio.get_running_loop().time() + timeout
         while asyncio.get_running_loop().time() < deadline:
             if not await self._libvirt.call(lambda c: domains.active(c, name)):
@@ -141,7 +152,7 @@ class LibvirtInfrastructure:
             if domains.active(connection, name):
                 raise InfrastructureError(f"guest {guest_id} was destroyed, but still exists")
 
-        await self._libvirt.call(kill)
+        await self._libvirt.call(kill, changes=name)
 
     async def delete(self, guest_id: str) -> None:
         """Destroy the guest, remove its domain, volumes and address, and with the last one the network we made."""
@@ -154,12 +165,13 @@ class LibvirtInfrastructure:
             if domain is not None:
                 flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
                 domain.undefineFlags(flags)
+            firewall.remove(connection, name)
             if self._settings.network != "user":
                 self._networks.release(connection, name)
             self._networks.remove_unused(connection, lambda: self._unused(connection))
             self._storage.remove_pool(connection, lambda: self._unused(connection))
 
-        await self._libvirt.call(remove)
+        await self._libvirt.call(remove, changes=name)
 
     async def check(self, guest_id: str, *, timeout: float) -> Vitality:
         """Tell whether the guest executes, by signals that use no network of the guest: its state as libvirt has it,

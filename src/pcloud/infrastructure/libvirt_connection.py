@@ -2,7 +2,9 @@
 
 Owns the process-wide libvirt event loop (a thread of its own: libvirt allows one per process, for ever, and its
 keep-alive must go on when asyncio's loop is busy) and one connection that is opened again when it went. Concurrency:
-`call` may be used by any number of tasks; at most `_THREADS` calls run at once, and events arrive in asyncio's loop.
+`call` may be used by any number of tasks; at most `_THREADS` calls run at once, and events arrive in asyncio's loop. A try
+to connect has a thread of its own, and all who wait for a connection wait for the same one: a libvirtd that accepts and then
+says nothing, or a host that went in that moment, holds a try for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import libvirt
@@ -19,6 +21,8 @@ import libvirt
 from pcloud.environment.infrastructure import InfrastructureError, InfrastructureUnavailable
 
 _THREADS = 8
+_TRIES = 8
+"""Tries to connect that may be without an answer at once."""
 _KEEPALIVE = (5, 3)
 """Seconds between keep-alives, and how many may stay unanswered: a hung libvirtd is noticed after 20 seconds."""
 _T = TypeVar("_T")
@@ -42,15 +46,65 @@ Listener = Callable[[str, int, int], None]
 """Called with a domain's name, the libvirt event and its detail."""
 
 
+class _Session:
+    """One open connection. It is closed when it was dropped and no thread uses it any more, for libvirt frees it under
+    whoever does. May be used from any thread."""
+
+    def __init__(self, connection: Any, event: int) -> None:
+        self._connection = connection
+        self._event = event
+        self._lock = threading.Lock()
+        self._users = 0
+        self._dropped = False
+
+    def use(self, function: Callable[[Any], _T]) -> _T:
+        """Return `function(connection)`. InfrastructureUnavailable when the connection was dropped before."""
+        with self._lock:
+            if self._dropped:
+                raise InfrastructureUnavailable("the connection to libvirtd was closed")
+            self._users += 1
+        try:
+            return function(self._connection)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._dropped and not self._users
+        if last:
+            self._close()
+
+    def drop(self) -> None:
+        """Have it closed: now, or by who uses it last. Returns at once."""
+        with self._lock:
+            now = not self._dropped and not self._users
+            self._dropped = True
+        if now:
+            threading.Thread(target=self._close, daemon=True, name="libvirt-close").start()
+
+    def _close(self) -> None:
+        # What is registered keeps the connection open: each refers to it.
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.domainEventDeregisterAny(self._event)
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.unregisterCloseCallback()
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.close()
+
+
 class LibvirtConnection:
     """One libvirtd, reached whenever it is there."""
 
     def __init__(self, uri: str, *, timeout: float) -> None:
         self._uri = uri
         self._timeout = timeout
-        self._connection: Any = None
-        self._opening = asyncio.Lock()
+        self._session: _Session | None = None
+        self._opening: asyncio.Future[_Session] | None = None
+        self._opening_since = 0.0
+        self._tries = 0
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="libvirt")
+        self._changing: dict[str, Future[Any]] = {}
         self._listener: Listener | None = None
         self._closed = False
         self.generation = 0
@@ -60,79 +114,102 @@ class LibvirtConnection:
         """Set who hears of domains' life-cycle events, from now on and on later connections. Called in asyncio's loop."""
         self._listener = listener
 
-    async def call(self, function: Callable[[Any], _T], *, timeout: float | None = None) -> _T:
-        """Run `function(connection)` in a thread and return its result.
+    async def call(self, function: Callable[[Any], _T], *, timeout: float | None = None, changes: str = "") -> _T:
+        """Run `function(connection)` in a thread and return its result. `changes` names what it changes, if anything.
 
         InfrastructureUnavailable when libvirtd does not answer, InfrastructureError when it refuses. A function that
-        did not end in time goes on in its thread; libvirt has no way to stop it.
+        did not end in time goes on in its thread; libvirt has no way to stop it. Until it ends, others that change the
+        same are refused as unavailable: a guest that is destroyed shall not be started by what was given up.
         """
-        connection = await self._open()
+        limit = timeout or self._timeout
+        session = await self._open(limit)
+        before = self._changing.get(changes)
+        if before is not None and not before.done():
+            raise InfrastructureUnavailable(f"libvirtd at {self._uri} still works on an earlier call for {changes}")
+        work = self._threads.submit(session.use, function)
+        if changes:
+            self._changing[changes] = work
         try:
-            return await self._in_thread(function, connection, timeout=timeout)
+            async with asyncio.timeout(limit):
+                return await asyncio.wrap_future(work)
+        except TimeoutError:
+            raise self._silent(limit) from None
         except libvirt.libvirtError as error:
-            raise await self._translate(error, connection) from error
+            raise self._translate(error, session) from error
+        finally:
+            if work.done() and self._changing.get(changes) is work:
+                del self._changing[changes]
 
     async def raw(self, function: Callable[[Any], _T], *, timeout: float) -> _T:
         """As `call`, in a thread of its own and with TimeoutError: for calls that a hung guest may hold for ever."""
-        connection = await self._open()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[_T] = loop.create_future()
-
-        def settle(result: Any, error: BaseException | None) -> None:
-            if not future.done():
-                future.set_result(result) if error is None else future.set_exception(error)
-
-        def work() -> None:
-            result, failure = None, None
-            try:
-                result = function(connection)
-            except Exception as error:  # noqa: BLE001 - handed to the waiter, whatever it is
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(settle, result, failure)
-
-        threading.Thread(target=work, daemon=True, name="libvirt-slow").start()
+        session = await self._open(timeout)
         try:
             async with asyncio.timeout(timeout):
-                return await future
+                return await _in_own_thread(lambda: session.use(function), "libvirt-slow")
         except libvirt.libvirtError as error:
-            raise await self._translate(error, connection) from error
+            raise self._translate(error, session) from error
 
     async def close(self) -> None:
         """Close the connection; domains go on."""
         self._closed = True
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._threads, _close, connection)
+        session, self._session = self._session, None
+        if session is not None:
+            session.drop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def connected(self) -> bool:
         """Whether there was a connection when it was last used."""
-        return self._connection is not None
+        return self._session is not None
 
-    async def _open(self) -> Any:
+    async def _open(self, limit: float) -> _Session:
+        """Return the connection, opened where there is none, within `limit` seconds or the connection's own time-out."""
         if self._closed:
             raise InfrastructureError("the libvirt driver was closed")
-        if self._connection is not None:
-            return self._connection
-        async with self._opening:
-            if self._connection is None:
-                _start_event_loop()
-                try:
-                    connection = await self._in_thread(lambda _: _connect(self._uri), None)
-                except libvirt.libvirtError as error:
-                    raise InfrastructureUnavailable(f"libvirtd at {self._uri} does not answer: {error}") from error
-                loop = asyncio.get_running_loop()
-                try:
-                    await self._in_thread(lambda c: self._subscribe(c, loop), connection)
-                except libvirt.libvirtError as error:
-                    raise InfrastructureUnavailable(f"libvirtd at {self._uri} went away: {error}") from error
-                self._connection = connection
-                self.generation += 1
-        return self._connection
+        if self._session is None:
+            limit = min(limit, self._timeout)
+            try:
+                async with asyncio.timeout(limit):
+                    await asyncio.shield(self._try())
+            except TimeoutError:
+                raise self._silent(limit) from None
+            except libvirt.libvirtError as error:
+                raise InfrastructureUnavailable(f"libvirtd at {self._uri} does not answer: {error}") from error
+        if self._session is None:
+            raise InfrastructureUnavailable(f"libvirtd at {self._uri} went away")
+        return self._session
 
-    def _subscribe(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+    def _try(self) -> asyncio.Future[_Session]:
+        """Return the try to connect that is under way; another is begun beside one that had its time, for a host that came
+        back knows nothing of it."""
+        loop = asyncio.get_running_loop()
+        old = self._opening is not None and loop.time() - self._opening_since > self._timeout
+        if self._opening is None or (old and self._tries < _TRIES):
+            self._tries += 1
+            self._opening_since = loop.time()
+            self._opening = _in_own_thread(lambda: self._connect(loop), "libvirt-connect")
+            self._opening.add_done_callback(self._tried)
+        return self._opening
+
+    def _tried(self, opening: asyncio.Future[_Session]) -> None:
+        self._tries -= 1
+        if self._opening is opening:
+            self._opening = None
+        if opening.cancelled() or opening.exception() is not None:
+            return  # whoever waited was told
+        if self._closed or self._session is not None:
+            opening.result().drop()
+        else:
+            self._session = opening.result()
+            self.generation += 1
+
+    def _connect(self, loop: asyncio.AbstractEventLoop) -> _Session:
+        _start_event_loop()
+        connection = libvirt.open(unattended(self._uri))
+        with contextlib.suppress(libvirt.libvirtError):  # drivers without a socket have none
+            connection.setKeepAlive(*_KEEPALIVE)
+        opened: list[_Session] = []
+
         def later(callback: Callable[..., None], *arguments: Any) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(callback, *arguments)
@@ -141,50 +218,62 @@ class LibvirtConnection:
             later(self._event, domain.name(), event, detail)
 
         def closed(_connection: Any, _reason: int, _opaque: Any) -> None:
-            later(self._lost, connection)
+            later(lambda: self._lost(*opened))
 
-        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
+        number = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
+        opened.append(_Session(connection, number))
         connection.registerCloseCallback(closed, None)
+        return opened[0]
 
     def _event(self, name: str, event: int, detail: int) -> None:
         if self._listener is not None:
             self._listener(name, event, detail)
 
-    def _lost(self, connection: Any) -> None:
-        if self._connection is connection:
-            self._connection = None
+    def _lost(self, session: _Session) -> None:
+        if self._session is session:
+            self._session = None
+        session.drop()
 
-    async def _in_thread(self, function: Callable[[Any], _T], connection: Any, *, timeout: float | None = None) -> _T:
-        limit = timeout or self._timeout
-        try:
-            async with asyncio.timeout(limit):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, function, connection)
-        except TimeoutError:
-            raise InfrastructureUnavailable(
-                f"libvirtd at {self._uri} did not answer within {limit:g} seconds"
-            ) from None
+    def _silent(self, limit: float) -> InfrastructureUnavailable:
+        return InfrastructureUnavailable(f"libvirtd at {self._uri} did not answer within {limit:g} seconds")
 
-    async def _translate(self, error: libvirt.libvirtError, connection: Any) -> InfrastructureError:
+    def _translate(self, error: libvirt.libvirtError, session: _Session) -> InfrastructureError:
         code = error.get_error_code()
         away = code in _AWAY or error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
         if away:
-            self._lost(connection)
+            self._lost(session)
             return InfrastructureUnavailable(f"libvirtd at {self._uri} went away: {error}")
         return InfrastructureError(str(error), permanent=code in _PERMANENT)
 
 
-def _connect(uri: str) -> Any:
-    connection = libvirt.open(uri)
-    with contextlib.suppress(libvirt.libvirtError):  # drivers without a socket have none
-        connection.setKeepAlive(*_KEEPALIVE)
-    return connection
+def unattended(uri: str) -> str:
+    """Return the URI with what keeps `ssh`, where libvirt goes by it, from asking a person who is not there."""
+    scheme, _, rest = uri.partition(":")
+    if not scheme.endswith("+ssh") or "no_tty=" in rest:
+        return uri
+    return f"{uri}{'&' if '?' in rest else '?'}no_tty=1"
 
 
-def _close(connection: Any) -> None:
-    with contextlib.suppress(libvirt.libvirtError):
-        connection.unregisterCloseCallback()
-    with contextlib.suppress(libvirt.libvirtError):
-        connection.close()
+def _in_own_thread(work: Callable[[], _T], name: str) -> asyncio.Future[_T]:
+    """Begin `work` in a thread of its own, which nobody waits for at the end of the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_result(result) if error is None else future.set_exception(error)
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - handed to the waiter, whatever it is
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, daemon=True, name=name).start()
+    return future
 
 
 def _start_event_loop() -> None:

@@ -118,7 +118,9 @@ class Networks:
             candidates = [ipaddress.IPv4Network(f"10.{second}.0.0/16") for second in range(120, 180)]
         refused = ""
         for subnet in candidates:
-            document = xml.network_document(self._settings.network, subnet, self._settings.bridge, self._uuid)
+            document = xml.network_document(
+                self._settings.network, subnet, self._settings.bridge, self._uuid, self._settings.forwarding
+            )
             network = connection.networkDefineXML(document)
             try:
                 network.create()
@@ -145,12 +147,13 @@ def _network_of(connection: Any, uuid_: str) -> Any:
 
 
 def free_address(view: xml.NetworkView, name: str) -> str:
-    """Return a free address; the guest's name decides where the search begins, so that a guest tends to keep its own.
+    """Return a free address, never the subnet's last (our networks lease it); the guest's name decides where the search
+    begins, so that a guest tends to keep its own.
 
     InfrastructureError when all are taken.
     """
     subnet, taken = view.subnet, set(view.leases.values()) | {view.gateway}
-    usable = subnet.num_addresses - 2
+    usable = subnet.num_addresses - 3
     first = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % usable
     for step in range(min(usable, 70_000)):
         address = str(subnet[1 + (first + step) % usable])

@@ -50,15 +50,15 @@ class SavedStates:
 
         A guest without an agent that answers within `spec.start_timeout` is left running as it booted, without a state.
         """
-        if await self._libvirt.call(lambda c: self._restore(c, spec, name), timeout=timeout):
+        if await self._libvirt.call(lambda c: self._restore(c, spec, name), timeout=timeout, changes=name):
             await self._freshen(name)
             return
-        making = await self._libvirt.call(lambda c: self._boot(c, spec, name), timeout=timeout)
+        making = await self._libvirt.call(lambda c: self._boot(c, spec, name), timeout=timeout, changes=name)
         if not await self._booted(name, spec.start_timeout):
             _log.warning("%s: no guest agent answered, so its state was not saved", name)
             return
         try:
-            await self._libvirt.call(lambda c: self._save(c, name, making), timeout=timeout)
+            await self._libvirt.call(lambda c: self._save(c, name, making), timeout=timeout, changes=name)
         except InfrastructureUnavailable:
             raise
         except InfrastructureError as error:  # the guest runs; only its next start will take longer

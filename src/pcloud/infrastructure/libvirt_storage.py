@@ -170,19 +170,28 @@ class Storage:
         self._remove(connection, name, lambda _: True)
 
     def tail(self, connection: Any, name: str, limit: int) -> bytes:
-        """Return the newest part of a volume; empty when there is none."""
+        """Return the newest part of a file that QEMU writes, and of what virtlogd moved aside of it; empty when there is
+        none."""
+        newest = b""
+        for volume in (name, f"{name}.0"):
+            if len(newest) < limit:
+                newest = self._end_of(connection, volume, limit - len(newest)) + newest
+        return newest
+
+    def shorten(self, connection: Any, name: str, limit: int, keep: int) -> None:
+        """Keep only the last `keep` bytes of a file of more than `limit`; nobody may be writing to it."""
         volume = self._find_refreshed(connection, name)
-        if volume is None:
-            return b""
-        size = volume.info()[1]
+        if volume is not None and volume.info()[1] > limit:
+            newest = self._end_of(connection, name, keep)
+            _delete(self.pool(connection), name)
+            self._upload(connection, name, io.BytesIO(newest), len(newest))
+
+    def _end_of(self, connection: Any, name: str, limit: int) -> bytes:
+        volume = self._find_refreshed(connection, name)
+        size = volume.info()[1] if volume is not None else 0
         if size == 0:
             return b""
-        stream = connection.newStream(0)
-        volume.download(stream, max(0, size - limit), min(size, limit), 0)
-        out = io.BytesIO()
-        stream.recvAll(lambda _stream, data, sink: sink.write(data), out)
-        stream.finish()
-        return out.getvalue()[-limit:]
+        return _read(volume, max(0, size - limit), min(size, limit))[-limit:]
 
     def _remove(self, connection: Any, name: str, wanted: Callable[[str], bool]) -> None:
         found = []
@@ -291,13 +300,16 @@ def _pool_of(connection: Any, uuid_: str) -> Any:
 
 def _virtual_size(volume: Any) -> int:
     """The size of the disk in a qcow2 file, from its header (libvirt may still think of it as raw)."""
-    connection = volume.connect()
-    stream = connection.newStream(0)
-    volume.download(stream, 0, 32, 0)
-    out = io.BytesIO()
-    stream.recvAll(lambda _stream, data, sink: sink.write(data), out)
-    stream.finish()
-    header = out.getvalue()
+    header = _read(volume, 0, 32)
     if header[:4] != b"QFI\xfb":
         raise InfrastructureError(f"{volume.name()} is no qcow2 image", permanent=True)
     return int.from_bytes(header[24:32])
+
+
+def _read(volume: Any, start: int, size: int) -> bytes:
+    stream = volume.connect().newStream(0)
+    volume.download(stream, start, size, 0)
+    out = io.BytesIO()
+    stream.recvAll(lambda _stream, data, sink: sink.write(data), out)
+    stream.finish()
+    return out.getvalue()

@@ -50,6 +50,8 @@ class DomainPlan(msgspec.Struct, frozen=True, kw_only=True):
     network: str = ""
     """Empty for user-mode networking."""
     console: str = ""
+    firewall: str = ""
+    """Name of its network filter; empty for none."""
 
 
 def mac_address(name: str) -> str:
@@ -94,8 +96,10 @@ def domain_document(plan: DomainPlan) -> str:
         etree.SubElement(interface, "mac", address=mac_address(plan.name))
         etree.SubElement(interface, "source", network=plan.network)
         etree.SubElement(interface, "model", type="virtio")
+        if plan.firewall:
+            etree.SubElement(interface, "filterref", filter=plan.firewall)
     serial = etree.SubElement(devices, "serial", type="file")
-    etree.SubElement(serial, "source", path=plan.console)
+    etree.SubElement(serial, "source", path=plan.console, append="on")  # else each start would empty it
     channel = etree.SubElement(devices, "channel", type="unix")
     etree.SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
     etree.SubElement(devices, "panic", model="isa")
@@ -148,6 +152,15 @@ def restored_document(saved: str, *, disk: str, record: Record) -> str:
     return etree.tostring(root, encoding="unicode")
 
 
+def interface_with_filter(text: str, name: str) -> str:
+    """Return the network card of a domain's document with a filter, for libvirt to change it; empty when it has one."""
+    interface = etree.fromstring(text.encode(), _parser).find("devices/interface")
+    if interface is None or interface.find("filterref") is not None:
+        return ""
+    etree.SubElement(interface, "filterref", filter=name)
+    return etree.tostring(interface, encoding="unicode")
+
+
 def with_accelerator(plan: DomainPlan, accelerator: str) -> DomainPlan:
     """Return the plan for another accelerator."""
     return msgspec.structs.replace(plan, accelerator=accelerator)
@@ -162,17 +175,19 @@ def parse_record(text: str) -> Record | None:
         return None
 
 
-def network_document(name: str, subnet: ipaddress.IPv4Network, bridge: str, mark: str) -> str:
-    """Return the document of a network of ours: NAT outwards, no spanning tree (its delay costs 4 s a start). The UUID
-    `mark` is how we know it again."""
+def network_document(name: str, subnet: ipaddress.IPv4Network, bridge: str, mark: str, forwarding: str = "nat") -> str:
+    """Return the document of a network of ours: no spanning tree (its delay costs 4 s a start). The UUID `mark` is how we
+    know it again."""
     root = etree.Element("network")
     _text(root, "name", name)
     _text(root, "uuid", mark)
-    etree.SubElement(root, "forward", mode="nat")
+    etree.SubElement(root, "forward", mode=forwarding)
     attributes = {"stp": "off", "delay": "0"} | ({"name": bridge} if bridge else {})
     etree.SubElement(root, "bridge", attributes)
     address = etree.SubElement(root, "ip", address=str(subnet[1]), prefix=str(subnet.prefixlen))
-    etree.SubElement(address, "dhcp")
+    # Of one address, which nobody asks for: without a range the first reservation starts dnsmasq anew, for 2 to 3 s.
+    last = str(subnet[-2])
+    etree.SubElement(etree.SubElement(address, "dhcp"), "range", start=last, end=last)
     return etree.tostring(root, encoding="unicode")
 
 
@@ -186,6 +201,8 @@ def lease_document(mac: str, name: str, address: str) -> str:
 class NetworkView(msgspec.Struct, frozen=True, kw_only=True):
     """A network as libvirt describes it."""
 
+    forward: str = ""
+    """`nat`, `route`, `open` …; empty where nothing goes outwards."""
     gateway: str
     prefix: int
     leases: Mapping[str, str]
@@ -207,7 +224,9 @@ def parse_network(text: str) -> NetworkView | None:
         prefix = element.get("prefix") or ipaddress.IPv4Network(f"0.0.0.0/{element.get('netmask', '32')}").prefixlen
         hosts = element.findall("dhcp/host")
         leases = {host.get("mac", ""): host.get("ip", "") for host in hosts if host.get("mac")}
-        return NetworkView(gateway=gateway, prefix=int(prefix), leases=leases)
+        forward = root.find("forward")
+        mode = forward.get("mode", "nat") if forward is not None else ""
+        return NetworkView(forward=mode, gateway=gateway, prefix=int(prefix), leases=leases)
     return None
 
 

@@ -14,26 +14,23 @@ import contextlib
 import fcntl
 import os
 import re
-import stat
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.environment.infrastructure import InfrastructureError, VolumeInfo
 from pcloud.infrastructure.lxc_network import write_atomically
+from pcloud.infrastructure.lxc_nodes import BLOCK, PERMITTED, make_nodes, nodes_of, permit, run_tool
 from pcloud.infrastructure.lxc_settings import device_rules
 from pcloud.model import names
 from pcloud.model.deployable import AttachedVolume
 
 _RECORD = "volumes.json"
 _HOOK = "volumes.sh"
-_PERMITTED = "volumes.permitted"
-_BLOCK = Path("/sys/block")
-_permitted = msgspec.json.Decoder(frozenset[str])
 _record = msgspec.json.Decoder(tuple[AttachedVolume, ...])
-_SECONDS = 20.0
 
 
 def available() -> bool:
@@ -65,7 +62,7 @@ class LxcVolumes:
         except OSError as error:
             raise InfrastructureError(f"volume {volume} can not be made: {error.strerror}") from error
         for loop in self._loops(volume):
-            _run("losetup", "--set-capacity", f"/dev/{loop}")
+            run_tool("losetup", "--set-capacity", f"/dev/{loop}")
 
     def delete(self, volume: str) -> None:
         """Remove a volume and what is in it. InfrastructureError while a guest has it."""
@@ -77,6 +74,7 @@ class LxcVolumes:
                 raise InfrastructureError(f"volume {volume} is attached to {holder}")
             self._release(volume)
             path.unlink(missing_ok=True)
+            path.with_name(f".{path.name}.part").unlink(missing_ok=True)  # of a copy that was not finished
             with contextlib.suppress(OSError):  # others are left, or there was none
                 self._folder.rmdir()
 
@@ -84,9 +82,47 @@ class LxcVolumes:
         """Tell whether there is such a volume."""
         return self._path(volume).exists()
 
+    def path(self, volume: str) -> Path:
+        """Return the volume's file; InfrastructureError when that is no name of one."""
+        return self._path(volume)
+
+    def all(self) -> list[VolumeInfo]:
+        """Return what volumes there are."""
+        holders = {one.volume: record.parent.name for record in self._records() for one in attached(record.parent)}
+        found = []
+        for path in sorted(self._folder.glob("[!.]*.img")):
+            with contextlib.suppress(FileNotFoundError):  # it is being removed
+                told = path.stat()
+                found.append(
+                    VolumeInfo(
+                        volume=path.stem,
+                        size=told.st_size,
+                        taken=told.st_blocks * 512,
+                        holder=holders.get(path.stem, ""),
+                    )
+                )
+        return found
+
+    def wait_unused(self, volume: str, seconds: float) -> None:
+        """Return when nothing uses a volume any more; InfrastructureError when a guest has it, or there is none."""
+        deadline = time.monotonic() + seconds
+        while True:
+            if not self.exists(volume):
+                raise InfrastructureError(f"there is no volume {volume}")
+            if holder := self.holder(volume):
+                raise InfrastructureError(f"volume {volume} is attached to {holder}")
+            if not self._loops(volume):
+                return
+            if time.monotonic() >= deadline:
+                raise InfrastructureError(f"volume {volume} is still in use")
+            time.sleep(0.05)  # a guest that dies lets go of it last of all
+
+    def _records(self) -> Iterator[Path]:
+        return self._guests.glob(f"*/{_RECORD}")
+
     def holder(self, volume: str) -> str:
         """Return the guest that has a volume; empty when none has."""
-        for record in self._guests.glob(f"*/{_RECORD}"):
+        for record in self._records():
             if any(one.volume == volume for one in attached(record.parent)):
                 return record.parent.name
         return ""
@@ -101,9 +137,9 @@ class LxcVolumes:
             if not wanted:
                 return []
             write_atomically(folder / _RECORD, msgspec.json.encode(tuple(wanted)))
-            nodes = [node for one in wanted for node in _nodes(self._connect(one.volume), one.device)]
+            nodes = [node for one in wanted for node in nodes_of(self._connect(one.volume), one.device)]
             numbers = {f"{major}:{minor}" for _, major, minor in nodes}
-            write_atomically(folder / _PERMITTED, msgspec.json.encode(sorted(numbers)))
+            write_atomically(folder / PERMITTED, msgspec.json.encode(sorted(numbers)))
         hook = folder / _HOOK
         made = [f'mknod -m 660 "$LXC_ROOTFS_MOUNT{path}" b {major} {minor}' for path, major, minor in nodes]
         hook.write_text("\n".join(["#!/bin/sh", "set -e", *made, ""]))
@@ -125,13 +161,13 @@ class LxcVolumes:
             gone = [one for one in attached(folder) if one not in wanted]
             # Until all of it is done the record says more than there is, so that what a crash left is found.
             write_atomically(folder / _RECORD, msgspec.json.encode((*wanted, *gone)))
-            nodes = {one: _nodes(self._connect(one.volume), one.device) for one in wanted}
+            nodes = {one: nodes_of(self._connect(one.volume), one.device) for one in wanted}
             if init is not None:
                 for one in gone:
-                    _make_nodes(init, one.device, ())
-                _permit(folder, init, nodes.values())
+                    make_nodes(init, one.device, ())
+                permit(folder, init, nodes.values())
                 for one in wanted:
-                    _make_nodes(init, one.device, nodes[one])
+                    make_nodes(init, one.device, nodes[one])
             kept = {one.volume for one in wanted}
             for one in gone:  # only now that the guest may not use its number, which another volume may get
                 if one.volume not in kept:
@@ -144,16 +180,16 @@ class LxcVolumes:
             return
         with self._alone():
             has = attached(folder)
-            _permit(folder, init, [_nodes(each, one.device) for one in has for each in self._loops(one.volume)])
+            permit(folder, init, [nodes_of(each, one.device) for one in has for each in self._loops(one.volume)])
             if any(one.device == device and loop in self._loops(one.volume) for one in has):
-                _make_nodes(init, device, _nodes(loop, device))
+                make_nodes(init, device, nodes_of(loop, device))
 
     def of_loop(self, loop: str) -> list[tuple[Path, AttachedVolume]]:
         """Return the guests' folders that have the volume behind a loop device."""
         backing = _backing(loop)
         return [
             (record.parent, one)
-            for record in self._guests.glob(f"*/{_RECORD}")
+            for record in self._records()
             for one in attached(record.parent)
             if str(self._path(one.volume)) == backing
         ]
@@ -161,16 +197,13 @@ class LxcVolumes:
     def connected(self) -> list[str]:
         """Return the loop devices of all attached volumes."""
         return [
-            loop
-            for record in self._guests.glob(f"*/{_RECORD}")
-            for one in attached(record.parent)
-            for loop in self._loops(one.volume)
+            loop for record in self._records() for one in attached(record.parent) for loop in self._loops(one.volume)
         ]
 
     def promised(self) -> dict[str, int]:
         """Return, for each guest, how many bytes its volumes can take beyond what they have taken."""
         found: dict[str, int] = {}
-        for record in self._guests.glob(f"*/{_RECORD}"):
+        for record in self._records():
             for one in attached(record.parent):
                 with contextlib.suppress(FileNotFoundError):
                     told = self._path(one.volume).stat()
@@ -198,7 +231,7 @@ class LxcVolumes:
             if one.volume not in kept:
                 self._release(one.volume)
         if not wanted:
-            for name in (_HOOK, _PERMITTED, _RECORD):
+            for name in (_HOOK, PERMITTED, _RECORD):
                 (folder / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -217,7 +250,7 @@ class LxcVolumes:
             return loops[0]
         if not self.exists(volume):
             raise InfrastructureError(f"there is no volume {volume}")
-        device = _run("losetup", "--find", "--show", "--partscan", str(self._path(volume)))
+        device = run_tool("losetup", "--find", "--show", "--partscan", str(self._path(volume)))
         # A kernel need not be able to read partition tables itself; of a volume without one partx says so, which is well.
         subprocess.run(["partx", "--update", device], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         return Path(device).name
@@ -225,11 +258,11 @@ class LxcVolumes:
     def _release(self, volume: str) -> None:
         """Let go of a volume; while a dying guest still has it open, the kernel does so with its last use."""
         for loop in self._loops(volume):
-            _run("losetup", "--detach", f"/dev/{loop}")
+            run_tool("losetup", "--detach", f"/dev/{loop}")
 
     def _loops(self, volume: str) -> list[str]:
         path = str(self._path(volume))
-        return sorted(entry.name for entry in _BLOCK.glob("loop*") if _backing(entry.name) == path)
+        return sorted(entry.name for entry in BLOCK.glob("loop*") if _backing(entry.name) == path)
 
     def _path(self, volume: str) -> Path:
         if not re.fullmatch(names.VOLUME, volume):
@@ -249,106 +282,6 @@ def attached(folder: Path) -> tuple[AttachedVolume, ...]:
 
 def _backing(loop: str) -> str:
     try:
-        return (_BLOCK / loop / "loop/backing_file").read_text().rstrip("\n")
+        return (BLOCK / loop / "loop/backing_file").read_text().rstrip("\n")
     except FileNotFoundError:
         return ""
-
-
-def _nodes(loop: str, device: str) -> list[tuple[str, int, int]]:
-    """The disk and its partitions: path in the guest, major, minor."""
-    found = []
-    for entry in [_BLOCK / loop, *sorted((_BLOCK / loop).glob(f"{loop}p*"))]:
-        try:
-            major, minor = (entry / "dev").read_text().strip().split(":")
-        except FileNotFoundError:  # a partition that goes
-            continue
-        found.append((f"{device}{entry.name.removeprefix(loop).removeprefix('p')}", int(major), int(minor)))
-    return found
-
-
-@contextlib.contextmanager
-def _devices_of(init: int) -> Iterator[int]:
-    """A descriptor of a guest's own /dev; FileNotFoundError when it ends."""
-    root = os.open(f"/proc/{init}/root", os.O_PATH | os.O_DIRECTORY)
-    try:
-        folder = os.open("dev", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
-    finally:
-        os.close(root)
-    try:
-        yield folder
-    finally:
-        os.close(folder)
-
-
-def _make_nodes(init: int, device: str, nodes: Sequence[tuple[str, int, int]]) -> None:
-    wanted = {Path(path).name: os.makedev(major, minor) for path, major, minor in nodes}
-    try:
-        with _devices_of(init) as folder:
-            for name in os.listdir(folder):  # noqa: PTH208 - by descriptor
-                if _is_part(name, device) and wanted.get(name) != _device_number(folder, name):
-                    os.unlink(name, dir_fd=folder)
-            present = set(os.listdir(folder))  # noqa: PTH208
-            for name, number in wanted.items():
-                if name not in present:
-                    os.mknod(name, stat.S_IFBLK | 0o660, number, dir_fd=folder)
-    except (FileNotFoundError, ProcessLookupError):
-        return  # the guest ends; its next start has them
-    except OSError as error:
-        raise InfrastructureError(f"{device} can not be put into the guest: {error.strerror}") from error
-
-
-def _permit(folder: Path, init: int, nodes: Iterable[Sequence[tuple[str, int, int]]]) -> None:
-    """Let a running guest use these devices and no others that it could use before: numbers are given to others later."""
-    if not device_rules([""]):
-        return
-    wanted = {f"{major}:{minor}" for each in nodes for _, major, minor in each}
-    path = folder / _PERMITTED
-    try:
-        had = _permitted.decode(path.read_bytes())
-    except FileNotFoundError:
-        had = frozenset()
-    write_atomically(path, msgspec.json.encode(sorted(wanted | had)))
-    for verb, numbers in (("devices.allow", wanted), ("devices.deny", had - wanted)):
-        for number in sorted(numbers):
-            _run("lxc-cgroup", "-P", str(folder.parent), "-n", folder.name, verb, f"b {number} rwm")
-            if verb == "devices.allow":
-                _allow_below(init, f"b {number} rwm")
-    write_atomically(path, msgspec.json.encode(sorted(wanted)))
-
-
-def _allow_below(init: int, rule: str) -> None:
-    """Let services that run in the guest already use a device: in control groups of version 1 what a group is given is not
-    its children's (what it is denied is)."""
-    try:
-        lines = Path(f"/proc/{init}/cgroup").read_text().splitlines()
-    except FileNotFoundError:
-        return
-    own = next((line.split(":", 2)[2] for line in lines if line.split(":")[1:2] == ["devices"]), "")
-    parts = Path(own).parts
-    top = next((number for number, part in enumerate(parts) if part.startswith("lxc.payload.")), None)
-    if top is None:
-        return  # version 2, where rules hold for all below
-    for place, _, _ in os.walk(Path("/sys/fs/cgroup/devices", *parts[1 : top + 1])):
-        with contextlib.suppress(FileNotFoundError):  # a service that ended meanwhile
-            Path(place, "devices.allow").write_text(rule)
-
-
-def _is_part(name: str, device: str) -> bool:
-    return re.fullmatch(re.escape(Path(device).name) + r"[0-9]*", name) is not None
-
-
-def _device_number(folder: int, name: str) -> int:
-    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    return found.st_rdev if stat.S_ISBLK(found.st_mode) else -1
-
-
-def _run(*words: str) -> str:
-    try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InfrastructureError(f"{words[0]}: {error}") from error
-    if done.returncode:
-        raise InfrastructureError(f"{words[0]}: {done.stderr.strip()[-300:]}")
-    return done.stdout.strip()

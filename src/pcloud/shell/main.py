@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pcloud.shell import drill_command, simulate_command
-from pcloud.shell.commands import access_keys, daemon, deployables, history, library, stacks
+from pcloud.shell.commands import access_keys, daemon, deployables, history, library, stacks, volumes
 from pcloud.shell.exits import Exit, exit_code
 from pcloud.shell.framework import Command, Group, Session
 from pcloud.shell.output import note, report
@@ -56,7 +56,7 @@ cli.add(
 cli.add("What happened, and why", history.events, history.explain, simulate_command.simulate, simulate_command.replay)
 cli.add("Drills", drill_command.drill, drill_command.drills)
 cli.add("What they are made from", library.image, library.assembly, library.template, library.console)
-cli.add("Stacks from templates", stacks.stack, access_keys.access_key)
+cli.add("Stacks from templates", stacks.stack, access_keys.access_key, volumes.volume, volumes.snapshot)
 cli.add("Access and comfort", library.token, daemon.completion)
 
 

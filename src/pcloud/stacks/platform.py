@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from pcloud.environment.infrastructure import ExecResult
+from pcloud.environment.infrastructure import ExecResult, SnapshotInfo, VolumeInfo
 from pcloud.events.event import Event
 from pcloud.model.deployable import Deployable
 from pcloud.model.errors import PcloudError, Unavailable
@@ -21,15 +21,25 @@ class Platform(Protocol):
     """Keeps deployables alive."""
 
     capabilities: frozenset[str]
-    """Of `guests`, `volumes`, `addresses`, `firewall`: what this platform can do. Types that need more are refused before
-    anything starts."""
+    """`guests`, and what of `pcloud.environment.infrastructure.Capability` these can have. Types that need more are refused
+    before anything starts."""
 
     infrastructure: str
     """Where guests are made."""
+    transport: str
+    """`remote`, or `none` where nothing in guests is reached: servers are complete when their infrastructure says so."""
+    start_timeout: float
+    """Seconds that its guests may need until their agent answers."""
     catalogue: Any
     """What image names and instance types of templates mean here (`guests.catalogue.Catalogue`)."""
+    networks: Any
+    """Makes networks and routers (`guests.networks.GuestNetworks`), where it can."""
     objects: ObjectStore
     """Where buckets and containers are made, and why there are none where there are none."""
+
+    def why(self, lacking: Sequence[str]) -> str:
+        """Return why there is not what `capabilities` lacks, in a sentence."""
+        ...
 
     def images(self) -> Sequence[str]:
         """Return the names of the images (JEOS) that guests can be made from."""
@@ -52,8 +62,14 @@ class Platform(Protocol):
         """Return whether anything of a guest is left."""
         ...
 
-    async def allocate_address(self, holder: str) -> str:
-        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder."""
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
+        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder, or the one that is asked
+        for; PcloudError when it is somebody else's."""
+        ...
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Say why an address of the guests' network can not be had; empty when it can. What one of these guests (deployable
+        and assembly) has, or one of these holders of addresses, is free. Blocks no longer than a few small files take."""
         ...
 
     async def release_address(self, holder: str) -> None:
@@ -64,8 +80,25 @@ class Platform(Protocol):
         """Bring a running guest's addresses, firewall and volumes to its stored definition, without a restart."""
         ...
 
-    async def create_volume(self, volume: str, gigabytes: int) -> None:
-        """Make a volume of that size (GiB), or let one grow to it; PcloudError when that can not be."""
+    async def create_volume(self, volume: str, gigabytes: int, snapshot: str = "") -> None:
+        """Make a volume of that size (GiB), empty or as a snapshot is, or let one grow to it; 0 is the snapshot's size.
+        PcloudError when that can not be."""
+        ...
+
+    async def snapshot_volume(self, volume: str, snapshot: str, note: str) -> None:
+        """Copy a volume that no guest has; PcloudError when that can not be."""
+        ...
+
+    async def volumes(self) -> list[VolumeInfo]:
+        """Return what volumes there are."""
+        ...
+
+    async def snapshots(self) -> list[SnapshotInfo]:
+        """Return what snapshots of volumes there are."""
+        ...
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Remove a snapshot; no error when there is none."""
         ...
 
     async def delete_volume(self, volume: str) -> None:
@@ -81,7 +114,17 @@ class Platform(Protocol):
         ...
 
     async def apply(self, deployable: Deployable) -> None:
-        """Store a deployable, or its changed form (only what changed is touched), and start it. Returns when stored."""
+        """Store a deployable, or its changed form (only what changed is touched), and start it; one that is stopped stays
+        so when it only loses something, as a suspended stack's that is being deleted. Returns when stored."""
+        ...
+
+    async def stop(self, name: str) -> None:
+        """Stop a deployable's guests, in order; they keep their disks. Returns when they are stopped; no error when there
+        is none."""
+        ...
+
+    async def start(self, name: str) -> None:
+        """Have a stopped deployable started, in order; no error when there is none. Returns when stored."""
         ...
 
     async def status(self, name: str) -> DeployableStatus | None:
@@ -113,8 +156,15 @@ class NoPlatform:
 
     capabilities: frozenset[str] = frozenset()
     infrastructure = ""
+    transport = "remote"
+    start_timeout = 0.0
     catalogue: Any = None
+    networks: Any = None
     objects = ObjectStore()
+
+    def why(self, lacking: Sequence[str]) -> str:
+        """Say that it has no guests."""
+        return "it has no guests"
 
     def read(self, document: Mapping[str, Any]) -> Deployable:
         """Refuse."""
@@ -131,9 +181,24 @@ class NoPlatform:
         """Return False."""
         return False
 
-    async def create_volume(self, volume: str, gigabytes: int) -> None:
+    async def create_volume(self, volume: str, gigabytes: int, snapshot: str = "") -> None:
         """Refuse."""
         raise _refusal()
+
+    async def snapshot_volume(self, volume: str, snapshot: str, note: str) -> None:
+        """Refuse."""
+        raise _refusal()
+
+    async def volumes(self) -> list[VolumeInfo]:
+        """There is none."""
+        return []
+
+    async def snapshots(self) -> list[SnapshotInfo]:
+        """There is none."""
+        return []
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Do nothing."""
 
     async def delete_volume(self, volume: str) -> None:
         """Do nothing."""
@@ -142,9 +207,13 @@ class NoPlatform:
         """There is none."""
         return False, ""
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         """Refuse."""
         raise _refusal()
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Refuse."""
+        return "this platform has no guests"
 
     async def release_address(self, holder: str) -> None:
         """Do nothing."""
@@ -163,6 +232,12 @@ class NoPlatform:
     async def apply(self, deployable: Deployable) -> None:
         """Refuse."""
         raise _refusal()
+
+    async def stop(self, name: str) -> None:
+        """Do nothing: there is none."""
+
+    async def start(self, name: str) -> None:
+        """Do nothing: there is none."""
 
     async def status(self, name: str) -> DeployableStatus | None:
         """Return None."""

@@ -37,9 +37,10 @@ class Operation(msgspec.Struct, kw_only=True):
     """What is being done to a stack. Stored before anything is done, so that a restart carries on from `phase`."""
 
     action: str
-    """`CREATE`, `UPDATE` or `DELETE`."""
+    """`CREATE`, `UPDATE`, `DELETE`, `SUSPEND`, `RESUME` or `CHECK`."""
     phase: str
-    """`forward`, `cleanup`, `rollback`, `rollback-cleanup`, `undo` (delete after a failed create) or `delete`."""
+    """`forward`, `cleanup`, `rollback`, `rollback-cleanup`, `undo` (delete after a failed create), `delete`, `suspend`,
+    `resume` or `check`."""
     generation: int
     target: Source | None = None
     previous: Source | None = None
@@ -103,6 +104,11 @@ class StackRecord(msgspec.Struct, kw_only=True):
     def busy(self) -> bool:
         """Whether an operation is on its way."""
         return self.status.endswith("_IN_PROGRESS") and self.status != "REVIEW_IN_PROGRESS"
+
+    @property
+    def suspended(self) -> bool:
+        """Whether its guests are stopped, or being stopped, until it is resumed."""
+        return self.status.startswith("SUSPEND_")
 
 
 class ResourceRecord(msgspec.Struct, kw_only=True):

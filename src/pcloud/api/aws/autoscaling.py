@@ -11,9 +11,10 @@ from pcloud.api.aws.operations import Caller, Input, Output, Table
 from pcloud.api.aws.query import QueryError
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import ResourceRecord
-from pcloud.stacks.types.autoscaling import AwsAutoScalingGroup, AwsScalingPolicy
+from pcloud.stacks.types.autoscaling import AwsAutoScalingGroup
 from pcloud.stacks.types.base import ResourceFailed
 from pcloud.stacks.types.scaling import SUSPENDABLE, Adjustment
+from pcloud.stacks.types.scaling_policies import AwsScalingPolicy
 
 OPERATIONS = Table()
 
@@ -88,9 +89,10 @@ async def set_desired_capacity(manager: StackManager, given: Input, caller: Call
 async def execute_policy(manager: StackManager, given: Input, caller: Caller) -> Output:
     """Run a policy as its signal does."""
     policy = _found(manager, AwsScalingPolicy, given["PolicyName"], "Policy")
+    details = {"value": given.get("MetricValue"), "threshold": given.get("BreachThreshold")}
     try:
         await manager.signal(
-            policy, {"status": "SUCCESS", "reason": "ExecutePolicy", "id": "", "data": "", "details": {}}
+            policy, {"status": "SUCCESS", "reason": "ExecutePolicy", "id": "", "data": "", "details": details}
         )
     except ResourceFailed as problem:
         raise QueryError("ValidationError", str(problem)) from None

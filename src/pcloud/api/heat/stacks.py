@@ -45,6 +45,8 @@ async def create(manager: StackManager, request: Request, body: dict[str, Any]) 
         raise HeatError(
             400, "StackValidationFailed", "Invalid stack name: it must start with a letter, of at most 255 characters"
         )
+    if body.get("adopt_stack_data") is not None:
+        raise _unsupported("Stack Adopt", "what others made can not be taken over; create the stack from its template")
     timeout = body.get("timeout_mins") or 60
     stack = await manager.create(
         name,
@@ -122,12 +124,47 @@ async def delete(manager: StackManager, request: Request, body: dict[str, Any]) 
 
 
 async def actions(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
-    """POST actions: check, cancel_update, cancel_without_rollback; suspend and resume are refused."""
+    """POST actions: suspend, resume, check, cancel_update, cancel_without_rollback."""
     stack = stack_of(manager, request)
-    if "check" in body:
-        await manager.detect_drift(stack)
+    if "suspend" in body:
+        await manager.suspend(stack)
+    elif "resume" in body:
+        await manager.resume(stack)
+    elif "check" in body:
+        await manager.check(stack)
     elif "cancel_update" in body or "cancel_without_rollback" in body:
         await manager.cancel_update(stack, rollback="cancel_update" in body)
     else:
         raise HeatError(400, "HTTPBadRequest", f"the action {', '.join(body) or 'of no name'} is not offered")
     return JSONResponse(None, status_code=201)
+
+
+async def snapshots(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """GET snapshots: there are none."""
+    stack_of(manager, request)
+    return JSONResponse({"snapshots": []})
+
+
+async def snapshot(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """POST snapshots: refused."""
+    stack_of(manager, request)
+    raise _unsupported(
+        "Stack Snapshot",
+        "disks of guests that run can not be copied as they are at one moment; deletion_policy Snapshot keeps a volume's",
+    )
+
+
+async def no_snapshot(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """Whatever is asked of one snapshot: it is not there."""
+    stack_of(manager, request)
+    raise HeatError(404, "NotFound", f"Snapshot with id {request.path_params['snapshot']} not found")
+
+
+async def abandon(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """DELETE abandon, GET export: refused."""
+    stack_of(manager, request)
+    raise _unsupported("Stack Abandon", "nobody else could take over its guests; deletion_policy Retain keeps volumes")
+
+
+def _unsupported(what: str, why: str) -> HeatError:
+    return HeatError(400, "NotSupported", f"{what} is not supported: {why}.")

@@ -24,6 +24,9 @@ def moment(seconds: float) -> str | None:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)) if seconds else None
 
 
+_ACTIONS = ("CREATE", "UPDATE", "SUSPEND", "RESUME", "CHECK")
+
+
 def heat_status(status: str) -> tuple[str, str, str]:
     """Return (stack_status, action, status) in Heat's words for one of CloudFormation's."""
     if status.startswith("UPDATE_ROLLBACK"):
@@ -125,10 +128,7 @@ def stack_view(manager: StackManager, request: Request, stack: StackRecord, *, o
     if source is not None:
         template = manager.reader.template(source)
         parameters.update(shown_values(template, given_values(template, source, complete=False)))
-    reasons = {
-        "CREATE_COMPLETE": "Stack CREATE completed successfully",
-        "UPDATE_COMPLETE": "Stack UPDATE completed successfully",
-    }
+    done = {action: f"Stack {action} completed successfully" for action in _ACTIONS}
     view: dict[str, Any] = {
         "id": stack.id,
         "stack_name": stack.name,
@@ -137,7 +137,7 @@ def stack_view(manager: StackManager, request: Request, stack: StackRecord, *, o
         "stack_status": words,
         "stack_status_reason": stack.reason
         if stack.reason and stack.reason != "User Initiated"
-        else reasons.get(words, f"Stack {words.partition('_')[0]} started"),
+        else done.get(words.removesuffix("_COMPLETE"), f"Stack {words.partition('_')[0]} started"),
         "creation_time": moment(stack.created),
         "updated_time": moment(stack.updated),
         "deletion_time": moment(stack.deleted),

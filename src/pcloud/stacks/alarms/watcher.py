@@ -20,7 +20,7 @@ from pcloud.model.errors import NotFound, PcloudError, Unavailable
 from pcloud.stacks.alarms.metrics import Datum, Metrics, statistic, window
 from pcloud.stacks.alarms.rule import ALARM, INSUFFICIENT, STATES, Rule, judge
 from pcloud.stacks.records import ResourceRecord
-from pcloud.stacks.types.base import ResourceFailed, failed
+from pcloud.stacks.types.base import Context, ResourceFailed, failed
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.state import State
@@ -31,7 +31,7 @@ EVERY_SECONDS = 5.0
 REPEAT_SECONDS = 60.0
 """How often a scaling policy is asked again while its alarm stays in the state."""
 _EXPIRE_SECONDS = 3600.0
-_SETTLED = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_FAILED", "CHECK_COMPLETE")
+_SETTLED = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_FAILED", "CHECK_COMPLETE", "RESUME_COMPLETE")
 ENGINE_NAMESPACE = "system/linux"
 """Where failures that our own engine saw are counted, as the tools in guests do."""
 
@@ -174,6 +174,8 @@ class Watcher:
     # --- actions
 
     def _act(self, record: ResourceRecord, now: float) -> None:
+        if self._state.stacks[record.stack].suspended:
+            return  # that its guests are silent is wanted
         pending = record.data.get("pending") or []
         rule = rule_of(record)
         state = record.data.get("state", INSUFFICIENT)
@@ -191,7 +193,10 @@ class Watcher:
     def _repeats(self, action: str) -> bool:
         target = self._state.target_of(action)
         kind = self._state.type_of(target) if target is not None else None
-        return kind is not None and kind.repeats
+        if target is None or kind is None or not kind.repeats:
+            return False
+        stack = self._state.stacks[target.stack]
+        return kind.due(Context(self._state, stack, target, dict(target.properties)))  # type: ignore[arg-type]
 
     async def _carry_out(self, record: ResourceRecord, actions: list[str], state: str) -> None:
         stack = self._state.stacks[record.stack]
@@ -202,7 +207,11 @@ class Watcher:
                 if target is None:
                     raise NotFound.of("NO_TARGET", f"there is no resource {action.partition('?')[0]}")
                 current = "alarm" if state == ALARM else state.lower()
+                rule = rule_of(record)
+                points = self.points(record, rule, self._state.now())
+                newest = next((point for point in points if point is not None), None)
                 details: dict[str, Any] = {"current": current, "alarm": record.name}
+                details |= {"value": newest, "threshold": rule.threshold}
                 reason = f"{record.name}: {record.data.get('state_reason', '')}"
                 await self._state.signal(
                     target, {"status": "SUCCESS", "reason": reason, "id": "", "data": "", "details": details}

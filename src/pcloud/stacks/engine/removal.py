@@ -63,7 +63,7 @@ class Removal:
             else record.deletion_policy
         )
         undoing = operation.phase in ("undo", "rollback-cleanup")
-        if policy == "Retain" and not undoing and record.state != "FAILED":
+        if policy in ("Retain", "RetainExceptOnCreate") and not undoing and record.state != "FAILED":
             manager.set_status(stack, record, "DELETE_SKIPPED", "")
             manager.drop(record)
             return True
@@ -88,6 +88,9 @@ class Removal:
         )
         for attempt in range(_RETRIES):
             try:
+                if policy == "Snapshot" and not undoing and record.state != "FAILED":
+                    made = await kind.snapshot(context)
+                    manager.set_status(stack, record, "DELETE_IN_PROGRESS", f"snapshot {made}")
                 await kind.delete(context)
             except (ResourceFailed, PcloudError) as problem:
                 if attempt + 1 < _RETRIES:

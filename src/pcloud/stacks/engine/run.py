@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pcloud.model.errors import PcloudError
 from pcloud.stacks.engine.making import Making, StepFailed
 from pcloud.stacks.engine.removal import Removal
+from pcloud.stacks.engine.standing import Walking
 from pcloud.stacks.records import StackRecord
 from pcloud.stacks.types.base import failed
 
@@ -32,6 +33,7 @@ class Run:
         self._inner: asyncio.Task[None] | None = None
         self._making = Making(manager, stack)
         self._removal = Removal(manager, stack)
+        self._walking = Walking(manager, stack)
 
     async def run(self) -> None:
         """Carry the operation through its phases to the end."""
@@ -49,6 +51,12 @@ class Run:
                     await self._delete_all("ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
                 case "delete":
                     await self._delete_all("DELETE_COMPLETE", "DELETE_FAILED")
+                case "suspend":
+                    await self._walking.suspend()
+                case "resume":
+                    await self._walking.resume()
+                case "check":
+                    await self._walking.check()
                 case phase:
                     raise AssertionError(f"unknown phase {phase}")
 

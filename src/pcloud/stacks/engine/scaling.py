@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pcloud.model.errors import PcloudError, Unavailable
+import msgspec
+
+from pcloud.model.errors import Conflict, PcloudError, Unavailable
 from pcloud.stacks.engine.state import State
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.types.balancing import Balancer
@@ -27,6 +29,8 @@ class Scaling(State):
     async def scale(self, group: ResourceRecord, change: Adjustment) -> bool:
         """Change the wanted size of a group; return whether it changed. Durable on return."""
         stack = self.stacks[group.stack]
+        if stack.suspended:
+            raise Conflict.of("NOT_NOW", f"Stack [{stack.name}] is suspended: its groups keep their size")
         kind = self.type_of(group)
         if not isinstance(kind, ScalingGroup):
             raise ResourceFailed(f"{group.name} is no scaling group")
@@ -37,11 +41,24 @@ class Scaling(State):
         if stack.busy and kind.drops_signals(context):
             self.event(stack, group, group.status, "no change: its update suspends what alarms ask for")
             return False
-        before, wanted = kind.size(context), kind.wanted(context, change)
-        if wanted == before:
+        before, warm = kind.size(context), group.data.get("warm") or {}
+        warming = change.warmup is not None and self.now() < warm.get("until", 0.0)
+        base = int(warm["base"]) if warming else before
+        wanted = kind.wanted(context, msgspec.structs.replace(change, base=base))
+        if warming:
+            wanted = max(
+                before, wanted
+            )  # what was just added is not in the values yet, and none is taken away for them
+        if wanted == before or (wanted < before and change.calm and self.now() < group.data.get("calm", 0.0)):
             return False
+        if change.calm:
+            group.data["calm"] = self.now() + change.calm
+        if change.warmup and wanted > before:
+            group.data["warm"] = {"until": self.now() + change.warmup, "base": base}
         cooldown = kind.cooldown(context) if change.group_cooldown is None else change.group_cooldown
-        group.data.update(size=wanted, scaling=True, until=self.now() + cooldown)
+        group.data.update(size=wanted, scaling=True)
+        if change.waits:
+            group.data["until"] = self.now() + cooldown
         self.save(group)
         self.event(stack, group, "SIGNAL_COMPLETE", f"size {before} → {wanted}")
         await self.store.flush()
@@ -131,8 +148,10 @@ class Scaling(State):
             await self.wait(stack)
             if not stack.live or group.condemned or self.record(group.id) is None or group.action == "DELETE":
                 return
+            if stack.suspended:
+                return  # its resumption carries it on
             async with self.lock(group.id):
-                if stack.busy:
+                if stack.busy or stack.suspended:
                     continue
                 kind = self.type_of(group)
                 assert isinstance(kind, ScalingGroup)

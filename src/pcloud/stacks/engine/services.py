@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import msgspec
 
-from pcloud.model.errors import NotFound, PcloudError
+from pcloud.model.errors import Conflict, NotFound, PcloudError
 from pcloud.stacks.engine.scaling import Scaling
 from pcloud.stacks.engine.scopes import arn
 from pcloud.stacks.records import AccessKey, ResourceRecord, Source, StackRecord, short_hash
@@ -50,6 +50,8 @@ class Services(Scaling):
     async def signal(self, record: ResourceRecord, signal: dict[str, Any]) -> None:
         """Store a signal (status, reason, id, data) for a resource, and let its type act on it. Durable on return."""
         stack = self.stacks[record.stack]
+        if stack.suspended:
+            raise Conflict.of("NOT_NOW", f"Stack [{stack.name}] is suspended: its resources take no signals")
         kind = self.type_of(record)
         if kind is None or kind.keeps_signals:
             known = self._signals.setdefault(record.id, [])
@@ -144,7 +146,7 @@ class Services(Scaling):
                 self._runs[child.id].turn_back("the parent stack was turned back")
                 await self.wait(child)
             raise
-        settled: tuple[str, ...] = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+        settled: tuple[str, ...] = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "RESUME_COMPLETE", "CHECK_COMPLETE")
         if child.source is not None and same(child.source, source):
             settled = (*settled, "UPDATE_ROLLBACK_COMPLETE")  # it went back to the very thing that is wanted now
         if child.status not in settled or child.source is None:

@@ -1,4 +1,4 @@
-"""AWS::AutoScaling groups, launch configurations and policies, and OS::Heat::InstanceGroup: groups of like instances."""
+"""AWS::AutoScaling groups, launch configurations, and OS::Heat::InstanceGroup: groups of like instances."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pcloud.stacks.records import ResourceRecord
-from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, integer, listing, mapping, text
+from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, boolean, integer, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
 from pcloud.stacks.types.disks import EC2_MAPPING, ec2_notes, ec2_problems
 from pcloud.stacks.types.groups import MAX_MEMBERS
 from pcloud.stacks.types.rolling import Members, Roll, aws_roll
-from pcloud.stacks.types.scaling import Adjustment, Policy, ScalingGroup
+from pcloud.stacks.types.scaling import ScalingGroup
 
 _UPDATE = OnChange.UPDATE
 _PLACES = "guests are placed by their infrastructure"
@@ -163,7 +163,7 @@ class AwsAutoScalingGroup(InstanceGroup):
         "CapacityRebalance": boolean(on_change=_UPDATE, inert="there is no market for guests"),
         "Context": text(on_change=_UPDATE, inert="it means nothing to AWS either"),
         "Cooldown": integer(default=300, minimum=0, on_change=_UPDATE),
-        "DefaultInstanceWarmup": integer(on_change=_UPDATE, inert="it concerns target tracking"),
+        "DefaultInstanceWarmup": integer(minimum=0, on_change=_UPDATE),
         "DesiredCapacity": integer(minimum=0, on_change=_UPDATE),
         "HealthCheckGracePeriod": integer(on_change=_UPDATE, inert="the engine restarts guests by its own rules"),
         "HealthCheckType": text(on_change=_UPDATE, inert="the engine restarts guests by its own rules"),
@@ -208,50 +208,4 @@ class AwsAutoScalingGroup(InstanceGroup):
         return str(context.properties.get("AutoScalingGroupName") or context.physical_name())
 
 
-class AwsScalingPolicy(Policy):
-    """A simple scaling policy."""
-
-    names = ("AWS::AutoScaling::ScalingPolicy",)
-    attributes = frozenset({"AlarmUrl", "Arn", "PolicyName"})
-    schema: ClassVar[Schema] = {
-        "AutoScalingGroupName": text(required=True),
-        "AdjustmentType": text(
-            required=True,
-            on_change=_UPDATE,
-            allowed=("ChangeInCapacity", "ExactCapacity", "PercentChangeInCapacity"),
-        ),
-        "ScalingAdjustment": integer(required=True, on_change=_UPDATE),
-        "Cooldown": integer(minimum=0, on_change=_UPDATE),
-        "MinAdjustmentStep": integer(minimum=0, on_change=_UPDATE),
-        "MinAdjustmentMagnitude": integer(minimum=0, on_change=_UPDATE),
-        "PolicyType": text(default="SimpleScaling", allowed=("SimpleScaling",), on_change=_UPDATE),
-        "EstimatedInstanceWarmup": integer(refused="it belongs to step scaling; only simple scaling is offered"),
-        "MetricAggregationType": text(refused="it belongs to step scaling; only simple scaling is offered"),
-        "StepAdjustments": anything(refused="only simple scaling is offered; make one policy a step"),
-        "TargetTrackingConfiguration": anything(refused="only simple scaling is offered; make an alarm for each side"),
-        "PredictiveScalingConfiguration": anything(refused="only simple scaling is offered"),
-    }
-
-    async def create(self, context: Context) -> None:
-        """Make the URL."""
-        record = context.record
-        record.physical = context.physical_name()
-        arn = f"arn:pcloud:autoscaling:local:000000000000:scalingPolicy:{context.token}"
-        url = context.services.signed_url(record, "signal")
-        record.attributes = {"AlarmUrl": url, "Arn": arn, "PolicyName": record.physical}
-
-    def adjustment(self, context: Context) -> Adjustment:
-        """Read the properties."""
-        given = context.properties
-        step = given.get("MinAdjustmentMagnitude") or given.get("MinAdjustmentStep") or 0
-        cooldown = given.get("Cooldown")
-        return Adjustment(
-            group=str(given["AutoScalingGroupName"]),
-            kind=given["AdjustmentType"],
-            amount=float(given["ScalingAdjustment"]),
-            step=int(step),
-            group_cooldown=float(cooldown) if cooldown is not None else None,
-        )
-
-
-TYPES: tuple[type[ResourceType], ...] = (LaunchConfiguration, InstanceGroup, AwsAutoScalingGroup, AwsScalingPolicy)
+TYPES: tuple[type[ResourceType], ...] = (LaunchConfiguration, InstanceGroup, AwsAutoScalingGroup)

@@ -79,6 +79,10 @@ class Services(Protocol):
         return. The members follow in the background."""
         ...
 
+    def measured(self, record: ResourceRecord, rule: Any) -> list[float | None]:
+        """Return the values that an alarm's `Rule` looks at, newest first; None where nothing was measured."""
+        ...
+
     def find(self, physical: str) -> ResourceRecord | None:
         """Return the resource of that physical id, in any stack."""
         ...
@@ -89,6 +93,10 @@ class Services(Protocol):
 
     def place_of(self, record: ResourceRecord) -> tuple[str, str] | None:
         """Return deployable and assembly of a guest's record; None when it is no guest."""
+        ...
+
+    def guests_in(self, group: str) -> list[ResourceRecord]:
+        """Return the guests that are in a security group, those of all stacks."""
         ...
 
     async def address_of(self, record: ResourceRecord) -> str:
@@ -207,6 +215,8 @@ class ResourceType:
     nested: ClassVar[bool] = False
     """Whether its physical thing is a stack."""
     updates_metadata: ClassVar[bool] = True
+    snapshots: ClassVar[bool] = False
+    """Whether a snapshot of it can be made before it is deleted, where the platform has them."""
     keeps_signals: ClassVar[bool] = True
     """Whether its signals are stored, as waiting for them needs; else they are only acted upon."""
     repeats: ClassVar[bool] = False
@@ -224,6 +234,10 @@ class ResourceType:
         """Return what this platform can not do for a resource with these properties; values may be Unknown."""
         return []
 
+    def claims(self, properties: Mapping[str, Any]) -> dict[str, tuple[str | int, ...]]:
+        """Return the addresses that are asked for and known, each with the path of the property that says so."""
+        return {}
+
     async def create(self, context: Context) -> None:
         """Make it; sets `record.physical`, and `attributes` and `data` where there are any."""
         raise NotImplementedError
@@ -234,9 +248,21 @@ class ResourceType:
     async def delete(self, context: Context) -> None:
         """Remove it. No error when it is not there."""
 
+    async def snapshot(self, context: Context) -> str:
+        """Make a snapshot of it, the same again after a crash; return its id. Only where `snapshots` says so."""
+        raise NotImplementedError
+
     async def drift(self, context: Context) -> dict[str, Any] | None:
         """Return the properties as they really are where they differ; None when the thing is gone."""
         return {}
+
+    def due(self, context: Context) -> bool:
+        """Whether an alarm that stays in its state has anything to signal to it, where `repeats` says so."""
+        return True
+
+    def deployable(self, record: ResourceRecord) -> str:
+        """Return the deployable that it is, beside the stack's own; empty for none."""
+        return ""
 
     async def signal(self, context: Context, signal: Mapping[str, Any]) -> None:
         """Take a signal that was just stored."""

@@ -25,7 +25,7 @@ from pcloud.stacks.types.base import Context, ResourceFailed, known
 
 SETTLE_SECONDS = 600.0
 ONE_KIND = "there is one kind of volume"
-NO_SOURCE = "volumes begin empty: there are no snapshots, backups and images of them"
+NO_SOURCE = "volumes begin empty or as a snapshot; there are no images of them"
 _LETTERS = "bcdefghijklmnopqrstuvwxyz"
 _OWN_DISK = re.compile(r"/dev/(?:s|v|xv|h)da1?")
 _NO_BOOT = "a guest starts from its image, on a disk of its own; starting from a volume is not offered"
@@ -39,7 +39,7 @@ EC2_MAPPING: Schema = {
             "Encrypted": boolean(inert="what lies on this host is not encrypted by us"),
             "Iops": integer(inert=ONE_KIND),
             "KmsKeyId": text(refused="there are no keys to encrypt with"),
-            "SnapshotId": text(refused=NO_SOURCE),
+            "SnapshotId": text(),
             "Throughput": integer(inert=ONE_KIND),
             "VolumeSize": integer(minimum=1, maximum=65536),
             "VolumeType": text(inert=ONE_KIND),
@@ -51,7 +51,7 @@ EC2_MAPPING: Schema = {
 NOVA_MAPPING: Schema = {
     "device_name": text(required=True),
     "volume_id": text(),
-    "snapshot_id": text(refused=NO_SOURCE),
+    "snapshot_id": text(),
     "volume_size": integer(minimum=1, maximum=65536),
     "delete_on_termination": boolean(default=False),
 }
@@ -79,7 +79,9 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     volume: str = ""
     """The volume that it is; empty for one that is made."""
     size: int = 0
-    """GiB of one that is made."""
+    """GiB of one that is made; 0 for its snapshot's."""
+    snapshot: str = ""
+    """What one that is made begins as; empty for an empty one."""
     goes: bool = False
     """Whether the volume is removed with the server."""
 
@@ -98,7 +100,8 @@ def ec2_disks(properties: Mapping[str, Any]) -> list[Disk]:
     made = [
         Disk(
             device=device_of(one["DeviceName"]),
-            size=int(one["Ebs"]["VolumeSize"]),
+            size=int(one["Ebs"].get("VolumeSize") or 0),
+            snapshot=str(one["Ebs"].get("SnapshotId") or ""),
             goes=one["Ebs"]["DeleteOnTermination"],
         )
         for one in properties.get("BlockDeviceMappings") or []
@@ -114,6 +117,7 @@ def nova_disks(properties: Mapping[str, Any]) -> list[Disk]:
             device=device_of(one.get("device_name")),
             volume=str(one.get("volume_id") or ""),
             size=int(one.get("volume_size") or 0),
+            snapshot=str(one.get("snapshot_id") or ""),
             goes=bool(one.get("delete_on_termination")),
         )
         for key in ("block_device_mapping", "block_device_mapping_v2")
@@ -131,8 +135,10 @@ def ec2_problems(properties: Mapping[str, Any]) -> list[PropertyProblem]:
         if _is_own(one.get("DeviceName")):
             if isinstance(ebs, Mapping) and ebs.get("DeleteOnTermination") is False:
                 found.append(_refused((*path, "Ebs", "DeleteOnTermination"), "a guest's own disk goes with the guest"))
-        elif ebs is None or (isinstance(ebs, Mapping) and ebs.get("VolumeSize") is None):
-            found.append(_bad((*path, "Ebs"), "an Ebs volume with a VolumeSize is needed"))
+            elif isinstance(ebs, Mapping) and ebs.get("SnapshotId") is not None:
+                found.append(_refused((*path, "Ebs", "SnapshotId"), _NO_BOOT))
+        elif ebs is None or (isinstance(ebs, Mapping) and not _has(ebs, "VolumeSize", "SnapshotId")):
+            found.append(_bad((*path, "Ebs"), "an Ebs volume with a VolumeSize or a SnapshotId is needed"))
     for key, device in (("Volumes", "Device"), ("BlockDeviceMappings", "DeviceName")):
         found += _devices(properties, key, device)
     return found
@@ -148,8 +154,8 @@ def nova_problems(properties: Mapping[str, Any]) -> list[PropertyProblem]:
                 found.append(_refused((*path, "boot_index"), _NO_BOOT))
             elif _is_own(one.get("device_name")):
                 found.append(_refused((*path, "device_name"), _NO_BOOT))
-            elif one.get("volume_id") is None and one.get("volume_size") is None:
-                found.append(_bad(path, "volume_id is needed, or volume_size for a new volume"))
+            elif not _has(one, "volume_id", "volume_size", "snapshot_id"):
+                found.append(_bad(path, "volume_id is needed, or volume_size or snapshot_id for a new volume"))
         found += _devices(properties, key, "device_name")
     return found
 
@@ -164,7 +170,14 @@ def ec2_notes(properties: Mapping[str, Any]) -> list[str]:
 def lacking(properties: Mapping[str, Any], platform: Platform, *keys: str) -> list[PropertyProblem]:
     """Return a problem for each property that needs volumes where there are none."""
     if Capability.VOLUMES in platform.capabilities:
-        return []
+        if Capability.SNAPSHOTS in platform.capabilities:
+            return []
+        return [
+            _refused((*path, "snapshot"), "there are no snapshots of volumes on this platform")
+            for key in keys
+            for path, one in _items(properties, key)
+            if _has(one, "snapshot_id") or (isinstance(one.get("Ebs"), Mapping) and _has(one["Ebs"], "SnapshotId"))
+        ]
     return [_refused((key,), "this platform has no volumes") for key in keys if properties.get(key)]
 
 
@@ -191,7 +204,7 @@ async def make(context: Context, wanted: Iterable[Disk]) -> tuple[AttachedVolume
     context.services.save(record)  # before any is made: what a crash leaves is found by the deletion
     for one, disk in zip(result, wanted, strict=True):
         if not disk.volume:
-            await asked(platform.create_volume(one.volume, disk.size))
+            await asked(platform.create_volume(one.volume, disk.size, disk.snapshot))
         await check_free(context, one.volume, place)
     record.data["disks"] = noted(given=True)  # only what it may have goes with it
     context.services.save(record)
@@ -295,6 +308,10 @@ def _devices(properties: Mapping[str, Any], key: str, name: str) -> list[Propert
             found.append(_bad((*path, name), f"{full} is there twice"))
         seen.add(full)
     return found
+
+
+def _has(one: Mapping[str, Any], *keys: str) -> bool:
+    return any(one.get(key) is not None for key in keys)
 
 
 def _bad(path: tuple[str | int, ...], message: str) -> PropertyProblem:

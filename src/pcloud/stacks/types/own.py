@@ -18,6 +18,7 @@ from pcloud.model.errors import PcloudError
 from pcloud.stacks.functions.evaluation import unknown_in
 from pcloud.stacks.guests import assemblies
 from pcloud.stacks.platform import Platform
+from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
 
@@ -47,7 +48,7 @@ class AssemblyType(ResourceType):
     """One guest of the stack's deployable, in the manifest's words."""
 
     names = ("PCloud::Assembly",)
-    needs = frozenset({"guests"})
+    needs = frozenset({"guests", "access"})
     attributes = frozenset({"address", "deployable", "name"})
     schema: ClassVar[Schema] = {
         key: value
@@ -110,7 +111,7 @@ class ResourceOfGuest(ResourceType):
     """A service in a guest of the stack, monitored from now on. What it needs must be in the guest already."""
 
     names = ("PCloud::Resource",)
-    needs = frozenset({"guests"})
+    needs = frozenset({"guests", "access"})
     attributes = frozenset({"name"})
     schema: ClassVar[Schema] = {
         "assembly": text(required=True),
@@ -225,6 +226,10 @@ class DeployableType(ResourceType):
         if wanted.name != context.record.physical:
             raise ResourceFailed(f"a deployable's name stays: it is {context.record.physical}")
         await self._apply(context, wanted)
+
+    def deployable(self, record: ResourceRecord) -> str:
+        """Itself."""
+        return str(record.data.get("name") or "")
 
     async def _apply(self, context: Context, wanted: Deployable) -> None:
         platform = context.services.platform

@@ -6,6 +6,7 @@ time, and after a crash they follow at the next start.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -63,8 +64,11 @@ class ScalingGroup(GroupType):
     def wanted(self, context: Context, change: Adjustment) -> int:
         """Return the size that an adjustment leads to, within the limits."""
         now, kind, amount, minimum_step = self.size(context), change.kind, change.amount, change.step
+        now = now if change.base is None else change.base
         if kind in ("exact_capacity", "ExactCapacity"):
             size = int(amount)
+        elif kind == "Proportional":
+            size = math.ceil(now * amount - 1e-9)
         elif kind in ("percent_change_in_capacity", "PercentChangeInCapacity"):
             step = now * amount / 100
             whole = int(step) or (1 if step > 0 else -1 if step < 0 else 0)
@@ -136,6 +140,14 @@ class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds in which this policy does nothing more."""
     group_cooldown: float | None = None
     """Seconds in which the group is not changed again; None for the group's own."""
+    waits: bool = True
+    """Whether it waits for the group's cool-down, and begins one."""
+    warmup: float | None = None
+    """Seconds in which new members are not counted as those that the adjustment is relative to; None: they count at once."""
+    calm: float = 0.0
+    """Seconds after a change in which a further one takes no member away: what was measured before it is still looked at."""
+    base: int | None = None
+    """The size that it is relative to; None for the present one."""
     asked: bool = False
     """Whether a person asked for it, and no policy."""
 
@@ -150,22 +162,26 @@ class Policy(ResourceType):
     keeps_signals = False
     repeats = True
 
-    def adjustment(self, context: Context) -> Adjustment:
-        """Return what the properties ask for."""
+    def adjustment(self, context: Context, details: Mapping[str, Any] | None = None) -> Adjustment | None:
+        """Return what the properties ask for, given what a signal tells; None for nothing."""
         raise NotImplementedError
+
+    def heard(self, context: Context, details: Mapping[str, Any]) -> bool:
+        """Whether a signal with these details asks for anything."""
+        return str(details.get("current", details.get("state", "alarm"))).lower() in ("alarm", "1")
 
     async def signal(self, context: Context, signal: Mapping[str, Any]) -> None:
         """Scale, unless it cools down."""
         details = signal.get("details") or {}
-        if str(details.get("current", details.get("state", "alarm"))).lower() not in ("alarm", "1"):
+        change = self.adjustment(context, details) if self.heard(context, details) else None
+        if change is None:
             return
-        change = self.adjustment(context)
         services, record = context.services, context.record
         now = services.now()
         group = services.find(change.group)
         if group is None:
             raise ResourceFailed(f"there is no group {change.group}")
-        if now < max(record.data.get("until", 0.0), group.data.get("until", 0.0)):
+        if change.waits and now < max(record.data.get("until", 0.0), group.data.get("until", 0.0)):
             services.note(record, "no change: it cools down")
             return
         if await services.scale(group, change) and change.cooldown:
@@ -196,7 +212,7 @@ class ScalingPolicy(Policy):
         url = context.services.signed_url(context.record, "signal")
         context.record.attributes = {"alarm_url": url, "signal_url": url}
 
-    def adjustment(self, context: Context) -> Adjustment:
+    def adjustment(self, context: Context, details: Mapping[str, Any] | None = None) -> Adjustment:
         """Read the properties."""
         given = context.properties
         return Adjustment(

@@ -7,14 +7,16 @@ has its volumes before its services start. One guest has a volume at a time.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pcloud.environment.infrastructure import Capability
 from pcloud.model.deployable import Assembly, AttachedVolume
 from pcloud.model.names import DISK
 from pcloud.stacks.guests import assemblies
+from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import short_hash
-from pcloud.stacks.schema import OnChange, Schema, anything, boolean, integer, listing, mapping, text
+from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, integer, listing, mapping, text
 from pcloud.stacks.types.addresses import wanted
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
 from pcloud.stacks.types.disks import (
@@ -28,14 +30,17 @@ from pcloud.stacks.types.disks import (
     settled,
 )
 
+_GIB = 1 << 30
 _NEEDS = frozenset({"guests", Capability.VOLUMES})
 
 
 class Volume(ResourceType):
-    """Base: a disk of a size in GiB."""
+    """Base: a disk of a size in GiB, empty or as a snapshot is."""
 
     needs = _NEEDS
+    snapshots = True
     size_property: ClassVar[str]
+    snapshot_properties: ClassVar[tuple[str, ...]]
 
     def attributes_of(self, context: Context) -> dict[str, Any]:
         """Return what templates may ask of it."""
@@ -46,10 +51,38 @@ class Volume(ResourceType):
         record = context.record
         record.physical = record.physical or f"vol-{short_hash(record.id, length=16)}"
         context.services.save(record)
-        await asked(
-            context.services.platform.create_volume(record.physical, int(context.properties[self.size_property]))
-        )
+        platform, given = context.services.platform, context.properties
+        snapshot = next((str(given[key]) for key in self.snapshot_properties if given.get(key)), "")
+        await asked(platform.create_volume(record.physical, int(given.get(self.size_property) or 0), snapshot))
+        sizes = {each.volume: each.size for each in await platform.volumes()} if snapshot else {}
+        record.data["size"] = given.get(self.size_property) or -(-sizes.get(record.physical, 0) // _GIB)
         record.attributes = self.attributes_of(context)
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """A size is needed, or a snapshot that has one."""
+        if any(properties.get(key) is not None for key in (self.size_property, *self.snapshot_properties)):
+            return []
+        message = f"the property '{self.size_property}' is needed"
+        return [PropertyProblem(code="MISSING_PROPERTY", message=message, path=(self.size_property,))]
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """Snapshots are not everywhere."""
+        if Capability.SNAPSHOTS in platform.capabilities:
+            return []
+        message = "there are no snapshots of volumes on this platform"
+        asked_for = [key for key in self.snapshot_properties if properties.get(key) is not None]
+        return [PropertyProblem(code="REFUSED", message=message, path=(key,)) for key in asked_for]
+
+    async def snapshot(self, context: Context) -> str:
+        """Copy it; what attached it is gone by now."""
+        record = context.record
+        operation = context.stack.operation
+        assert operation is not None
+        made = f"snap-{short_hash(record.id, operation.generation, length=16)}"
+        if record.physical:
+            note = f"{context.stack.name}/{record.name}"
+            await asked(context.services.platform.snapshot_volume(record.physical, made, note))
+        return made
 
     async def update(self, context: Context, old: Any, changed: frozenset[str]) -> None:
         """It grows; the file system in it is the guest's matter."""
@@ -71,16 +104,17 @@ class Ec2Volume(Volume):
 
     names = ("AWS::EC2::Volume",)
     size_property = "Size"
+    snapshot_properties = ("SnapshotId",)
     attributes = frozenset({"VolumeId"})
     schema: ClassVar[Schema] = {
-        "Size": integer(required=True, minimum=1, maximum=65536, on_change=OnChange.UPDATE),
+        "Size": integer(minimum=1, maximum=65536, on_change=OnChange.UPDATE),
         "AvailabilityZone": text(inert="there is one zone"),
         "AutoEnableIO": boolean(inert=ONE_KIND),
         "Encrypted": boolean(inert="what lies on this host is not encrypted by us"),
         "Iops": integer(inert=ONE_KIND),
         "KmsKeyId": text(refused="there are no keys to encrypt with"),
         "MultiAttachEnabled": boolean(refused="one guest has a volume at a time"),
-        "SnapshotId": text(refused=NO_SOURCE),
+        "SnapshotId": text(),
         "Tags": listing(on_change=OnChange.NOTHING),
         "Throughput": integer(inert=ONE_KIND),
         "VolumeType": text(inert=ONE_KIND),
@@ -96,11 +130,12 @@ class CinderVolume(Volume):
 
     names = ("OS::Cinder::Volume",)
     size_property = "size"
+    snapshot_properties = ("snapshot_id", "backup_id")
     attributes = frozenset(
         {"attachments", "bootable", "display_name", "metadata", "name", "show", "size", "status", "volume_type"}
     )
     schema: ClassVar[Schema] = {
-        "size": integer(required=True, minimum=1, maximum=65536, on_change=OnChange.UPDATE),
+        "size": integer(minimum=1, maximum=65536, on_change=OnChange.UPDATE),
         "name": text(on_change=OnChange.UPDATE),
         "description": text(on_change=OnChange.NOTHING),
         "metadata": mapping(on_change=OnChange.UPDATE),
@@ -109,11 +144,11 @@ class CinderVolume(Volume):
         "scheduler_hints": anything(inert="there is one place"),
         "read_only": boolean(refused="volumes can be written"),
         "multiattach": boolean(refused="one guest has a volume at a time"),
-        "backup_id": text(refused=NO_SOURCE),
+        "backup_id": text(),
         "image": text(refused=NO_SOURCE),
         "imageRef": text(refused=NO_SOURCE),
-        "snapshot_id": text(refused=NO_SOURCE),
-        "source_volid": text(refused=NO_SOURCE),
+        "snapshot_id": text(),
+        "source_volid": text(refused="a volume is not copied while it may be written; make it from a snapshot"),
     }
 
     def attributes_of(self, context: Context) -> dict[str, Any]:
@@ -121,7 +156,7 @@ class CinderVolume(Volume):
         given, record = context.properties, context.record
         shown: dict[str, Any] = {
             "name": given.get("name") or record.physical,
-            "size": str(given["size"]),
+            "size": str(record.data["size"]),
             "metadata": given.get("metadata") or {},
             "bootable": "false",
             "status": "available",
