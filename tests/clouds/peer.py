@@ -14,6 +14,12 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "peers/openstack.sh"
 FOLDER = Path(os.environ.get("PEER_DIR", "/var/cache/pcloud-test/openstack"))
 NOVA, GLANCE, KEYSTONE = "http://127.0.0.1:18774", "http://127.0.0.1:19292", "http://127.0.0.1:15000"
+CLOUD = """\
+    auth: {{auth_url: "{OS_AUTH_URL}", username: "{OS_USERNAME}", password: "{OS_PASSWORD}", project_name: admin,
+            user_domain_name: Default, project_domain_name: Default}}
+    region_name: RegionOne
+"""
+"""Its administrator's entry of a clouds.yaml, without its name."""
 MISSING = "there is no OpenStack here: `WITH_OPENSTACK=1 tools/setup-tests` installs one, as CI=true does"
 
 

@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("openstack", reason="openstacksdk is not installed")
 
 from tests.clouds.guests import SDK_WARNINGS
-from tests.clouds.peer import GLANCE, NOVA, peer
+from tests.clouds.peer import CLOUD, GLANCE, NOVA, peer
 from tests.clouds.proxy import Proxy, in_front_of
 from tests.e2e.stage import BIN, ROOT, Stage, missing, tutorial_manifest, until
 
@@ -39,17 +39,15 @@ flavor = "tiny"
 network = "pcloud"
 poll = 1.0
 """
-CLOUDS = """\
+CLOUDS = f"""\
 clouds:
   peer:
-    auth: {{auth_url: "{OS_AUTH_URL}", username: "{OS_USERNAME}", password: "{OS_PASSWORD}", project_name: admin,
-            user_domain_name: Default, project_domain_name: Default}}
-    region_name: RegionOne
-    compute_endpoint_override: "{nova}/v2.1"
-    image_endpoint_override: "{glance}"
+{CLOUD}\
+    compute_endpoint_override: "{{nova}}/v2.1"
+    image_endpoint_override: "{{glance}}"
   carol:
-    auth: {{auth_url: "{OS_AUTH_URL}", username: carol, password: "hers", project_name: admin,
-            user_domain_name: Default, project_domain_name: Default}}
+    auth: {{{{auth_url: "{{OS_AUTH_URL}}", username: carol, password: "hers", project_name: admin,
+            user_domain_name: Default, project_domain_name: Default}}}}
     region_name: RegionOne
 """
 LIST = r"^/v2.1/servers/detail"

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import pytest
 
+from pcloud.model.errors import PcloudError
 from tests.e2e.stage import PATIENCE, ROOT, Stage, missing
 from tests.guests import BOOT
 from tests.ports import free_port
@@ -55,10 +56,11 @@ class StackStage(Stage):
         finally:
             stage.close()
 
-    def begin(self) -> None:
-        """Start the daemon and make a key for the clients."""
+    def begin(self, settings: str = "", infrastructure: str = "lxc") -> None:
+        """Start the daemon and make a key for the clients; `settings` are further ones."""
         ports = (("cloudformation", self.port), ("cloudwatch", free_port()), ("heat", free_port()))
-        self.open("[stacks]\n" + "".join(f'{key} = "127.0.0.1:{port}"\n' for key, port in ports))
+        stacks = [f'infrastructure = "{infrastructure}"', *(f'{key} = "127.0.0.1:{port}"' for key, port in ports)]
+        self.open("\n".join(["[stacks]", *stacks, settings, ""]))
         key = self.json("access-key", "create")
         self.clients = {
             **self.environment,
@@ -128,11 +130,34 @@ class StackStage(Stage):
 
     def rebooted(self, subject: str, before: str) -> bool:
         """Tell whether a guest runs commands after another boot than the one before."""
-        return self.answers(subject) and self.booted(subject) != before
+        try:
+            return self.answers(subject) and self.booted(subject) != before
+        except (PcloudError, AssertionError, ValueError, subprocess.CalledProcessError):
+            return False  # it went down between two questions
 
     def booted(self, subject: str) -> str:
         """Return what changes when a guest is started again."""
         return f"{self.guest_init(subject.replace('/', '.'))} {self.guest(subject, *BOOT)}"
+
+
+def guarded_server(config: dict[str, Any], script: Any, ingress: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return resources: `Server`, a small one with cfn-init's metadata and user data, and its `Group`."""
+    return {
+        "Group": {
+            "Type": "AWS::EC2::SecurityGroup",
+            "Properties": {"GroupDescription": "some ports", "SecurityGroupIngress": ingress},
+        },
+        "Server": {
+            "Type": "AWS::EC2::Instance",
+            "Metadata": {"AWS::CloudFormation::Init": {"config": config}},
+            "Properties": {
+                "ImageId": "F17-x86_64-cfntools",
+                "InstanceType": "m1.tiny",
+                "SecurityGroups": [{"Ref": "Group"}],
+                "UserData": {"Fn::Base64": script},
+            },
+        },
+    }
 
 
 def opener() -> urllib.request.OpenerDirector:

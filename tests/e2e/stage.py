@@ -180,14 +180,16 @@ class Stage:
 
     def guest(self, subject: str, *argv: str) -> str:
         """Run a command in a guest."""
-        done = self.client.execute(*subject.split("/"), argv)
+        deployable, _, assembly = subject.partition("/")
+        done = self.client.execute(deployable, assembly, argv)
         assert done.returncode == 0, f"{argv} in {subject}: {done.returncode}\n{done.stdout!r}{done.stderr!r}"
         return done.stdout.decode().strip()
 
     def answers(self, subject: str) -> bool:
         """Tell whether a guest runs commands."""
+        deployable, _, assembly = subject.partition("/")
         try:
-            return self.client.execute(*subject.split("/"), ["true"]).returncode == 0
+            return self.client.execute(deployable, assembly, ["true"]).returncode == 0
         except PcloudError:
             return False
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -26,6 +27,8 @@ from pcloud.environment.infrastructure import (
     GuestEvent,
     GuestSpec,
     GuestState,
+    HasChanges,
+    HasNetwork,
     HasVolumes,
     Infrastructure,
     InfrastructureError,
@@ -232,6 +235,27 @@ class InfrastructureContract:
                 assert (await infrastructure.inspect(each.guest_id)).state == GuestState.ABSENT
         finally:
             await second.close()
+
+    async def test_addresses_are_kept_for_their_holders(self, infrastructure: Infrastructure) -> None:
+        changed = {Capability.FIREWALL, Capability.ADDRESSES} & infrastructure.capabilities
+        assert isinstance(infrastructure, HasChanges) == bool(changed)
+        if Capability.NETWORK not in infrastructure.capabilities:
+            pytest.skip("this host has no address in the guests' network here")
+        assert isinstance(infrastructure, HasNetwork)
+        network, one, other = infrastructure.network, "_address.one", "_address.other"
+        assert not await network.holds(one)
+        first, second = await network.take(one), await network.take(other)
+        host = ipaddress.ip_address(await network.host())
+        taken = [ipaddress.ip_interface(each) for each in (first, second)]
+        assert len({host, *(each.ip for each in taken)}) == 3
+        assert all(host in each.network for each in taken)
+        assert await network.take(one) == first, "the same for the same holder"
+        assert await network.holds(one)
+        for _ in range(2):
+            await network.give_back(one)
+        assert not await network.holds(one)
+        assert await network.holds(other), "it stays while somebody has an address"
+        await network.give_back(other)
 
     async def test_volumes_outlive_their_guests_and_have_one_at_a_time(
         self, infrastructure: Infrastructure, make_spec: MakeSpec

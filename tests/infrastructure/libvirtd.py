@@ -89,6 +89,12 @@ class Libvirtd:
         virsh = ["virsh", "-q", "-c", self.uri, listing, "--all", "--name"]
         return subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=60).stdout.split()
 
+    def filters(self) -> list[str]:
+        """Names of all network filters."""
+        virsh = ["virsh", "-q", "-c", self.uri, "nwfilter-list"]
+        lines = subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        return [line.split()[1] for line in lines if line.strip()]
+
     def sweep(self) -> None:
         """Remove all that a test left, whatever became of it; images stay."""
         assert self.process is not None

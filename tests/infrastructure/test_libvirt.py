@@ -35,11 +35,10 @@ from pcloud.infrastructure.checks import checks_of
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
 from pcloud.infrastructure.libvirt_domains import differences
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
-from pcloud.transport.ssh import SshTransport
 from tests.infrastructure.contract import InfrastructureContract, verdict
 from tests.infrastructure.libvirtd import Libvirtd
 from tests.infrastructure.machine import machine_image, tiny_image
-from tests.transport.sshd import until
+from tests.transport.sshd import connected, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 BRIDGE = f"pct{os.getpid()}"
@@ -182,9 +181,8 @@ async def test_life_of_a_machine(libvirtd, guest, image):
     )
 
     # ssh into it: nothing of ours is inside; systemd units as Pacemaker does them
-    transport = SshTransport()
     told = []
-    connection = await transport.connect(endpoint(info.address), on_result=told.append, on_lost=told.append, timeout=30)
+    connection = await connected(endpoint(info.address), told.append)
     nginx = {"resource": "rsc_web_httpd", "resource_class": "systemd", "type": "nginx", "timeout": 30.0}
     assert (await connection.execute(Operation(action="stop", **nginx))).rc == 0
     assert (await connection.execute(Operation(action="monitor", **nginx))).rc == 7
@@ -201,7 +199,7 @@ async def test_life_of_a_machine(libvirtd, guest, image):
 
     # shut down in order: told as such, and its disk stays
     await connection.run(["sh", "-c", "head -c 9000000 /dev/urandom > /root/mark; sync"])
-    await transport.close()
+    await connection.close()
     events.clear()
     await infrastructure.stop("shop.web", timeout=60)
     assert (await infrastructure.inspect("shop.web")).state is GuestState.STOPPED
@@ -281,16 +279,14 @@ async def test_saved_state(libvirtd, guest, image):
     assert float(await run(["date", "+%s.%N"])) > began - 1, (
         "its clock was set: it stood still when its state was saved"
     )
-    connection = await SshTransport().connect(
-        endpoint(again.address), on_result=print, on_lost=print, timeout=30
-    )  # its own host key and address
+    connection = await connected(endpoint(again.address))  # its own host key and address
     random = (await connection.run(["head", "-c", "16", "/dev/urandom"])).stdout
     await connection.close()
 
     # restored once more: its random numbers are others
     await infrastructure.destroy("shop.web")
     await infrastructure.start(wanted)
-    connection = await SshTransport().connect(endpoint(again.address), on_result=print, on_lost=print, timeout=30)
+    connection = await connected(endpoint(again.address))
     assert (await connection.run(["head", "-c", "16", "/dev/urandom"])).stdout != random
     await connection.close()
     works = await infrastructure.execute(
@@ -337,25 +333,6 @@ async def test_libvirtd_away_and_back(libvirtd, guest, image):
             ("shop.web", GuestState.RUNNING),
             ("shop.db", GuestState.STOPPED),
         }
-
-
-async def test_hung_libvirtd(libvirtd, guest, image):
-    infrastructure, events = guest
-    await infrastructure.start(spec(image))
-    await until(lambda: bool(events), 5)
-    events.clear()
-    quick = LibvirtInfrastructure(settings(libvirtd, call_timeout=2.0))
-    await quick.places()
-    libvirtd.send(signal.SIGSTOP)
-    try:
-        with pytest.raises(InfrastructureUnavailable):
-            await quick.list_guests()
-        assert await quick.check("shop.web", timeout=2) is Vitality.UNKNOWN
-    finally:
-        libvirtd.send(signal.SIGCONT)
-    assert (await quick.inspect("shop.web")).state is GuestState.RUNNING
-    assert events == []
-    await quick.close()
 
 
 async def test_doctor_asks_the_daemon_of_the_settings(libvirtd, tmp_path, monkeypatch):

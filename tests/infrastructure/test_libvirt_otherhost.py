@@ -27,12 +27,14 @@ from pcloud.infrastructure.checks import checks_of
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
 from pcloud.infrastructure.libvirt_connection import unattended
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
-from pcloud.transport.ssh import SshTransport
+from pcloud.infrastructure.registry import open_infrastructure
+from pcloud.model.errors import InvalidDocument
 from tests.infrastructure import test_libvirt, test_libvirt_storage
 from tests.infrastructure.contract import InfrastructureContract, poll, watching
 from tests.infrastructure.machine import machine_image, tiny_image
 from tests.infrastructure.otherhost import NAME, SUBNET, OtherHost, run_other_host
 from tests.infrastructure.rpc import Call, Link, link_to
+from tests.transport.sshd import connected
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -104,6 +106,9 @@ class TestContract(InfrastructureContract):
     async def kill(self, infrastructure, guest_id):
         os.kill(self.host.qemu(f"pct-{guest_id}"), signal.SIGKILL)
 
+    def reopen(self, infrastructure):
+        return LibvirtInfrastructure(settings(self.host))
+
     async def freeze(self, infrastructure, guest_id):
         """What only a guest that has booted shows, and then: freeze it."""
         assert b"Linux" in await infrastructure.console(guest_id) or b"systemd" in await infrastructure.console(
@@ -116,13 +121,10 @@ class TestContract(InfrastructureContract):
         restored = await infrastructure.start(self.frozen)
         assert (restored.place, restored.address) == (NAME, booted.address)
         assert list(self.host.volumes.glob(f"pct-{guest_id}.*.saved")), "its saved state is kept over there"
-        transport = SshTransport()
-        connection = await transport.connect(
-            test_libvirt.endpoint(restored.address), on_result=print, on_lost=print, timeout=60
-        )
+        connection = await connected(test_libvirt.endpoint(restored.address))
         shown = await connection.run(["cat", "/proc/sys/kernel/hostname"])
         assert shown.stdout == b"web1\n", "reached from here, by the route to that host"
-        await transport.close()
+        await connection.close()
         self.host.freeze(f"pct-{guest_id}")
 
 
@@ -173,10 +175,11 @@ async def test_ssh_asks_nobody():
         assert unattended(uri) == uri
 
 
-def test_what_another_host_can_not_do_is_refused():
+def test_what_another_host_can_not_do_is_refused(tmp_path):
     for uri in ("qemu+ssh://root@host/system", "qemu+tls://host/system"):
-        with pytest.raises(ValueError, match="can not be reached from here"):
-            LibvirtSettings(uri=uri, network="user")
+        with pytest.raises(InvalidDocument, match="can not be reached from here") as caught:
+            open_infrastructure("libvirt", {"uri": uri, "network": "user"}, state=tmp_path)
+        assert caught.value.problems[0].path == "infrastructures.libvirt"
     for uri in ("qemu:///system", "qemu+tcp://localhost/system", "qemu+tcp://127.0.0.1:1/system"):
         assert not LibvirtSettings(uri=uri, network="user").elsewhere
     assert LibvirtSettings().forwarding == "nat"
@@ -326,7 +329,7 @@ async def test_a_libvirtd_that_takes_connections_and_says_nothing(host, tmp_path
     """Each wait has its own end, however many wait; it is found again when it answers."""
     with link_to("10.254.77.2") as link:
         link.fault = lambda _: "hang"
-        driver = LibvirtInfrastructure(settings(host, link.uri, call_timeout=1.0))
+        driver = LibvirtInfrastructure(settings(host, link.uri, call_timeout=0.5))
         for _ in range(12):  # more than there are threads for calls, and than there may be tries
             found = await asyncio.gather(*(driver.list_guests() for _ in range(3)), return_exceptions=True)
             assert all(isinstance(one, InfrastructureUnavailable) for one in found), found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -14,13 +15,23 @@ import pytest
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (make setup-libvirt)")
 
 import libvirt
+import msgspec
 
-from pcloud.environment.infrastructure import GuestSpec, GuestState, Identity, Image, Vitality
+from pcloud.environment.infrastructure import (
+    GuestSpec,
+    GuestState,
+    Identity,
+    Image,
+    InfrastructureUnavailable,
+    Vitality,
+)
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
+from pcloud.infrastructure.libvirt_making import Maker
+from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
-from tests.infrastructure.contract import verdict
+from tests.infrastructure.contract import poll, verdict, watching
 from tests.infrastructure.libvirtd import Libvirtd
 from tests.infrastructure.machine import tiny_image
 
@@ -169,6 +180,64 @@ async def test_the_last_guest_leaves_while_another_is_made(libvirtd, image):
     assert libvirtd.names("net-list") == libvirtd.names("pool-list") == []
 
 
+class Domains:
+    """Of a libvirtd whose QEMU ends at each start with these accelerators, and says so as libvirt does."""
+
+    def __init__(self, broken: dict[str, tuple[int, str]]) -> None:
+        self.broken = broken
+        self.started: list[str] = []
+
+    def defineXML(self, document: str) -> Domains:
+        self.kind = "kvm" if 'type="kvm"' in document.partition(">")[0] else "tcg"
+        return self
+
+    def isActive(self) -> bool:
+        return False
+
+    def create(self) -> None:
+        self.started.append(self.kind)
+        if self.kind in self.broken:
+            code, text = self.broken[self.kind]
+            error = libvirt.libvirtError(text)
+            error.err = (code, libvirt.VIR_FROM_QEMU, text)  # type: ignore[assignment]
+            raise error
+
+
+def test_kvm_that_is_there_and_does_not_work(tmp_path):
+    ended = (libvirt.VIR_ERR_INTERNAL_ERROR, "qemu unexpectedly closed the monitor")
+    gone = (libvirt.VIR_ERR_OPERATION_FAILED, "domain is no longer running")
+    away = (libvirt.VIR_ERR_RPC, "client socket is closed")
+    plan = xml.DomainPlan(
+        name="pct-shop.web", record=xml.Record(guest_id="shop.web", deployable="shop", hostname="web", digest="d"),
+        accelerator="kvm", memory=32, cpus=1, disk="/disk", seed="/seed", console="/console",
+    )  # fmt: skip
+
+    def maker(**changes: str) -> Maker:
+        chosen = LibvirtSettings(state=str(tmp_path), **changes)  # type: ignore[arg-type]
+        return Maker(chosen, Storage(chosen), Networks(chosen))
+
+    for reason in (ended, gone):
+        one, domains = maker(), Domains({"kvm": reason})
+        one._define_and_start(domains, plan)
+        assert domains.started == ["kvm", "tcg"]
+        assert one.accelerator(domains) == "tcg", "and so from now on"
+    worked = maker()
+    worked._define_and_start(Domains({}), plan)
+    for one, broken in (
+        (maker(accelerator="kvm"), {"kvm": ended}),
+        (maker(), {"kvm": away}),
+        (worked, {"kvm": ended}),
+    ):
+        domains = Domains(broken)
+        with pytest.raises(libvirt.libvirtError):
+            one._define_and_start(domains, plan)
+        assert domains.started == ["kvm"]
+    neither = maker()
+    with pytest.raises(libvirt.libvirtError):
+        neither._define_and_start(Domains({"kvm": ended, "tcg": ended}), plan)
+    assert neither._accelerator == "", "it was not KVM's fault"
+
+
 async def test_a_hung_guest_is_asked_about_again_and_again(libvirtd, image):
     """libvirtd serves five requests of a connection at once, and each question to a QEMU that hangs is one: they must not
     take what the guest's isolation needs."""
@@ -209,4 +278,50 @@ async def test_a_console_keeps_what_earlier_starts_wrote_within_bounds(libvirtd,
     await infrastructure.delete("shop.talks")
     assert await infrastructure.console("shop.talks") == b""
     await infrastructure.close()
+    assert libvirtd.guests_volumes() == []
+
+
+async def test_a_libvirtd_that_hangs_in_every_action(libvirtd, image):
+    """Nothing is concluded from any of them, nothing told; all of it goes on when libvirtd does."""
+    infrastructure = LibvirtInfrastructure(msgspec.structs.replace(settings(libvirtd), call_timeout=2.0))
+    other = LibvirtInfrastructure(settings(libvirtd))  # with patience, for what works
+    wanted = spec("waits", image)
+    await other.start(wanted)
+    async with watching(infrastructure) as events:
+        await events.until("shop.waits", GuestState.RUNNING, since=0)
+        told = len(events.seen)
+        libvirtd.send(signal.SIGSTOP)
+        try:
+            found = await asyncio.gather(
+                infrastructure.places(),
+                infrastructure.list_guests(),
+                infrastructure.inspect("shop.waits"),
+                infrastructure.start(wanted),
+                infrastructure.start(spec("another", image)),
+                infrastructure.stop("shop.waits", timeout=1),
+                infrastructure.destroy("shop.waits"),
+                infrastructure.delete("shop.waits"),
+                infrastructure.console("shop.waits"),
+                infrastructure.execute("shop.waits", ["true"]),
+                return_exceptions=True,
+            )
+            assert [type(each) for each in found] == [InfrastructureUnavailable] * len(found), found
+            assert await infrastructure.check("shop.waits", timeout=2) is Vitality.UNKNOWN
+            assert len(events.seen) == told
+        finally:
+            libvirtd.send(signal.SIGCONT)
+
+        async def works() -> bool:
+            with contextlib.suppress(InfrastructureUnavailable):
+                await infrastructure.destroy("shop.waits")
+                return True
+            return False
+
+        await poll(works)
+        await events.until("shop.waits", GuestState.STOPPED, since=0)
+    assert (await other.start(wanted)).state is GuestState.RUNNING
+    assert [info.guest_id for info in await other.list_guests()] == ["shop.waits"]
+    await other.delete("shop.waits")
+    for each in (infrastructure, other):
+        await each.close()
     assert libvirtd.guests_volumes() == []

@@ -15,6 +15,7 @@ import yaml
 from pcloud.environment.infrastructure import Identity
 from pcloud.infrastructure import seed
 from pcloud.infrastructure.iso import iso_image
+from pcloud.model.deployable import SeedFile
 
 IDENTITY = Identity(
     hostname="web1",
@@ -44,6 +45,28 @@ def test_tar_seed_holds_the_identity():
     with tarfile.open(fileobj=io.BytesIO(other)) as archive:
         assert archive.extractfile("etc/machine-id").read() != contents["etc/machine-id"]
     assert gzip.decompress(seed.compressed(data)) == data
+
+
+def test_tar_seed_holds_what_one_guest_alone_gets():
+    """Files with their modes; addresses as a unit, which is there without any too: it replaces that of an earlier boot."""
+    data = SeedFile(path="/var/lib/cloud/seed/nocloud/user-data", content="#!/bin/sh\n", mode=0o600)
+
+    def unit(**given: object) -> tuple[dict[str, tarfile.TarInfo], str]:
+        archived = seed.tar_seed("shop.web", IDENTITY, {}, **given)
+        with tarfile.open(fileobj=io.BytesIO(archived)) as archive:
+            members = {member.name: member for member in archive}
+            return members, archive.extractfile("etc/systemd/system/pcloud-addresses.service").read().decode()
+
+    members, text = unit(files=[data], addresses=["10.0.0.8/16", "10.0.0.9/16"])
+    assert members["var/lib/cloud/seed/nocloud/user-data"].mode == 0o600
+    assert members["etc/systemd/system/multi-user.target.wants/pcloud-addresses.service"].issym()
+    assert [line for line in text.splitlines() if line.startswith("ExecStart")] == [
+        "ExecStart=ip addr replace 10.0.0.8/16 dev eth0",
+        "ExecStart=ip addr replace 10.0.0.9/16 dev eth0",
+    ]
+    assert "ip addr" not in unit(files=[data])[1]
+    with tarfile.open(fileobj=io.BytesIO(seed.tar_seed("shop.web", IDENTITY, {}))) as archive:
+        assert not [name for name in archive.getnames() if "pcloud" in name], "nothing of it in other guests"
 
 
 def test_cloud_config_is_yaml_whatever_it_holds():

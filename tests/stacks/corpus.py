@@ -39,6 +39,10 @@ _VALUES = {
     "index": "0",
     "lengths": "8,16",
     "port": "8080",
+    "cidr": "10.0.0.0/24",
+    "net_gateway": "10.0.0.1",
+    "pool_start": "10.0.0.10",
+    "pool_end": "10.0.0.20",
 }
 """Values by a part of a parameter's name, where the template gives none."""
 
@@ -87,7 +91,8 @@ def value_for(schema: ParameterSchema) -> Any:
 def outcomes(folder: Path, settings: StackSettings | None = None) -> Iterator[Outcome]:
     """Read and plan every template of a folder, as a client would send it, with `[stacks]` as it comes or as given."""
     engine: Any = SimpleNamespace(
-        home=SimpleNamespace(path=Path("/nonexistent")), settings=SimpleNamespace(infrastructures={})
+        home=SimpleNamespace(path=Path("/nonexistent")),
+        settings=SimpleNamespace(infrastructures={"lxc": {"subnet": "10.88.0.0/16"}}),
     )
     manager = StackManager(SqliteStore(":memory:"), EnginePlatform(engine, settings or StackSettings()))
     for path in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES):

@@ -31,9 +31,12 @@ class Ending:
 class NotingPlatform:
     """Notes what it is asked to do; events are put in by the test."""
 
-    capabilities = frozenset({"guests"})
+    capabilities = frozenset({"guests", "access"})
     infrastructure = "noted"
+    transport = "remote"
+    start_timeout = 0.0
     catalogue = None
+    networks: Any = None
     objects = ObjectStore()
 
     def __init__(self) -> None:
@@ -43,6 +46,9 @@ class NotingPlatform:
         self.answer = ""
         """What every command in a guest prints; nothing can be run while it is empty."""
         self.queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def why(self, lacking: Sequence[str]) -> str:
+        return "guests that are only noted have none"
 
     def read(self, document: Mapping[str, Any]) -> Deployable:
         raise NotImplementedError
@@ -56,8 +62,11 @@ class NotingPlatform:
     async def holds_guest(self, deployable: str, assembly: str) -> bool:
         return False
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         raise NotImplementedError
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        return ""
 
     async def release_address(self, holder: str) -> None:
         pass

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from pcloud.cpe.settings import StackSettings, StackSize
-from pcloud.infrastructure import lxc_firewall
+from pcloud.infrastructure import lxc_firewall, lxc_groups
 from pcloud.model.deployable import Assembly, AttachedVolume, Deployable, FirewallRule, ResourceState
 from pcloud.model.errors import InvalidDocument
 from pcloud.model.status import AssemblyStatus, DeployableStatus
@@ -37,7 +37,7 @@ JEOS = {
 class MemoryPlatform(NotingPlatform):
     """Keeps definitions; whatever is stored runs at once, but for guests whose images fail."""
 
-    capabilities = frozenset({"guests", "addresses", "firewall"})
+    capabilities = frozenset({"guests", "access", "addresses", "firewall", "firewall-groups", "resize"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ async def test_a_guest_that_can_not_be_made_fails_the_stack(tmp_path: Path) -> N
 
 async def test_a_ports_name_is_known_and_changes_in_place(tmp_path: Path) -> None:
     class Giving(MemoryPlatform):
-        async def allocate_address(self, holder: str) -> str:
+        async def allocate_address(self, holder: str, wanted: str = "") -> str:
             return "192.0.2.7/24"
 
     def template(**properties: str) -> Source:
@@ -194,7 +194,7 @@ async def test_refused_before_anything_starts(tmp_path: Path, properties: dict[s
 
 
 async def test_changed_rules_reach_the_guests_that_name_the_group(tmp_path: Path) -> None:
-    """The group is another one; the guest stays and gets its rules."""
+    """The group and the guest stay as they are; the guest gets the rules, without a restart."""
 
     def source(port: int) -> Source:
         rule = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "CidrIp": "10.0.0.0/8"}
@@ -208,26 +208,39 @@ async def test_changed_rules_reach_the_guests_that_name_the_group(tmp_path: Path
     await manager.wait(stack)
     assert stack.status == "CREATE_COMPLETE", stack.reason
     (before,) = next(iter(platform.stored.values())).assemblies
+    group, settled = manager.current(stack)["G"].physical, len(platform.settled)
     await manager.update(stack, source(443))
     await manager.wait(stack)
     assert stack.status == "UPDATE_COMPLETE", stack.reason
+    assert manager.current(stack)["G"].physical == group
     (after,) = next(iter(platform.stored.values())).assemblies
     assert after.firewall == (FirewallRule(protocol="tcp", first=443, last=443, network="10.0.0.0/8"),)
     assert (after.name, after.seed) == (before.name, before.seed)
-    assert len(platform.settled) == 1
+    assert platform.settled[settled:] == [(next(iter(platform.stored)), after.name)]
     await manager.close()
 
 
-def test_firewall_rules_are_written_as_data() -> None:
-    """Only checked words come into the script; this host reaches what it must."""
+def test_firewall_rules_are_written_as_data(tmp_path: Path) -> None:
+    """Only checked words come into the script; this host reaches what it must; a group is a set that a file fills."""
     text = lxc_firewall.script(
         [
             FirewallRule(protocol="tcp", first=80, last=90, network="192.0.2.7/24"),
             FirewallRule(protocol="udp", first=53, last=53),
             FirewallRule(direction="out", protocol="tcp", first=25, last=25, network="0.0.0.0/0"),
+            FirewallRule(protocol="tcp", first=3306, last=3306, group='web"; accept'),
+            FirewallRule(direction="out", group='web"; accept'),
+            FirewallRule(protocol="icmp", icmp=8, network="10.0.0.0/8"),
         ],
         ipaddress.IPv4Address("10.88.0.1"),
+        lxc_groups.Groups(tmp_path),
     )
+    name = lxc_groups.set_name('web"; accept')
+    assert name.isalnum()
+    assert f"set {name} {{ type ipv4_addr; }}" in text
+    assert f"ip saddr @{name} tcp dport 3306 accept" in text
+    assert f"ip daddr @{name} accept" in text
+    assert f'include "{tmp_path}/groups/{name}/elements.nft"' in text
+    assert "ip saddr 10.0.0.0/8 icmp type 8 accept" in text
     assert "ip saddr 192.0.2.0/24 tcp dport 80-90 accept" in text
     assert "udp dport 53 accept" in text
     assert "meta nfproto ipv4 tcp dport 25 accept" in text

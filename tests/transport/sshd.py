@@ -17,7 +17,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from pcloud.environment.transport import Endpoint
+from pcloud.environment.transport import Endpoint, TransportError
+from pcloud.transport.ssh import SshTransport
+from pcloud.transport.ssh_connection import SshConnection
 from tests.ports import free_port
 
 AGENT = r"""#!/bin/sh
@@ -108,6 +110,19 @@ async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.02)
+
+
+async def connected(
+    endpoint: Endpoint, on_result: Callable[[object], None] = print, seconds: float = 180.0
+) -> SshConnection:
+    """Connect to the sshd of a guest that may be starting still; `on_result` is told of a lost connection, too."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await SshTransport().connect(endpoint, on_result=on_result, on_lost=on_result, timeout=60)
+        except TransportError as error:
+            assert time.monotonic() < deadline, error
+            await asyncio.sleep(0.2)
 
 
 @contextlib.contextmanager

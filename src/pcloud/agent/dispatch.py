@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import time
 
+from pcloud.agent.booting import Boot
 from pcloud.agent.commands import Command
 from pcloud.agent.executor import Executor
 from pcloud.agent.loop import Loop, log
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class Daemon:
     """The agent: server and executor, and the rules between them."""
 
-    __slots__ = ("_alerts", "_call_id", "_loop", "_relay", "_shutting_down", "_started", "executor", "server")
+    __slots__ = ("_alerts", "_boot", "_call_id", "_loop", "_relay", "_shutting_down", "_started", "executor", "server")
 
     def __init__(self, loop: Loop, credentials: Credentials) -> None:
         self._loop = loop
@@ -36,6 +37,7 @@ class Daemon:
         self._shutting_down = False
         self._started = time.monotonic()
         self.executor = Executor(loop, self._on_result)
+        self._boot = Boot(loop, self.executor.job_ended)
         self.server = Server(loop, credentials, on_new=self._on_new, on_message=self._on_message, on_gone=self._on_gone)
 
     # --- the agent's end
@@ -118,7 +120,24 @@ class Daemon:
             if client.name:
                 client.send(notice, 0, "notify")
 
-    def _register(self, client: Client, request: m.Element, call_id: int) -> m.Element:
+    def _register(self, client: Client, request: m.Element, call_id: int) -> m.Element | None:
+        """Sign a client on; while the guest boots, later if it is patient. Others, as a cluster, come again when refused,
+        and would do nothing else while they wait."""
+        if self._boot.over:
+            return self._registered(client, request, call_id)
+        if not request.get(m.PATIENT):
+            client.drop("came before the guest has booted")
+            return None
+        number = request.number("lrmd_remote_msg_id")
+
+        def booted() -> None:
+            if client.connected:
+                client.send(self._registered(client, request, call_id), number, "reply")
+
+        self._boot.then(booted)
+        return None
+
+    def _registered(self, client: Client, request: m.Element, call_id: int) -> m.Element:
         version = request.get("lrmd_protocol_version")
         rc = 0
         if not version.split(".")[0].isdigit() or int(version.split(".")[0][:9]) < 1:

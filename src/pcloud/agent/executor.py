@@ -45,6 +45,10 @@ class Executor:
         self._runner = Runner(loop)
         self.resources: dict[str, Resource] = {}
 
+    def job_ended(self, unit: str, reply: Callable[[], None]) -> None:
+        """Tell when a unit has no job in systemd (any more)."""
+        self._runner.systemd.job_ended(unit, reply)
+
     def ending(self) -> None:
         """The agent is to end when its resources have been stopped."""
         self._runner.systemd.ending = True

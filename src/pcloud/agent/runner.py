@@ -6,7 +6,6 @@ Owns: the choice between `ocf`, `lsb`, `systemd` and `service`. `done` is called
 from __future__ import annotations
 
 from pcloud.agent import programs, watch
-from pcloud.agent.booting import Boot, Held
 from pcloud.agent.commands import Command, Resource, refuse_stonith
 from pcloud.agent.loop import Loop
 from pcloud.agent.operation import ABSENT, ERROR, FAILED, FAILED_FATAL, NOT_INSTALLED, Child, Result, failed_to_start
@@ -20,26 +19,25 @@ if TYPE_CHECKING:
 
     from pcloud.agent.systemd import Run, Systemd
 
-    Running = Union[Child, Held, Run, "_Service"]
+    Running = Union[Child, Run, "_Service"]
 
 
 class Runner:
     """Starts operations."""
 
-    __slots__ = ("_boot", "_loop", "_systemd")
+    __slots__ = ("_loop", "_systemd")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._boot = Boot(loop, lambda: self.systemd)
         self._systemd: Systemd | None = None
 
     @property
     def systemd(self) -> Systemd:
-        """Who talks to systemd. Made at first use, since what it takes costs 0.1 MB where no unit is managed."""
+        """Who talks to systemd. Made at first use: it takes 0.1 MB, for nothing where there is no systemd."""
         if self._systemd is None:
             from pcloud.agent.systemd import Systemd
 
-            self._systemd = Systemd(self._loop, self._boot)
+            self._systemd = Systemd(self._loop)
         return self._systemd
 
     def run(self, resource: Resource, command: Command, done: Done) -> Running | None:
@@ -94,11 +92,6 @@ class Runner:
         )
 
     def _start(self, argv: list[str], environment: dict[str, str], command: Command, done: Done) -> Running | None:
-        if not self._boot.over:
-            return Held(self._loop, self._boot, lambda: self._spawn(argv, environment, command, done), done)
-        return self._spawn(argv, environment, command, done)
-
-    def _spawn(self, argv: list[str], environment: dict[str, str], command: Command, done: Done) -> Running | None:
         leave = command.parameters.get("CRM_meta_on_fail", "").lower() == "block"
         try:
             return Child(self._loop, argv, environment, command.timeout / 1000, done, leave_group=leave)

@@ -9,7 +9,6 @@ import os
 import time
 
 from pcloud.agent import units
-from pcloud.agent.booting import Boot
 from pcloud.agent.dbus import Bus, DBusError, Message
 from pcloud.agent.loop import Loop, Timer, log
 from pcloud.agent.operation import (
@@ -43,10 +42,10 @@ _NO_UNIT = (
 class Systemd:
     """Talks to systemd for all resources."""
 
-    __slots__ = ("_boot", "_bus", "_jobs", "_loop", "ending")
+    __slots__ = ("_bus", "_jobs", "_loop", "ending")
 
-    def __init__(self, loop: Loop, boot: Boot) -> None:
-        self._loop, self._boot = loop, boot
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
         self.ending = False
         """Whether the agent is to end when what it manages has been stopped. systemd would not stop a service that is
         ordered before an agent whose own stop is under way: each would wait for the other."""
@@ -100,11 +99,15 @@ class Systemd:
             lambda values, error: reply(values[0] if values else None, error),
         )
 
-    def job(self, unit: str, reply: Callable[[int], None]) -> None:
-        """Tell the number of a unit's job, 0 where it has none or that can not be asked."""
+    def job_ended(self, unit: str, reply: Callable[[], None]) -> None:
+        """Tell when a unit has no job (any more), or that can not be asked. Where the connection is lost meanwhile, nothing
+        is told."""
 
         def on_job(value: object, _error: DBusError | None) -> None:
-            reply(value[0] if isinstance(value, list) else 0)  # number and path
+            if isinstance(value, list) and value[0]:  # number and path
+                self.when_done(str(value[1]), lambda _result: reply())
+            else:
+                reply()
 
         self.unit_property(unit, _UNIT, "Job", on_job)
 
@@ -183,12 +186,8 @@ class Systemd:
         self.unit_property(unit, _UNIT, "DropInPaths", on_paths)
 
     def _reload(self, ready: Callable[[DBusError | None], None]) -> None:
-        """Let systemd read its configuration again, not in the middle of its boot, then `ready`."""
-
-        def booted() -> None:
-            self.manager("Reload", "", (), lambda _values, error: ready(error))
-
-        self._boot.then(booted)
+        """Let systemd read its configuration again, then `ready`."""
+        self.manager("Reload", "", (), lambda _values, error: ready(error))
 
     def unorder(self, unit: str, ready: Callable[[DBusError | None], None]) -> None:
         """Take a service out of the order with the agent, then `ready`."""

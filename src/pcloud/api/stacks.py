@@ -162,9 +162,7 @@ async def open_stacks(home: Path, platform: Platform, tokens: TokenBook, setting
         keep_deleted=settings.keep_deleted_days * 86400,
     )
     if isinstance(platform, EnginePlatform):
-        platform.endpoint.serve = lambda host, port: HttpServer(
-            cloudformation_app(manager, _authentication(tokens)), host, port
-        )
+        platform.serve = lambda host, port: HttpServer(cloudformation_app(manager, _authentication(tokens)), host, port)
     await manager.start()
     return manager
 

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -98,7 +98,12 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keep_deleted_days: float = 90.0
     """Days that deleted stacks are kept, with their events; 0 keeps all."""
     infrastructure: str = "lxc"
-    """Where servers of stacks are made; only `lxc` can give them user data."""
+    """Where servers of stacks are made: `lxc`, `libvirt` or `openstack`. A stack that has guests stays where they are."""
+    guest_url: str = ""
+    """Where guests reach the CloudFormation endpoint, such as http://192.0.2.7:8000, on an infrastructure in whose network
+    this host has no address of its own (OpenStack): `cloudformation` must listen there."""
+    transport: Literal["remote", "none"] = "remote"
+    """`none`: servers of stacks hold no agent that is asked; one is complete, and runs, when its infrastructure says so."""
     images: dict[str, str] = {}
     """Image name of templates, or a pattern such as `F17-*` → JEOS; added to the table in docs/stacks-guests.md."""
     sizes: dict[str, StackSize] = {}

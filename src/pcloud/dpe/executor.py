@@ -99,8 +99,11 @@ class Executor:
             start_timeout=assembly.start_timeout,
             saved_state=assembly.saved_state,
             seed=assembly.seed,
+            address=assembly.address,
             addresses=assembly.addresses,
             firewall=assembly.firewall,
+            interfaces=assembly.interfaces,
+            groups=assembly.groups,
             volumes=assembly.volumes,
         )
         async with self._environment.brake.slot(state.deployable.priority):

@@ -7,13 +7,13 @@ after a crash at any point and then finishes what the first call began.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from pcloud.model.deployable import AttachedVolume, FirewallRule, SeedFile
+from pcloud.model.deployable import Assembly, AttachedVolume, FirewallRule, Interface, SeedFile
 from pcloud.model.image import Identity as Identity
 from pcloud.model.image import Image as Image
 
@@ -59,13 +59,23 @@ class Capability(StrEnum):
     SEED = "seed"
     """A guest can be given files of its own (`GuestSpec.seed`)."""
     FIREWALL = "firewall"
-    """What may reach a guest can be said (`GuestSpec.firewall`)."""
+    """What may reach a guest can be said (`GuestSpec.firewall`) and changed while it runs; the driver has `changes`."""
     ADDRESSES = "addresses"
-    """A guest can have further addresses (`GuestSpec.addresses`)."""
+    """A guest can have further addresses (`GuestSpec.addresses`), that `GuestNetwork.take` gives."""
+    RESIZE = "resize"
+    """A guest that is started again has the memory and cores that are asked for then, with its disk."""
+    NETWORK = "network"
+    """Guests reach this host at an address in their network; the driver has `network`, see `HasNetwork`."""
     VOLUMES = "volumes"
     """A guest can have disks that outlive it (`GuestSpec.volumes`); the driver has `volumes`, see `HasVolumes`."""
     SNAPSHOTS = "snapshots"
     """Volumes can be copied as they are, and be made from such a copy; `volumes` are `Snapshots` too."""
+    FIXED_ADDRESSES = "fixed-addresses"
+    """An address can be asked for (`GuestSpec.address`)."""
+    NETWORKS = "networks"
+    """Stacks can make networks and routers (`GuestSpec.interfaces`)."""
+    FIREWALL_GROUPS = "firewall-groups"
+    """Rules may name groups of guests (`FirewallRule.group`, `GuestSpec.groups`)."""
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,10 +100,17 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     (`Capability.SAVED_STATE`): its disk begins anew at each start."""
     seed: tuple[SeedFile, ...] = ()
     """Files that this guest alone gets when it is made."""
+    address: str = ""
+    """The address that it shall have, of the infrastructure's network; empty leaves it to that. Permanent
+    InfrastructureError when it can not have it. No part of `digest`."""
     addresses: tuple[str, ...] = ()
     """Further addresses, `ADDRESS/PREFIX`, given to it at every start; no part of `digest`."""
     firewall: tuple[FirewallRule, ...] | None = None
     """What may reach it, set at every start; None lets everything pass; no part of `digest`."""
+    interfaces: tuple[Interface, ...] = ()
+    """Networks of stacks that it is in; no part of `digest`."""
+    groups: tuple[str, ...] = ()
+    """Names by which rules of other guests mean this one; no part of `digest`."""
     volumes: tuple[AttachedVolume, ...] = ()
     """Disks that outlive it, attached at every start; no part of `digest`."""
 
@@ -145,6 +162,48 @@ class InfrastructureError(Exception):
 
 class InfrastructureUnavailable(InfrastructureError):
     """The infrastructure's API does not answer: nothing is known, nothing may be concluded about guests."""
+
+
+Run = Callable[[Sequence[str]], Awaitable[ExecResult]]
+"""Runs a command in a guest; InfrastructureError or PcloudError when that can not be."""
+
+
+class GuestNetwork(Protocol):
+    """The network of guests, in which this host has an address: the part of an infrastructure with `Capability.NETWORK`.
+
+    It is made where it is missing, and stays while anybody has an address in it. Errors: InfrastructureError.
+    """
+
+    async def host(self) -> str:
+        """Return this host's address in it; somebody must have taken an address."""
+        ...
+
+    async def take(self, holder: str, wanted: str = "") -> str:
+        """Return an address of it as ADDRESS/PREFIX, the same for the same holder until it is given back, or the one that is
+        `wanted` (`Capability.FIXED_ADDRESSES`). Guests hold theirs under their id."""
+        ...
+
+    def refusal(self, address: str, own: frozenset[str]) -> str:
+        """Say why an address can not be had; empty when it can. What one of `own` holds is free. Blocks no longer than a few
+        small files take."""
+        ...
+
+    async def give_back(self, holder: str) -> None:
+        """Give it back; no error when the holder has none."""
+        ...
+
+    async def holds(self, holder: str) -> bool:
+        """Tell whether the holder has an address; a guest has one until all of it is gone."""
+        ...
+
+
+class Changes(Protocol):
+    """Changes of guests that run: the part of an infrastructure with `Capability.FIREWALL` or `Capability.ADDRESSES`."""
+
+    async def settle(self, guest_id: str, wanted: Assembly, run: Run) -> None:
+        """Bring a guest that runs to the addresses and firewall of its definition, without a restart; `run` is used where
+        that takes a command in it. One that does not run gets them when it starts. InfrastructureError."""
+        ...
 
 
 class Volumes(Protocol):
@@ -290,6 +349,20 @@ class Infrastructure(Protocol):
     async def close(self) -> None:
         """Release what the driver holds; guests go on running."""
         ...
+
+
+@runtime_checkable
+class HasNetwork(Protocol):
+    """What a driver with `Capability.NETWORK` is beside an `Infrastructure`."""
+
+    network: GuestNetwork
+
+
+@runtime_checkable
+class HasChanges(Protocol):
+    """What a driver with `Capability.FIREWALL` or `Capability.ADDRESSES` is beside an `Infrastructure`."""
+
+    changes: Changes
 
 
 @runtime_checkable

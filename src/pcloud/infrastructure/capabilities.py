@@ -13,12 +13,30 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.SEED,
             Capability.FIREWALL,
             Capability.ADDRESSES,
+            Capability.NETWORK,
+            Capability.RESIZE,
             Capability.VOLUMES,
             Capability.SNAPSHOTS,
+            Capability.FIREWALL_GROUPS,
+            Capability.FIXED_ADDRESSES,
+            Capability.NETWORKS,
         }
     ),
     # Commands through the QEMU guest agent need that in the image, so they are not promised: the engine goes by ssh.
-    "libvirt": frozenset({Capability.CONSOLE, Capability.SECOND_SIGNAL, Capability.SAVED_STATE}),
+    "libvirt": frozenset(
+        {
+            Capability.CONSOLE,
+            Capability.SECOND_SIGNAL,
+            Capability.SAVED_STATE,
+            Capability.SEED,
+            Capability.FIREWALL,
+            Capability.ADDRESSES,
+            Capability.NETWORK,
+            Capability.RESIZE,
+        }
+    ),
     # A second signal only of servers that were paused or suspended: that Nova calls one ACTIVE proves nothing.
-    "openstack": frozenset({Capability.CONSOLE, Capability.ANTI_AFFINITY, Capability.USERS}),
+    "openstack": frozenset(
+        {Capability.CONSOLE, Capability.ANTI_AFFINITY, Capability.USERS, Capability.SEED, Capability.FIREWALL}
+    ),
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from pcloud.environment.infrastructure import Capability
 from pcloud.infrastructure import libvirt_checks, lxc_checks, openstack_checks
 from pcloud.infrastructure.capabilities import CAPABILITIES
@@ -17,9 +19,22 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any]], list[Check]]] = {
 }
 
 
-def able(name: str) -> frozenset[Capability]:
-    """Return what guests of an infrastructure can have on this machine; nothing for an unknown one."""
-    return CAPABILITIES.get(name, frozenset()) - (lxc_checks.lacking().keys() if name == "lxc" else set())
+_LACKING: dict[str, Callable[[Mapping[str, Any]], dict[Capability, str]]] = {
+    "lxc": lambda _: lxc_checks.lacking(),
+    "libvirt": libvirt_checks.lacking,
+}
+
+
+def able(name: str, settings: Mapping[str, Any]) -> tuple[frozenset[Capability], dict[Capability, str]]:
+    """Return what guests of an infrastructure can have on this machine with these settings (nothing where it is unknown, or
+    the settings are no good), and why not what others can have."""
+    could = CAPABILITIES.get(name, frozenset())
+    look = _LACKING.get(name)
+    try:
+        lacking = look(settings) if look is not None else {}
+    except msgspec.ValidationError as error:
+        lacking = dict.fromkeys(could, str(error))
+    return could - lacking.keys(), lacking
 
 
 def checks_of(name: str, settings: Mapping[str, Any] | None = None) -> list[Check]:
@@ -30,5 +45,5 @@ def checks_of(name: str, settings: Mapping[str, Any] | None = None) -> list[Chec
         return [
             Check(check=f"infrastructure {name}", state="missing", detail="there is none", hint=f"use one of: {known}")
         ]
-    words = ", ".join(sorted(able(name)))
+    words = ", ".join(sorted(able(name, settings or {})[0]))
     return [Check(check=f"infrastructure {name}", state="ok", detail=f"can do: {words}"), *look(settings or {})]

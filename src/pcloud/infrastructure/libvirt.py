@@ -30,8 +30,10 @@ from pcloud.environment.infrastructure import (
 )
 from pcloud.infrastructure import libvirt_agent as agent
 from pcloud.infrastructure import libvirt_domains as domains
+from pcloud.infrastructure import libvirt_firewall as firewall
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.libvirt_connection import LibvirtConnection
+from pcloud.infrastructure.libvirt_guest_network import LibvirtGuestNetwork
 from pcloud.infrastructure.libvirt_making import Maker
 from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_saved import SavedStates
@@ -67,6 +69,7 @@ class LibvirtInfrastructure:
         self._networks = Networks(settings)
         self._maker = Maker(settings, self._storage, self._networks)
         self._saved = SavedStates(self._libvirt, self._storage, self._maker)
+        self.network = self.changes = LibvirtGuestNetwork(settings, self._libvirt, self._networks, self._unused)
         self._slots: asyncio.Semaphore | None = None
         self._starts = 0
         self._uploads: dict[str, asyncio.Lock] = {}
@@ -125,7 +128,7 @@ class LibvirtInfrastructure:
                         libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT | libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
                     )
 
-        await self._libvirt.call(ask)
+        await self._libvirt.call(ask, changes=name)
         deadline = asyncio.get_running_loop().time() + timeout
         while asyncio.get_running_loop().time() < deadline:
             if not await self._libvirt.call(lambda c: domains.active(c, name)):
@@ -162,6 +165,7 @@ class LibvirtInfrastructure:
             if domain is not None:
                 flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
                 domain.undefineFlags(flags)
+            firewall.remove(connection, name)
             if self._settings.network != "user":
                 self._networks.release(connection, name)
             self._networks.remove_unused(connection, lambda: self._unused(connection))

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from pcloud.environment.infrastructure import Capability
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.model.check import Check
@@ -26,6 +27,27 @@ MACHINES = {"qemu-system-x86_64": "qemu-system-x86", "dnsmasq": "dnsmasq-base"}
 """What runs machines, where libvirtd is."""
 _PATIENCE = 10.0
 """Seconds until libvirtd counts as not answering."""
+
+
+_BRIDGED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
+
+def lacking(settings: Mapping[str, Any]) -> dict[Capability, str]:
+    """Return what guests can not have with these settings on this machine though libvirt's can, with the reason."""
+    known = msgspec.convert(settings, LibvirtSettings)
+    found: dict[Capability, str] = {}
+    if known.network == "user":
+        why = "with user-mode networking guests have no network in which this host has an address"
+        found |= dict.fromkeys((Capability.NETWORK, Capability.ADDRESSES, Capability.FIREWALL), why)
+    elif known.elsewhere:
+        why = f"libvirtd is on another host ({known.uri}), whose guests have no address of this one"
+        found |= dict.fromkeys((Capability.NETWORK, Capability.ADDRESSES, Capability.FIREWALL), why)
+    elif not _BRIDGED.exists() or _BRIDGED.read_text().strip() != "1":
+        why = (
+            "bridged packets are not filtered here: modprobe br_netfilter; sysctl net.bridge.bridge-nf-call-iptables=1"
+        )
+        found[Capability.FIREWALL] = why
+    return found
 
 
 class _Answers(msgspec.Struct):
@@ -59,6 +81,7 @@ def checks(settings: Mapping[str, Any]) -> list[Check]:
         hint = "make setup-libvirt, or pip install libvirt-python of your libvirt's version"
         return [*found, Check(check="libvirt: Python binding", state="missing", hint=hint)]
     found.append(Check(check="libvirt: Python binding", state="ok"))
+    found += [Check(check=f"libvirt: {what}", state="warning", detail=why) for what, why in lacking(settings).items()]
     answers = _ask(known)
     found.append(_daemon(known, answers))
     if not known.elsewhere:

@@ -16,14 +16,18 @@ from typing import Any
 import libvirt
 import msgspec
 
-from pcloud.environment.infrastructure import GuestSpec
+from pcloud.environment.infrastructure import GuestSpec, InfrastructureError
 from pcloud.infrastructure import libvirt_domains as domains
+from pcloud.infrastructure import libvirt_firewall as firewall
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure import seed
 from pcloud.infrastructure.iso import iso_image
 from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
+
+_QEMU_ENDED = {libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_OPERATION_FAILED}
+"""What libvirt says when QEMU ended before it ran the guest."""
 
 
 class Making(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +54,7 @@ class Maker:
         self._settings = settings
         self._storage = storage
         self._networks = networks
+        self._kvm_works = False
         self._accelerator = "" if settings.accelerator == "auto" else settings.accelerator
 
     def accelerator(self, connection: Any) -> str:
@@ -71,6 +76,13 @@ class Maker:
             hosts[spec.identity.hostname] = address
         ports = xml.format_ports(_free_ports(self._settings.forwarded_ports)) if user_network else ""
         content, boot = self._boot(connection, spec, name, address, hosts)
+        filtered = spec.firewall is not None
+        if filtered:
+            if user_network or (view := self._networks.view(connection)) is None:
+                raise InfrastructureError(
+                    "a firewall needs a libvirt network with addresses of its own", permanent=True
+                )
+            firewall.ensure(connection, name, spec.firewall, view.gateway)
         plan = xml.DomainPlan(
             name=name,
             record=xml.Record(
@@ -89,12 +101,13 @@ class Maker:
             seed=self._storage.path(connection, f"{name}.seed"),
             network="" if user_network else self._settings.network,
             console=self._storage.path(connection, f"{name}.console"),
+            firewall=name if filtered else "",
             **boot,
         )
         return Making(plan=plan, seed=content)
 
     def boot(self, connection: Any, making: Making) -> None:
-        """Write the seed, define the domain and start it; with TCG where KVM is there but does not work."""
+        """Write the seed, define the domain and start it; with TCG where no start with KVM has ever worked."""
         self._storage.put(connection, f"{making.plan.name}.seed", making.seed)
         self._define_and_start(connection, making.plan)
 
@@ -104,6 +117,11 @@ class Maker:
         """Return the seed, and how the machine boots: our own images by kernel, others by their boot loader."""
         image = spec.image
         if not image.kernel:
+            if spec.seed or spec.addresses:
+                raise InfrastructureError(
+                    f"{image.name} was made by others: only images built here take user data and addresses of stacks",
+                    permanent=True,
+                )
             files = seed.nocloud(spec.guest_id, spec.identity, hosts, f"{name}-{spec.digest}")
             return iso_image("cidata", files), {}
         if self._settings.network == "user":
@@ -113,7 +131,16 @@ class Maker:
             view = self._networks.view(connection)
             where = f"pcloud.address={address}/{view.prefix} pcloud.gateway={view.gateway}" if address and view else ""
             dns = view.gateway if view else ""
-        return seed.tar_seed(spec.guest_id, spec.identity, hosts, dns=dns, dhcp=not where), {
+        content = seed.tar_seed(
+            spec.guest_id,
+            spec.identity,
+            hosts,
+            dns=dns,
+            dhcp=not where,
+            files=spec.seed,
+            addresses=spec.addresses,
+        )
+        return content, {
             "kernel": self._storage.image_path(connection, image.digest, "kernel"),
             "initrd": self._storage.image_path(connection, image.digest, "initrd"),
             "command_line": f"root=/dev/vda rw console=ttyS0 net.ifnames=0 {where}".strip(),
@@ -126,11 +153,14 @@ class Maker:
         except libvirt.libvirtError as error:
             if domain.isActive():
                 return
-            if plan.accelerator == "kvm" and self._settings.accelerator == "auto" and "kvm" in str(error).lower():
-                self._accelerator = "tcg"  # the device is there, but it does not work
-                self._define_and_start(connection, xml.with_accelerator(plan, "tcg"))
-                return
-            raise
+            unproven = plan.accelerator == "kvm" and self._settings.accelerator == "auto" and not self._kvm_works
+            if not unproven or error.get_error_code() not in _QEMU_ENDED:
+                raise
+            # The device may be there and not work. QEMU ends then, and what it said is not always in libvirt's error.
+            self._define_and_start(connection, xml.with_accelerator(plan, "tcg"))
+            self._accelerator = "tcg"
+            return
+        self._kvm_works = self._kvm_works or plan.accelerator == "kvm"
 
 
 def _free_ports(wanted: Sequence[int]) -> list[tuple[int, int]]:

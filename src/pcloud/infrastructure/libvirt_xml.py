@@ -50,6 +50,8 @@ class DomainPlan(msgspec.Struct, frozen=True, kw_only=True):
     network: str = ""
     """Empty for user-mode networking."""
     console: str = ""
+    firewall: str = ""
+    """Name of its network filter; empty for none."""
 
 
 def mac_address(name: str) -> str:
@@ -94,6 +96,8 @@ def domain_document(plan: DomainPlan) -> str:
         etree.SubElement(interface, "mac", address=mac_address(plan.name))
         etree.SubElement(interface, "source", network=plan.network)
         etree.SubElement(interface, "model", type="virtio")
+        if plan.firewall:
+            etree.SubElement(interface, "filterref", filter=plan.firewall)
     serial = etree.SubElement(devices, "serial", type="file")
     etree.SubElement(serial, "source", path=plan.console, append="on")  # else each start would empty it
     channel = etree.SubElement(devices, "channel", type="unix")
@@ -146,6 +150,15 @@ def restored_document(saved: str, *, disk: str, record: Record) -> str:
         metadata.remove(old)
     metadata.append(record_element(record))
     return etree.tostring(root, encoding="unicode")
+
+
+def interface_with_filter(text: str, name: str) -> str:
+    """Return the network card of a domain's document with a filter, for libvirt to change it; empty when it has one."""
+    interface = etree.fromstring(text.encode(), _parser).find("devices/interface")
+    if interface is None or interface.find("filterref") is not None:
+        return ""
+    etree.SubElement(interface, "filterref", filter=name)
+    return etree.tostring(interface, encoding="unicode")
 
 
 def with_accelerator(plan: DomainPlan, accelerator: str) -> DomainPlan:

@@ -29,12 +29,15 @@ from pcloud.environment.infrastructure import (
     InfrastructureError,
     Vitality,
 )
-from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs
+from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs, lxc_ways
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.lxc_attach import attach, run
 from pcloud.infrastructure.lxc_disks import LxcVolumeStore
+from pcloud.infrastructure.lxc_groups import Groups
+from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
 from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
 from pcloud.infrastructure.lxc_process import Process
+from pcloud.infrastructure.lxc_segments import Segments
 from pcloud.infrastructure.lxc_settings import LxcSettings, mac_address, render, veth_name
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.infrastructure.lxc_watch import Running, Tracker
@@ -60,6 +63,9 @@ class LxcInfrastructure:
         self._bridge = Bridge(settings, self._leases)
         self._volumes = LxcVolumes(self._state)
         self.volumes = LxcVolumeStore(self._state)
+        self.network = self.changes = LxcGuestNetwork(settings)
+        self._groups = Groups(self._state)
+        self._segments = Segments(self._state)
         self._tracker = Tracker(self._guests, settings.rescan)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -217,16 +223,31 @@ class LxcInfrastructure:
     async def _start(self, spec: GuestSpec, *, made: bool) -> None:
         folder = self._guests / spec.guest_id
         # The lease comes before the bridge: see lxc_network.
-        index = self._leases.take(spec.guest_id, self._bridge.size())
+        index = self._lease(spec)
         network = await self._bridge.ensure()
+        if spec.address and index != network.index(spec.address):
+            raise InfrastructureError(f"the guests' network became another one, {network.subnet}, meanwhile")
         address = network.address(index)
-        config = render(spec, folder, self._settings, bridge=network.bridge, address=address, gateway=network.gateway)
+        bridges: list[str] = []
+        if spec.interfaces:
+            wanted = [interface.network for interface in spec.interfaces]
+            bridges = await asyncio.to_thread(self._segments.connect, wanted, network)
+        config = render(
+            spec,
+            folder,
+            self._settings,
+            bridge=network.bridge,
+            address=address,
+            gateway=network.gateway,
+            bridges=bridges,
+        )
         names = self._names(spec, address.ip, network)
-        await asyncio.to_thread(self._prepare, spec, config, made, names, network.gateway)
-        veth = veth_name(network.bridge, spec.guest_id)
-        if os.path.exists(f"/sys/class/net/{veth}"):  # noqa: PTH110, ASYNC240 - left by an aborted run; sysfs never blocks
-            with contextlib.suppress(InfrastructureError):
-                await ip("link", "del", veth)
+        await asyncio.to_thread(self._prepare, spec, config, made, names, address, network.gateway)
+        for bridge in (network.bridge, *bridges):
+            veth = veth_name(bridge, spec.guest_id)
+            if os.path.exists(f"/sys/class/net/{veth}"):  # noqa: PTH110, ASYNC240 - left by an aborted run; sysfs never blocks
+                with contextlib.suppress(InfrastructureError):
+                    await ip("link", "del", veth)
         await self._lxc_start(spec)
         # Who asked for the guest while it was away is not answered by it: the kernel repeats such a question once a second.
         await self._bridge.introduce(network, address.ip, mac_address(spec.guest_id))
@@ -237,6 +258,11 @@ class LxcInfrastructure:
             # An lxc-start that outlived its killed driver was faster than ours, whose pid file is then not the monitor's.
             await asyncio.to_thread(lxc_process.rewrite_pid_file, folder / "lxc.pid", self._guests, spec.guest_id)
             await asyncio.sleep(0.05)
+
+    def _lease(self, spec: GuestSpec) -> int:
+        if spec.address:
+            return self._leases.claim(spec.guest_id, self._bridge.planned().index(spec.address))
+        return self._leases.take(spec.guest_id, self._bridge.size())
 
     async def _whole(self, guest_id: str, work: Coroutine[None, None, None]) -> None:
         """Bring a guest's work to its end even when our caller is cancelled; the guest's next call waits for that."""
@@ -255,6 +281,7 @@ class LxcInfrastructure:
 
     async def _remove(self, guest_id: str) -> None:
         await asyncio.to_thread(self._volumes.forget, self._guests / guest_id)
+        await asyncio.to_thread(self._groups.forget, guest_id)  # before its address may be another guest's
         await asyncio.to_thread(lxc_rootfs.remove, self._guests, guest_id)
         await asyncio.to_thread(lxc_process.remove_left_groups, guest_id)
         self._leases.release(guest_id)
@@ -269,12 +296,15 @@ class LxcInfrastructure:
         self, spec: GuestSpec, address: ipaddress.IPv4Address, network: Network
     ) -> dict[str, ipaddress.IPv4Address]:
         """Host names of the deployable's guests that have an address by now."""
-        names = {spec.identity.hostname: address}
+        inside = [interface.network for interface in spec.interfaces]
+        own = ipaddress.IPv4Interface(spec.interfaces[0].address).ip if inside else address
+        names = {spec.identity.hostname: own}
         for guest_id, index in self._leases.all().items():
             if guest_id.startswith(f"{spec.deployable}.") and guest_id != spec.guest_id:
                 record = lxc_rootfs.read_record(self._guests / guest_id)
                 if record is not None:
-                    names.setdefault(record.hostname, network.address(index).ip)
+                    there = lxc_ways.address_of(self._guests / guest_id, inside) if inside else None
+                    names.setdefault(record.hostname, there or network.address(index).ip)
         return names
 
     def _prepare(
@@ -283,6 +313,7 @@ class LxcInfrastructure:
         config: str,
         made: bool,
         names: dict[str, ipaddress.IPv4Address],
+        address: ipaddress.IPv4Interface,
         gateway: ipaddress.IPv4Address,
     ) -> None:
         folder = self._guests / spec.guest_id
@@ -291,7 +322,10 @@ class LxcInfrastructure:
             lxc_rootfs.remove(self._guests, spec.guest_id)
             lxc_rootfs.create(self._guests, spec)
         lxc_rootfs.write_hosts(folder / "upper", spec, names)
-        hooks = lxc_firewall.prepare(folder, spec.firewall, gateway)
+        hooks = lxc_firewall.prepare(folder, spec.firewall, gateway, self._groups)
+        hooks += lxc_ways.prepare(folder, spec.interfaces, address, gateway)
+        addresses = [str(address.ip), *spec.addresses, *(one.address for one in spec.interfaces)]
+        self._groups.join(spec.guest_id, spec.groups, addresses)
         hooks += self._volumes.prepare(folder, spec.volumes)
         (folder / "config").write_text(config + "".join(f"{line}\n" for line in hooks))
         for old in ("lxc.pid", "lxc.log", "init"):

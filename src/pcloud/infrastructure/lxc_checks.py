@@ -18,9 +18,10 @@ INOTIFY_EACH = 6
 def lacking() -> dict[Capability, str]:
     """Return what guests here can not have though LXC's can, with what is missing for it."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    found = {}
+    found: dict[Capability, str] = {}
     if not (shutil.which("nft", path=path) and shutil.which("nsenter", path=path)):
-        found[Capability.FIREWALL] = "nft or nsenter is not installed: apt-get install nftables util-linux"
+        why = "nft or nsenter is not installed: apt-get install nftables util-linux"
+        found |= dict.fromkeys((Capability.FIREWALL, Capability.FIREWALL_GROUPS, Capability.NETWORKS), why)
     if not lxc_volumes.available():
         found[Capability.VOLUMES] = "the kernel has no loop devices: modprobe loop"
     elif not shutil.which("losetup", path=path):

@@ -1,10 +1,11 @@
-"""Changes a running LXC guest's further addresses and its firewall from this host, without a command in the guest.
+"""Changes a running LXC guest's further addresses, firewall and groups from this host, without a command in the guest.
 
 Concurrency: one guest is settled by one call at a time; a guest that ends meanwhile is no error, its next start has it all.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 from collections.abc import Sequence
@@ -13,23 +14,28 @@ from pathlib import Path
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.infrastructure import lxc_firewall
 from pcloud.infrastructure.lxc_attach import run
-from pcloud.infrastructure.lxc_network import Network
-from pcloud.model.deployable import FirewallRule
+from pcloud.infrastructure.lxc_groups import Groups
+from pcloud.infrastructure.lxc_network import Leases, Network
+from pcloud.model.deployable import Assembly, FirewallRule
 
 _SECONDS = 10.0
 
 
-async def settle(
-    folder: Path, addresses: Sequence[str], firewall: Sequence[FirewallRule] | None, network: Network
-) -> None:
-    """Bring the guest of a folder to these addresses and rules. InfrastructureError when it does not take them."""
+async def settle(folder: Path, wanted: Assembly, network: Network) -> None:
+    """Bring the guest of a folder to the addresses, rules and groups of its definition. InfrastructureError when it does not
+    take them."""
+    state = folder.parents[1]
+    groups = Groups(state)
     init = await init_of(folder)
-    if init is None:
-        return
-    inside = ["nsenter", f"--net=/proc/{init}/ns/net"]
-    await _addresses(inside, addresses, network)
-    rules = firewall if firewall is not None else (FirewallRule(),)  # one that lets everything in
-    await lxc_firewall.apply(folder, rules, network.gateway, init)
+    if init is not None:
+        inside = ["nsenter", f"--net=/proc/{init}/ns/net"]
+        await _addresses(inside, wanted.addresses, network)
+        rules = wanted.firewall if wanted.firewall is not None else (FirewallRule(),)  # one that lets everything in
+        await lxc_firewall.apply(folder, rules, network.gateway, groups, init)
+    own = (await asyncio.to_thread(Leases(state).all)).get(folder.name)
+    if own is not None:
+        addresses = [str(network.address(own).ip), *wanted.addresses, *(one.address for one in wanted.interfaces)]
+        await asyncio.to_thread(groups.join, folder.name, wanted.groups, addresses)
 
 
 async def init_of(folder: Path) -> int | None:

@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import ipaddress
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -41,6 +41,21 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         """The bridge's, that is the host's, address: the first of the subnet."""
         return self.network[1]
 
+    def index(self, address: str) -> int:
+        """Return the lease that stands for an address, with or without a prefix; InfrastructureError says why a guest can
+        not have it."""
+        try:
+            wanted = ipaddress.IPv4Address(address.partition("/")[0])
+        except ValueError:
+            raise InfrastructureError(f"'{address}' is no IPv4 address", permanent=True) from None
+        if wanted not in self.network:
+            raise InfrastructureError(f"{wanted} is not in the guests' network, {self.subnet}", permanent=True)
+        if wanted == self.gateway:
+            raise InfrastructureError(f"{wanted} is the address of this host", permanent=True)
+        if wanted in (self.network[0], self.network[-1]):
+            raise InfrastructureError(f"{wanted} is no address for a guest", permanent=True)
+        return int(wanted) - int(self.network[0])
+
     def address(self, index: int) -> ipaddress.IPv4Interface:
         """Return the address that lease `index` stands for."""
         return ipaddress.IPv4Interface((self.network[index], self.network.prefixlen))
@@ -55,18 +70,21 @@ class Leases:
 
     def all(self) -> dict[str, int]:
         """Return every lease as it stands on disk, by guest id."""
-        found: dict[str, int] = {}
+        return {name: index for index, name in self._held()}
+
+    def _held(self) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    found[os.readlink(entry.path)] = int(entry.name)  # noqa: PTH115 - per-entry speed
+                    found.append((int(entry.name), os.readlink(entry.path)))  # noqa: PTH115 - per-entry speed
         return found
 
     def take(self, guest_id: str, size: int) -> int:
         """Return the guest's lease, a new one where it has none. `size` is the number of addresses in the subnet.
         InfrastructureError when all are taken."""
         index = self._known.get(guest_id)
-        if index is not None and index < size - 1 and self._holder(index) == guest_id:
+        if index is not None and index < size - 1 and self.holder(index) == guest_id:
             return index
         taken = self.all()
         index = taken.get(guest_id)
@@ -89,14 +107,29 @@ class Leases:
             return index
         raise InfrastructureError(f"all {usable} addresses of the subnet are leased", permanent=True)
 
+    def claim(self, guest_id: str, index: int) -> int:
+        """Take this very lease instead of what the guest has; InfrastructureError when it is somebody else's."""
+        with contextlib.suppress(FileExistsError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / str(index)).symlink_to(guest_id)
+        holder = self.holder(index)
+        if holder != guest_id:
+            raise InfrastructureError(f"the address is taken by {holder}", permanent=bool(holder))
+        for other, name in self._held():
+            if name == guest_id and other != index:
+                (self._folder / str(other)).unlink(missing_ok=True)
+        self._known[guest_id] = index
+        return index
+
     def release(self, guest_id: str) -> None:
         """Give the guest's lease back."""
         self._known.pop(guest_id, None)
-        index = self.all().get(guest_id)
-        if index is not None:
-            (self._folder / str(index)).unlink(missing_ok=True)
+        for index, name in self._held():
+            if name == guest_id:
+                (self._folder / str(index)).unlink(missing_ok=True)
 
-    def _holder(self, index: int) -> str:
+    def holder(self, index: int) -> str:
+        """Return who has a lease; empty when nobody has."""
         try:
             return os.readlink(self._folder / str(index))  # noqa: PTH115 - the target is no path
         except FileNotFoundError:
@@ -120,6 +153,14 @@ class Bridge:
             return msgspec.json.decode(self._file.read_bytes(), type=Network)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
+
+    def planned(self) -> Network:
+        """Return the network in use, or the one that would be made now. InfrastructureError when none can be."""
+        if (network := self.read()) is not None:
+            return network
+        if self._settings.subnet:
+            return Network(bridge=self._settings.bridge, subnet=self._settings.subnet)
+        return self._choose(None)
 
     def size(self) -> int:
         """Return the number of addresses that the subnet has or will have."""
@@ -250,6 +291,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a file lock against other threads and processes; blocks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextlib.asynccontextmanager

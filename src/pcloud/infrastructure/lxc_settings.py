@@ -61,11 +61,13 @@ def render(
     bridge: str,
     address: ipaddress.IPv4Interface,
     gateway: ipaddress.IPv4Address,
+    bridges: Sequence[str] = (),
 ) -> str:
     """Return the container's configuration file.
 
     What is in it and why was measured: no STP on the bridge, a static address set by LXC before init runs, overlay mounted
-    by LXC inside the guest's mount namespace (nothing is left when it dies).
+    by LXC inside the guest's mount namespace (nothing is left when it dies). `bridges` are those of the guest's interfaces
+    in networks of stacks.
     """
     lines = [
         f"lxc.uts.name = {spec.identity.hostname}",
@@ -88,13 +90,30 @@ def render(
         f"lxc.net.0.hwaddr = {mac_address(spec.guest_id)}",
         f"lxc.net.0.ipv4.address = {address.with_prefixlen}",
         *(f"lxc.net.0.ipv4.address = {further}" for further in spec.addresses),
-        f"lxc.net.0.ipv4.gateway = {gateway}",
+        *([] if spec.interfaces else [f"lxc.net.0.ipv4.gateway = {gateway}"]),
+        *_further(spec, bridges),
         # systemd from version 256 on refuses hybrid hierarchies unless told; older ones ignore the word.
         "lxc.init.cmd = /sbin/init SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
         *_devices(),
         *_limits(spec.memory or settings.memory, spec.cpus or settings.cpus),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _further(spec: GuestSpec, bridges: Sequence[str]) -> list[str]:
+    lines = []
+    for number, (interface, bridge) in enumerate(zip(spec.interfaces, bridges, strict=True), 1):
+        key = f"lxc.net.{number}"
+        lines += [
+            f"{key}.type = veth",
+            f"{key}.link = {bridge}",
+            f"{key}.veth.pair = {veth_name(bridge, spec.guest_id)}",
+            f"{key}.name = eth{number}",
+            f"{key}.flags = up",
+            f"{key}.hwaddr = {mac_address(f'{spec.guest_id}/{number}')}",
+            f"{key}.ipv4.address = {interface.address}",
+        ]
+    return lines
 
 
 def _layers(spec: GuestSpec) -> Sequence[str]:

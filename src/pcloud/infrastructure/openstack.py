@@ -30,6 +30,7 @@ from pcloud.environment.infrastructure import (
 )
 from pcloud.infrastructure import openstack_making as making
 from pcloud.infrastructure.capabilities import CAPABILITIES
+from pcloud.infrastructure.openstack_changes import OpenStackChanges
 from pcloud.infrastructure.openstack_images import ensure_image, remove_unused
 from pcloud.infrastructure.openstack_power import Power
 from pcloud.infrastructure.openstack_servers import Server, Servers
@@ -56,6 +57,7 @@ class OpenStackInfrastructure:
         self._session = OpenStackSession(settings)
         self._servers = Servers(self._session, settings.prefix)
         self._power = Power(self._session, self._servers, settings)
+        self.changes = OpenStackChanges(self._session, self._servers, settings)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._images: dict[str, asyncio.Lock] = {}
         self._groups: dict[str, asyncio.Lock] = {}
@@ -133,6 +135,7 @@ class OpenStackInfrastructure:
         for server in (await self._servers.all()).get(name, []):
             await self._power.delete(server)
         await self._session.call(partial(making.delete_keypair, name=name))
+        await self.changes.remove(guest_id)
         deployable = guest_id.partition(".")[0]
         async with self._groups.setdefault(deployable, asyncio.Lock()):
             own = f"{self._settings.prefix}{deployable}."

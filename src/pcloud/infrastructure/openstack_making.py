@@ -14,8 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcloud.environment.infrastructure import GuestSpec, InfrastructureError
-from pcloud.infrastructure import seed
+from pcloud.infrastructure import openstack_firewall, seed
 from pcloud.infrastructure.openstack_settings import OpenStackSettings
+
+_USER_DATA = 65535
+"""Bytes of user data, in base64, that Nova's API takes."""
 
 
 def create_server(
@@ -34,8 +37,13 @@ def create_server(
     }
     if spec.identity.authorized_key:
         arguments["key_name"] = _ensure_keypair(connection, name, spec.identity.authorized_key)
-    if settings.security_groups:
-        arguments["security_groups"] = [{"name": each} for each in settings.security_groups]
+    groups = list(settings.security_groups)
+    if spec.firewall is not None:
+        if settings.network == "none":
+            raise InfrastructureError("a firewall needs a network", permanent=True)
+        groups.append(openstack_firewall.ensure(connection, name, spec.firewall))
+    if groups:
+        arguments["security_groups"] = [{"name": each} for each in groups]
     if spec.place:
         arguments["availability_zone"] = spec.place
     if group:
@@ -67,10 +75,20 @@ def new_boot() -> str:
 def _user_data(spec: GuestSpec, hosts: Mapping[str, str]) -> str:
     """The seed: what our own images' initrd unpacks, or cloud-init's form for images made by others."""
     if spec.image.kernel:
-        data = seed.compressed(seed.tar_seed(spec.guest_id, spec.identity, hosts, dhcp=True))
+        data = seed.compressed(seed.tar_seed(spec.guest_id, spec.identity, hosts, dhcp=True, files=spec.seed))
+    elif spec.seed:
+        raise InfrastructureError(
+            f"{spec.image.name} was made by others: only images built here take user data of stacks", permanent=True
+        )
     else:
         data = seed.cloud_config(spec.guest_id, spec.identity, hosts)
-    return base64.b64encode(data).decode()
+    encoded = base64.b64encode(data).decode()
+    if len(encoded) > _USER_DATA:
+        raise InfrastructureError(
+            f"{spec.guest_id} has {len(encoded)} bytes of user data, keys and metadata; Nova takes {_USER_DATA}",
+            permanent=True,
+        )
+    return encoded
 
 
 def _flavor(connection: Any, wanted: str, memory: int, cpus: float) -> str:

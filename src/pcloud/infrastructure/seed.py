@@ -12,20 +12,39 @@ import gzip
 import hashlib
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from pcloud.environment.infrastructure import Identity
+from pcloud.model.deployable import SeedFile
 
 _HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 _NETWORK = "[Match]\nName=e*\n\n[Network]\nDHCP=yes\n"
+_ADDRESSES = "pcloud-addresses.service"
+_UNIT = """[Unit]
+Description=Further addresses of this guest
+Before=network.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+{}
+"""
 
 
 def tar_seed(
-    guest_id: str, identity: Identity, hosts: Mapping[str, str], *, dns: str = "", dhcp: bool = False
+    guest_id: str,
+    identity: Identity,
+    hosts: Mapping[str, str],
+    *,
+    dns: str = "",
+    dhcp: bool = False,
+    files: Sequence[SeedFile] = (),
+    addresses: Sequence[str] = (),
 ) -> bytes:
-    """Return the archive for our own images. `hosts` maps host names of the deployable's guests to addresses.
+    """Return the archive for our own images. `hosts` maps host names of the deployable's guests to addresses; `files` are
+    what the guest alone gets, `addresses` (ADDRESS/PREFIX) what it has besides its own.
 
     The result is the same for the same input, so that it can be compared.
     """
@@ -35,9 +54,13 @@ def tar_seed(
             _add(archive, path, content, mode)
         if dhcp:
             _add(archive, "etc/systemd/network/90-pcloud.network", _NETWORK.encode(), 0o644)
-            link = tarfile.TarInfo("etc/systemd/system/multi-user.target.wants/systemd-networkd.service")
-            link.type, link.linkname = tarfile.SYMTYPE, "/lib/systemd/system/systemd-networkd.service"
-            archive.addfile(link)
+            _enable(archive, "/lib/systemd/system/systemd-networkd.service")
+        for file in files:
+            _add(archive, file.path.lstrip("/"), file.content.encode(), file.mode)
+        if files or addresses:  # without addresses too: the archive can not remove the unit of an earlier boot
+            lines = [f"ExecStart=ip addr replace {each} dev eth0" for each in addresses] or ["ExecStart=true"]
+            _add(archive, f"etc/systemd/system/{_ADDRESSES}", _UNIT.format("\n".join(lines)).encode(), 0o644)
+            _enable(archive, f"/etc/systemd/system/{_ADDRESSES}")
     return buffer.getvalue()
 
 
@@ -106,6 +129,12 @@ def _files(guest_id: str, identity: Identity, hosts: Mapping[str, str], dns: str
     if identity.host_private_key:
         files.append((_HOST_KEY, identity.host_private_key.rstrip().encode() + b"\n", 0o600))
     return files
+
+
+def _enable(archive: tarfile.TarFile, unit: str) -> None:
+    link = tarfile.TarInfo(f"etc/systemd/system/multi-user.target.wants/{unit.rpartition('/')[2]}")
+    link.type, link.linkname = tarfile.SYMTYPE, unit
+    archive.addfile(link)
 
 
 def _add(archive: tarfile.TarFile, path: str, content: bytes, mode: int) -> None:

@@ -106,6 +106,10 @@ class FirewallRule(msgspec.Struct, frozen=True, kw_only=True):
     """First and last port of tcp and udp; 0 and 0 are all ports."""
     network: str = ""
     """Address of the other side as ADDRESS/PREFIX; empty is any."""
+    group: str = ""
+    """Guests that are members of this group (`Assembly.groups`) are the other side, whatever addresses they have."""
+    icmp: int = -1
+    """Type of an icmp message; -1 is any."""
 
 
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +125,16 @@ class AttachedVolume(msgspec.Struct, frozen=True, kw_only=True):
 
     volume: str
     device: str
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest's part in a network that a stack made."""
+
+    network: str
+    address: str
+    """ADDRESS/PREFIX."""
+    gateway: str = ""
+    """Where everything goes that is in none of the guest's networks; empty is nowhere."""
 
 
 class Assembly(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,11 +173,19 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: tuple[SeedFile, ...] = ()
     """What is this guest's alone (user data, keys); a change makes the guest anew. Set by stacks, not by documents."""
+    address: str = ""
+    """The address that the guest shall have, of its infrastructure's network; empty leaves it to that. Set by stacks, not
+    by documents."""
     addresses: tuple[str, ...] = ()
     """Further addresses, `ADDRESS/PREFIX`, that the guest has from its start on. Set by stacks, not by documents."""
     firewall: tuple[FirewallRule, ...] | None = None
     """What may reach the guest; None lets everything pass. Once there is a rule for `out`, nothing else goes out. Set by
     stacks, not by documents."""
+    interfaces: tuple[Interface, ...] = ()
+    """Networks of stacks that the guest is in; then its infrastructure's network serves this host alone. Set by stacks, not
+    by documents."""
+    groups: tuple[str, ...] = ()
+    """Names by which rules of other guests mean this guest. Set by stacks, not by documents."""
     volumes: tuple[AttachedVolume, ...] = ()
     """Disks that outlive the guest and that it has from its start on. Set by stacks, not by documents."""
 

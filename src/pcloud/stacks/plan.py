@@ -7,7 +7,7 @@ exists later, it says so (`conditional`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from pcloud.stacks.documents import Path
 from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, Unknown, unknown_in
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
-from pcloud.stacks.schema import Checked, OnChange, check_properties
+from pcloud.stacks.schema import Checked, OnChange, PropertyProblem, check_properties
 from pcloud.stacks.template import Dialect, ResourceDefinition, Template
 from pcloud.stacks.types.base import ResourceType
 from pcloud.stacks.types.registry import alias_of, find_type
@@ -77,9 +77,17 @@ def conditions_of(scope: Scope, template: Template) -> frozenset[str]:
 
 
 def assess(
-    scope: Scope, *, registry: Mapping[str, Any], capabilities: frozenset[str], platform: Platform | None = None
+    scope: Scope,
+    *,
+    registry: Mapping[str, Any],
+    capabilities: frozenset[str],
+    platform: Platform | None = None,
+    occupied: Callable[[str, str], str] | None = None,
 ) -> Assessment:
-    """Judge a template: types, properties as far as known, references, cycles. InvalidDocument lists all problems."""
+    """Judge a template: types, properties as far as known, references, cycles. InvalidDocument lists all problems.
+
+    `occupied` says why a resource can not have an address that it asks for, empty when it can.
+    """
     template = scope.template
     section = template.section("resources")
     for name in template.conditions:
@@ -90,6 +98,7 @@ def assess(
     scope.enabled = conditions_of(scope, template)
     nodes: dict[str, Node] = {}
     notes: list[str] = []
+    claimed: dict[str, str] = {}
     for name, definition in template.resources.items():
         path: Path = (section, name)
         kind, refusal, hint = find_type(definition.type, registry, scope.files)
@@ -99,8 +108,9 @@ def assess(
             )
         elif name in scope.enabled and kind.needs - capabilities:
             lacking = ", ".join(sorted(kind.needs - capabilities))
+            why = f" ({platform.why(sorted(kind.needs - capabilities))})" if platform is not None else ""
             scope.problems.append(
-                template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}", path)
+                template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}{why}", path)
             )
         for key, policy in _removals(definition, template.dialect):
             if policy == "Snapshot" and kind is not None and not (kind.snapshots and "snapshots" in capabilities):
@@ -124,6 +134,7 @@ def assess(
             report(scope, checked, (*path, template.properties_key))
             if platform is not None and name in scope.enabled and not kind.needs - capabilities:
                 refused = kind.check_on(checked.values, platform)
+                refused += _claims(name, kind, checked.values, claimed, occupied)
                 report(scope, Checked(values={}, problems=tuple(refused)), (*path, template.properties_key))
             if name in scope.enabled:
                 notes.extend(f"{name}: {note}" for note in checked.notes)
@@ -137,6 +148,25 @@ def assess(
     _outputs(scope)
     scope.finish()
     return Assessment(template=template, scope=scope, nodes=_sorted(template, nodes), notes=notes)
+
+
+def _claims(
+    name: str,
+    kind: ResourceType,
+    properties: Mapping[str, Any],
+    claimed: dict[str, str],
+    occupied: Callable[[str, str], str] | None,
+) -> list[PropertyProblem]:
+    """Judge the addresses that a resource asks for, and note them in `claimed`."""
+    found = []
+    for address, path in kind.claims(properties).items():
+        other = claimed.setdefault(address, name)
+        why = f"{address} is asked for by '{other}' too" if other != name else ""
+        if not why and occupied is not None:
+            why = occupied(name, address)
+        if why:
+            found.append(PropertyProblem(code="ADDRESS", message=why, path=path))
+    return found
 
 
 def _removals(definition: ResourceDefinition, dialect: Dialect) -> tuple[tuple[str, str], ...]:

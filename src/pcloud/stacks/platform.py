@@ -21,15 +21,25 @@ class Platform(Protocol):
     """Keeps deployables alive."""
 
     capabilities: frozenset[str]
-    """Of `guests`, `volumes`, `addresses`, `firewall`: what this platform can do. Types that need more are refused before
-    anything starts."""
+    """`guests`, and what of `pcloud.environment.infrastructure.Capability` these can have. Types that need more are refused
+    before anything starts."""
 
     infrastructure: str
     """Where guests are made."""
+    transport: str
+    """`remote`, or `none` where nothing in guests is reached: servers are complete when their infrastructure says so."""
+    start_timeout: float
+    """Seconds that its guests may need until their agent answers."""
     catalogue: Any
     """What image names and instance types of templates mean here (`guests.catalogue.Catalogue`)."""
+    networks: Any
+    """Makes networks and routers (`guests.networks.GuestNetworks`), where it can."""
     objects: ObjectStore
     """Where buckets and containers are made, and why there are none where there are none."""
+
+    def why(self, lacking: Sequence[str]) -> str:
+        """Return why there is not what `capabilities` lacks, in a sentence."""
+        ...
 
     def images(self) -> Sequence[str]:
         """Return the names of the images (JEOS) that guests can be made from."""
@@ -52,8 +62,14 @@ class Platform(Protocol):
         """Return whether anything of a guest is left."""
         ...
 
-    async def allocate_address(self, holder: str) -> str:
-        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder."""
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
+        """Take an address of the guests' network (`ADDRESS/PREFIX`), the same for the same holder, or the one that is asked
+        for; PcloudError when it is somebody else's."""
+        ...
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Say why an address of the guests' network can not be had; empty when it can. What one of these guests (deployable
+        and assembly) has, or one of these holders of addresses, is free. Blocks no longer than a few small files take."""
         ...
 
     async def release_address(self, holder: str) -> None:
@@ -140,8 +156,15 @@ class NoPlatform:
 
     capabilities: frozenset[str] = frozenset()
     infrastructure = ""
+    transport = "remote"
+    start_timeout = 0.0
     catalogue: Any = None
+    networks: Any = None
     objects = ObjectStore()
+
+    def why(self, lacking: Sequence[str]) -> str:
+        """Say that it has no guests."""
+        return "it has no guests"
 
     def read(self, document: Mapping[str, Any]) -> Deployable:
         """Refuse."""
@@ -184,9 +207,13 @@ class NoPlatform:
         """There is none."""
         return False, ""
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         """Refuse."""
         raise _refusal()
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Refuse."""
+        return "this platform has no guests"
 
     async def release_address(self, holder: str) -> None:
         """Do nothing."""

@@ -36,6 +36,8 @@ class Property(msgspec.Struct, frozen=True, kw_only=True):
     maximum: float | None = None
     fields: Mapping[str, Property] | None = None
     """Of a map, or of each map in a list."""
+    single: bool = False
+    """Whether one map may stand for a list that holds it."""
     secret: bool = False
     """Masked wherever properties are shown."""
     inert: str = ""
@@ -221,6 +223,8 @@ def _scalar_or_container(rule: Property, value: Any) -> Any:
         case "list":
             if isinstance(value, list):
                 return value
+            if isinstance(value, dict) and rule.single:
+                return [value]
             if isinstance(value, str):
                 return [item.strip() for item in value.split(",")] if value else []
             raise ValueError("this must be a list")

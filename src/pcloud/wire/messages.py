@@ -33,6 +33,9 @@ VERSION = "1.2"
 SIGNAL = "lrmd_pcloud_signal"
 """Attribute of our own on a notify: `exit` when a process's end triggered the monitor. Others ignore it."""
 
+PATIENT = "lrmd_pcloud_patient"
+"""Attribute of our own on a sign-on: its answer may wait until the guest has booted. Others ignore it."""
+
 MAX_DEPTH = 128
 MAX_ELEMENTS = 200_000
 
@@ -219,6 +222,7 @@ def command(op: str, *data: Element, options: int = 0, timeout: int = 0) -> Elem
 def register(name: str, *, version: str = VERSION, provider: bool = False) -> Element:
     """Return the sign-on. `provider` offers to relay the guest's cluster IPC."""
     attributes = {"t": "lrmd", "lrmd_op": OP_REGISTER, "lrmd_clientname": name, "lrmd_protocol_version": version}
+    attributes[PATIENT] = "true"
     if provider:
         attributes["lrmd_is_ipc_provider"] = "true"
     return Element(COMMAND, attributes)

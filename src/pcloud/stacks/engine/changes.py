@@ -36,6 +36,8 @@ class Changes(Services):
             final.enabled = judged.scope.enabled
             return final
 
+        if any("guests" in node.type.needs for node in judged.nodes.values() if node.type is not None):
+            judged.notes.append(f"guests are made on {self.platform.infrastructure}")
         return plan(judged, current, deciding_scope, source.registry)
 
     # --- exports

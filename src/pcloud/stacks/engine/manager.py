@@ -13,11 +13,12 @@ import logging
 import secrets
 from typing import Any
 
-from pcloud.model.errors import Conflict, PcloudError
+from pcloud.model.errors import Conflict, PcloudError, Unavailable
 from pcloud.stacks.alarms.sampling import Sampling
 from pcloud.stacks.engine.balancing import Balancing
 from pcloud.stacks.engine.run import Run
 from pcloud.stacks.engine.scopes import arn
+from pcloud.stacks.engine.settling import Settling
 from pcloud.stacks.engine.standing import Standing
 from pcloud.stacks.guests.wanted import may_make_guests
 from pcloud.stacks.records import (
@@ -29,12 +30,14 @@ from pcloud.stacks.records import (
 
 _log = logging.getLogger(__name__)
 MAX_NESTING = 10
+_AGAIN = 5.0
+"""Seconds between tries to be reachable for guests whose infrastructure is away."""
 
 
 class StackManager(Standing):
     """The stacks of this host."""
 
-    _background: tuple[asyncio.Task[None], ...] | list[asyncio.Task[None]] = ()
+    _background: list[asyncio.Task[None]]
 
     # --- life
 
@@ -61,9 +64,12 @@ class StackManager(Standing):
             self.secret = secrets.token_hex(32)
             self.store.set("secret", "engine", self.secret)
             await self.store.flush()
-        for stack in self.stacks.values():
-            if stack.live and stack.source is not None:
-                await self.prepare_guests(stack.source)
+        self._background = []
+        try:
+            await self._reach_guests()
+        except Unavailable as problem:  # their infrastructure is away: the daemon does its other work meanwhile
+            _log.warning("guests of stacks do not reach us yet: %s", problem)
+            self._background.append(asyncio.ensure_future(self._reach_guests_later()))
         self.prune()
         for stack in list(self.stacks.values()):
             if stack.operation is not None and stack.busy:
@@ -71,9 +77,10 @@ class StackManager(Standing):
         self.watcher.start()
         self.resume_scaling()
         if "guests" in self.platform.capabilities:
-            balancing = Balancing(self)
-            self.watcher.listeners.append(balancing.seen)
-            self._background = [asyncio.ensure_future(work) for work in (balancing.run(), Sampling(self).run())]
+            balancing, settling = Balancing(self), Settling(self)
+            self.watcher.listeners += [balancing.seen, settling.seen]
+            works = (balancing.run(), settling.run(), Sampling(self).run())
+            self._background += [asyncio.ensure_future(work) for work in works]
 
     async def close(self) -> None:
         """Stop; what is under way is carried on at the next start."""
@@ -292,6 +299,20 @@ class StackManager(Standing):
         """Be reachable for guests when a source may make some: the URLs that they are given name the address."""
         if may_make_guests(source):
             self.metadata_url = await self.platform.prepare() or self.metadata_url
+
+    async def _reach_guests(self) -> None:
+        for stack in list(self.stacks.values()):
+            if stack.live and stack.source is not None:
+                await self.prepare_guests(stack.source)
+
+    async def _reach_guests_later(self) -> None:
+        while True:
+            await asyncio.sleep(_AGAIN)
+            try:
+                await self._reach_guests()
+            except Unavailable:
+                continue
+            return
 
     async def _release_guests(self, gone: StackRecord) -> None:
         def has(stack: StackRecord) -> bool:

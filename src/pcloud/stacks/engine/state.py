@@ -117,6 +117,11 @@ class State:
         deployable, assembly = record.data.get("deployable"), record.data.get("assembly")
         return (deployable, assembly) if isinstance(deployable, str) and isinstance(assembly, str) else None
 
+    def guests_in(self, group: str) -> list[ResourceRecord]:
+        """Return the guests that are in a security group, those of all stacks."""
+        records = [record for of_stack in self._records.values() for record in of_stack.values()]
+        return [record for record in records if group in record.data.get("groups", ()) and self.place_of(record)]
+
     async def address_of(self, record: ResourceRecord) -> str:
         """Return the address that a guest has now; empty when it has none."""
         place = self.place_of(record)
@@ -148,6 +153,8 @@ class State:
 
     def find(self, physical: str) -> ResourceRecord | None:
         """Return the resource of that physical id or name, in any stack."""
+        if not physical:
+            return None  # what is not made yet has no id
         for records in self._current.values():
             for record in records.values():
                 if physical in (record.physical, record.data.get("reference")):
@@ -256,7 +263,19 @@ class State:
     def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
         """InvalidDocument with everything that is wrong with a source."""
         scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
-        assess(scope, registry=source.registry, capabilities=self.platform.capabilities, platform=self.platform)
+        assess(
+            scope,
+            registry=source.registry,
+            capabilities=self.platform.capabilities,
+            platform=self.platform,
+            occupied=lambda name, address: self._occupied(stack, name, address),
+        )
+
+    def _occupied(self, stack: StackRecord, name: str, address: str) -> str:
+        """Say why a resource of a stack can not have an address; what it has already, it can have."""
+        own = [record for record in self.records(stack) if record.name == name]
+        guests = [place for record in own if (place := self.place_of(record)) is not None]
+        return self.platform.address_refusal(address, guests, [record.id for record in own])
 
     def facade(self, stack: StackRecord) -> Callable[[str], Any] | None:
         """Return what `resource_facade` gives in a nested stack."""

@@ -59,11 +59,23 @@ async def put(context: Context, assembly: Assembly) -> None:
     Returns when stored; nothing else of the deployable is touched."""
     name, _ = place(context)
     platform = context.services.platform
+    assembly = msgspec.structs.replace(assembly, start_timeout=max(assembly.start_timeout, platform.start_timeout))
+    if platform.transport == "none":  # types whose services must be watched are refused then
+        assembly = msgspec.structs.replace(assembly, transport="none", resources=())
     async with _lock(platform, name):
         old = await _definition(platform, name)
         assemblies = [one for one in old.assemblies if one.name != assembly.name] if old is not None else []
         kept = [assembly if one.name == assembly.name else one for one in (old.assemblies if old is not None else ())]
         wanted = tuple(kept if len(kept) > len(assemblies) else [*assemblies, assembly])
+        if (
+            old is not None
+            and old.infrastructure != platform.infrastructure
+            and assembly.name not in {one.name for one in old.assemblies}
+        ):
+            raise ResourceFailed(
+                f"the guests of this stack are on {old.infrastructure}, new ones are made on {platform.infrastructure} "
+                "by the settings now: a stack has one infrastructure"
+            )
         base = old or Deployable(name=name, infrastructure=platform.infrastructure)
         await platform.apply(msgspec.structs.replace(base, assemblies=wanted))
 
@@ -119,16 +131,25 @@ async def change_at(context: Context, where: tuple[str, str], edit: Callable[[As
     """Change fields of any assembly: `edit` gets it as it is stored and returns what differs. ResourceFailed when it is not
     there."""
     name, assembly = where
+    if assembly not in await change_many(context, name, {assembly: edit}):
+        raise ResourceFailed(f"there is no guest {assembly}")
+
+
+async def change_many(
+    context: Context, name: str, edits: Mapping[str, Callable[[Assembly], Mapping[str, Any]]]
+) -> frozenset[str]:
+    """Change fields of several assemblies of a deployable at once, by their names; return which of them are there."""
     platform = context.services.platform
     async with _lock(platform, name):
         old = await _definition(platform, name)
-        if old is None or assembly not in [one.name for one in old.assemblies]:
-            raise ResourceFailed(f"there is no guest {assembly}")
+        if old is None:
+            return frozenset()
         changed = tuple(
-            msgspec.structs.replace(one, **edit(one)) if one.name == assembly else one for one in old.assemblies
+            msgspec.structs.replace(one, **edits[one.name](one)) if one.name in edits else one for one in old.assemblies
         )
         if changed != old.assemblies:
             await platform.apply(msgspec.structs.replace(old, assemblies=changed))
+        return frozenset(edits.keys() & {one.name for one in old.assemblies})
 
 
 async def remove(context: Context) -> None:

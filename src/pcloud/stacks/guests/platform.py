@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from pcloud.cpe.engine import CloudPolicyEngine
-from pcloud.cpe.settings import StackSettings, split_address
+from pcloud.cpe.settings import StackSettings
 from pcloud.environment.infrastructure import (
     Capability,
     ExecResult,
     InfrastructureError,
+    InfrastructureUnavailable,
     SnapshotInfo,
     Snapshots,
     VolumeInfo,
@@ -28,11 +30,10 @@ from pcloud.events.broadcast import Closed, TooSlow
 from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
 from pcloud.images.definitions import definitions
-from pcloud.infrastructure import lxc_live
-from pcloud.infrastructure.checks import able
-from pcloud.infrastructure.lxc_disks import LxcVolumeStore
-from pcloud.infrastructure.lxc_network import Leases
+from pcloud.infrastructure.capabilities import CAPABILITIES
+from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
 from pcloud.infrastructure.lxc_room import Look, Room, RoomWatch
+from pcloud.infrastructure.lxc_settings import LxcSettings
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.model.deployable import Assembly, Deployable, ResourceState
 from pcloud.model.errors import Conflict, NotFound, Unavailable
@@ -40,12 +41,16 @@ from pcloud.model.names import guest_id
 from pcloud.model.status import DeployableStatus
 from pcloud.objects.store import ObjectStore
 from pcloud.stacks.guests.catalogue import Catalogue
-from pcloud.stacks.guests.endpoint import GuestEndpoint
+from pcloud.stacks.guests.endpoint import Server
+from pcloud.stacks.guests.networks import GuestNetworks
+from pcloud.stacks.guests.places import Place, Places
 
 _LOOK = 0.2
-CLOUDWATCH_PORT = 8003
-"""Written into heat-cfntools' cfn-push-stats, hence the same everywhere."""
+_HELD = "_address."
+"""Begins the name of who holds an address that is no guest's own."""
 _GIB = 1 << 30
+_MACHINE_SECONDS = 600.0
+"""Until the agent of a machine answers: cloud-init goes before it, and an emulated machine is slow."""
 _RECENT = 1000
 """Events that are read again after an overrun."""
 
@@ -56,16 +61,23 @@ class EnginePlatform:
     def __init__(self, engine: CloudPolicyEngine, settings: StackSettings, objects: ObjectStore | None = None) -> None:
         self._engine = engine
         self.objects = objects or ObjectStore()
-        ports = [split_address(settings.cloudformation)[1], CLOUDWATCH_PORT]
-        self._state = engine.home.path / "infrastructure" / "lxc"
-        self.endpoint = GuestEndpoint(self._state, engine.settings.infrastructures.get("lxc", {}), ports)
+        self.serve: Callable[[str, int], Server] | None = None
+        """Makes the server of the guests' endpoint; set by whoever has the application."""
+        self._places = Places(engine.home.path, engine.settings.infrastructures, settings, self._server)
+        self._place = self._places.of(settings.infrastructure)
         self.infrastructure = settings.infrastructure
+        self.transport: str = settings.transport
         self.catalogue = Catalogue(settings, {name: frozenset(one.packages) for name, one in definitions().items()})
-        can = able(settings.infrastructure)
-        # Without files of its own a server of a stack would lack its user data.
-        self.capabilities: frozenset[str] = can | {"guests"} if Capability.SEED in can else frozenset()
-        self._volumes: Volumes = LxcVolumeStore(self._state)
-        self._room = RoomWatch(LxcVolumes(self._state), self._tell_room)
+        self.capabilities = self._place.capabilities
+        state = engine.home.path / "infrastructure" / "lxc"
+        self._room = RoomWatch(LxcVolumes(state), self._tell_room)
+        settings_there = {"state": str(state), **engine.settings.infrastructures.get("lxc", {})}
+        self.networks = GuestNetworks(state, LxcGuestNetwork(msgspec.convert(settings_there, LxcSettings)))
+        self.start_timeout = 0.0 if self.infrastructure == "lxc" else _MACHINE_SECONDS
+
+    def why(self, lacking: Sequence[str]) -> str:
+        """Return why there is no such thing here."""
+        return self._place.why(lacking)
 
     def images(self) -> Sequence[str]:
         """Return the names of the JEOS that guests can be made from."""
@@ -77,27 +89,52 @@ class EnginePlatform:
 
     async def prepare(self) -> str:
         """Be reachable for guests before the first is made; return the URL."""
-        if Capability.VOLUMES in self.capabilities:
-            self._volumes.open()
-            self._room.open()
-        return await self.endpoint.open() if self.capabilities else ""
+        url = ""
+        for place in await self._used():
+            found = await place.open()
+            url = found if place is self._place else url
+            if place.name == "lxc" and place.volumes is not None:
+                self._room.open()
+        return url
 
     async def release(self) -> None:
         """No stack has guests any more."""
-        await self.endpoint.close(leave=False)
-        await self._room.close()
-        await self._volumes.close()
+        await self._leave(for_good=True)
 
     async def close(self) -> None:
         """Stop; what runs goes on."""
-        await self.endpoint.close(leave=True)
-        await self._room.close()
-        await self._volumes.close()
+        await self._leave(for_good=False)
+        await self._places.close()
         await self.objects.close()
+
+    async def _leave(self, *, for_good: bool) -> None:
+        await self._room.close()
+        for place in self._places.opened():
+            await place.leave(for_good=for_good)
 
     def _tell_room(self, now: Room, sentence: str, seen: Look) -> None:
         how = {Room.ENOUGH: Severity.NOTICE, Room.SHORT: Severity.WARNING, Room.FULL: Severity.CRITICAL}[now]
         self._engine.emit("volume.room", sentence, severity=how, room=now.value, free=seen.free, guests=seen.guests)
+
+    def _server(self, host: str, port: int) -> Server:
+        if self.serve is None:
+            raise Unavailable.of("NO_ENDPOINT", "there is nothing for guests to talk to")
+        return self.serve(host, port)
+
+    async def _used(self) -> list[Place]:
+        """Return where new guests are made, and where older stacks have some: our own address in the network tells."""
+        others = {row.infrastructure for row in self._engine.desired.rows.values()} - {self.infrastructure}
+        known = [self._places.of(name) for name in sorted(others & CAPABILITIES.keys())]
+        with _told("NO_ANSWER"):
+            return [
+                self._place,
+                *[one for one in known if await one.was_open()],
+            ]
+
+    def _at(self, deployable: str) -> Place:
+        """Return where a deployable's guests are."""
+        row = self._engine.desired.rows.get(deployable)
+        return self._places.of(row.infrastructure) if row is not None else self._place
 
     async def definition(self, name: str) -> Deployable | None:
         """Return the stored definition of a deployable; None when there is none, or when it is being deleted."""
@@ -150,17 +187,27 @@ class EnginePlatform:
         row = self._engine.desired.rows.get(deployable)
         if row is None or not row.loaded:
             return False
-        # The driver gives the address back last of all.
-        leases = Leases(self._state)
-        return guest_id(deployable, assembly) in await asyncio.to_thread(leases.all)
+        with _told("NO_ANSWER"):
+            try:
+                return await self._at(deployable).holds(guest_id(deployable, assembly))
+            except InfrastructureUnavailable:
+                return True  # nothing is known: whoever waits for its end waits on
 
-    async def allocate_address(self, holder: str) -> str:
+    async def allocate_address(self, holder: str, wanted: str = "") -> str:
         """Take an address of the guests' network, the same for the same holder, until it is released."""
-        return await self.endpoint.take(f"_address.{holder}")
+        with _told("NO_ADDRESS"):
+            return await self._place.network.take(f"{_HELD}{holder}", wanted)
 
     async def release_address(self, holder: str) -> None:
         """Give it back."""
-        await self.endpoint.give_back(f"_address.{holder}")
+        with _told("NO_ADDRESS"):
+            for place in [each for each in await self._used() if Capability.NETWORK in each.capabilities]:
+                await place.network.give_back(f"{_HELD}{holder}")
+
+    def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
+        """Say why an address can not be had."""
+        own = {guest_id(*place) for place in guests} | {f"{_HELD}{holder}" for holder in holders}
+        return self._place.network.refusal(address, frozenset(own))
 
     async def settle(self, deployable: str, assembly: str) -> None:
         """Bring a running guest's addresses, firewall and volumes to its stored definition, without a restart."""
@@ -168,57 +215,67 @@ class EnginePlatform:
         found = next((one for one in definition.assemblies if one.name == assembly), None) if definition else None
         if found is None:
             return
-        folder = self._state / "guests" / guest_id(deployable, assembly)
-        network = self.endpoint.network()
-        if network is None or not await asyncio.to_thread(folder.is_dir):
-            return  # it gets both when it starts
-        try:
-            await lxc_live.settle(folder, found.addresses, found.firewall, network)
-        except InfrastructureError as problem:
-            raise Unavailable.of("NOT_SETTLED", f"{deployable}/{assembly}: {problem}") from problem
-        with _volume_errors():
-            await self._volumes.attach(folder.name, found.volumes)
+        place, guest = self._at(deployable), guest_id(deployable, assembly)
+        if place.changes is not None:
+            with _told("NOT_SETTLED", f"{deployable}/{assembly}: "):
+                await place.changes.settle(guest, found, functools.partial(self.execute, deployable, assembly))
+        if place.volumes is not None:
+            with _told("NO_VOLUME"):
+                await place.volumes.attach(guest, found.volumes)
 
     async def create_volume(self, volume: str, gigabytes: int, snapshot: str = "") -> None:
         """Make a volume of that size, empty or as a snapshot is, or let one grow to it."""
-        with _volume_errors():
+        if self._place.volumes is None:
+            raise Unavailable.of("NO_VOLUME", f"there are no volumes: {self.why([Capability.VOLUMES])}")
+        with _told("NO_VOLUME"):
             if snapshot:
                 await self._snapshots().restore(snapshot, volume, gigabytes * _GIB)
             else:
-                await self._volumes.create(volume, gigabytes * _GIB)
+                await self._place.volumes.create(volume, gigabytes * _GIB)
 
     async def snapshot_volume(self, volume: str, snapshot: str, note: str) -> None:
         """Copy a volume that no guest has."""
-        with _volume_errors():
+        with _told("NO_VOLUME"):
             await self._snapshots().take(volume, snapshot, note)
 
     async def volumes(self) -> list[VolumeInfo]:
         """Return what volumes there are."""
-        return await self._volumes.all_volumes() if isinstance(self._volumes, Snapshots) else []
+        kept = self._place.volumes
+        return await kept.all_volumes() if isinstance(kept, Snapshots) else []
 
     async def snapshots(self) -> list[SnapshotInfo]:
         """Return what snapshots of volumes there are."""
-        return await self._volumes.all_snapshots() if isinstance(self._volumes, Snapshots) else []
+        kept = self._place.volumes
+        return await kept.all_snapshots() if isinstance(kept, Snapshots) else []
 
     async def delete_snapshot(self, snapshot: str) -> None:
         """Remove a snapshot."""
-        with _volume_errors():
+        with _told("NO_VOLUME"):
             await self._snapshots().delete_snapshot(snapshot)
 
     def _snapshots(self) -> Snapshots:
-        if not isinstance(self._volumes, Snapshots):
+        kept: object = self._place.volumes
+        if not isinstance(kept, Snapshots):
             raise Unavailable.of("NO_SNAPSHOTS", f"there are no snapshots of volumes on {self.infrastructure}")
-        return self._volumes
+        return kept
 
     async def delete_volume(self, volume: str) -> None:
         """Remove a volume."""
-        with _volume_errors():
-            await self._volumes.delete(volume)
+        with _told("NO_VOLUME"):
+            for volumes in await self._all_volumes():
+                await volumes.delete(volume)
 
     async def volume_holder(self, volume: str) -> tuple[bool, str]:
         """Return whether there is such a volume, and who has it."""
-        with _volume_errors():
-            return await self._volumes.holder(volume)
+        with _told("NO_VOLUME"):
+            for volumes in await self._all_volumes():
+                exists, holder = await volumes.holder(volume)
+                if exists:
+                    return exists, holder
+        return False, ""
+
+    async def _all_volumes(self) -> list[Volumes]:
+        return [place.volumes for place in await self._used() if place.volumes is not None]
 
     async def delete(self, name: str) -> None:
         """Stop it, remove its guests and all of it; returns when it is gone."""
@@ -276,8 +333,9 @@ def loses(old: Deployable, new: Deployable) -> bool:
 
 
 @contextlib.contextmanager
-def _volume_errors() -> Iterator[None]:
+def _told(code: str, before: str = "") -> Iterator[None]:
+    """Tell an infrastructure's errors as ours."""
     try:
         yield
     except InfrastructureError as problem:
-        raise Unavailable.of("NO_VOLUME", str(problem)) from problem
+        raise Unavailable.of(code, f"{before}{problem}") from problem

@@ -152,10 +152,13 @@ def files(
     region: str,
     keys: list[str],
     meta: Mapping[str, str],
+    managed: bool = True,
 ) -> tuple[SeedFile, ...]:
     """Return the files that this guest alone gets. `url` is the CloudFormation endpoint as guests reach it; `keys` are
-    public keys for its root; `meta` is what the tools in the guest tell with what they measure."""
+    public keys for its root; `meta` is what the tools in the guest tell with what they measure; `managed` says
+    whether the engine runs the services."""
     where = urlsplit(url)
+    ours = services_of(metadata) if managed else []
     nova = {"uuid": instance, "meta": dict(meta), "name": hostname, "hostname": hostname}
     boto = (
         "[Boto]\ndebug = 0\nis_secure = 0\nhttps_validate_certificates = 1\n"
@@ -171,6 +174,6 @@ def files(
         # The tools read the port behind the last colon, with at most a slash after it; the path they know.
         SeedFile(path="/var/lib/heat-cfntools/cfn-metadata-server", content=f"{url}/", mode=0o644),
         SeedFile(path="/var/lib/heat-cfntools/cfn-watch-server", content=f"{url}/", mode=0o644),
-        SeedFile(path="/var/lib/heat-cfntools/managed", content="\n".join(services_of(metadata)), mode=0o644),
+        SeedFile(path="/var/lib/heat-cfntools/managed", content="\n".join(ours), mode=0o644),
         SeedFile(path="/var/lib/heat-cfntools/nova_meta.json", content=json.dumps(nova), mode=0o644),
     )

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from pcloud.environment.infrastructure import Capability
 from pcloud.stacks.guests import assemblies
+from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
-from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, mapping, text
-from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
+from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, listing, mapping, text
+from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services, known
+from pcloud.stacks.types.routers import float_to, unfloat
 
 _ONE_NETWORK = "guests share one network that gives the addresses"
 _WAIT = 600.0
+PORT = "OS::Neutron::Port"
 
 
 class Address(ResourceType):
@@ -23,9 +27,22 @@ class Address(ResourceType):
 
     needs = frozenset({"guests", "addresses"})
 
+    def wanted(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """Return the address that is asked for, None where none is, and the path of its property."""
+        return None, ()
+
+    def claims(self, properties: Mapping[str, Any]) -> dict[str, tuple[str | int, ...]]:
+        """The one address."""
+        return claim(*self.wanted(properties))
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """Addresses can be asked for only where the infrastructure lets them."""
+        return not_fixed(*self.wanted(properties), platform)
+
     async def take(self, context: Context) -> str:
         """Take an address (the same again after a crash); return it."""
-        given = await context.services.platform.allocate_address(context.token)
+        asked = self.wanted(context.properties)[0] or ""
+        given = await context.services.platform.allocate_address(context.token, str(asked))
         context.record.data["address"] = given
         return given.partition("/")[0]
 
@@ -35,9 +52,24 @@ class Address(ResourceType):
         await context.services.platform.release_address(context.token)
 
 
+def claim(address: Any, path: tuple[str | int, ...]) -> dict[str, tuple[str | int, ...]]:
+    """Return what one property claims; nothing while it is not known."""
+    return {str(address): path} if known(address) else {}
+
+
+def not_fixed(address: Any, path: tuple[str | int, ...], platform: Platform) -> list[PropertyProblem]:
+    """Return the refusal of an address that is asked for where none can be."""
+    if address is None or Capability.FIXED_ADDRESSES in platform.capabilities:
+        return []
+    sentence = f"'{path[-1]}' can not be honoured: this platform gives the addresses"
+    return [PropertyProblem(code="REFUSED", message=sentence, path=path)]
+
+
 async def attach(context: Context, target: ResourceRecord, address: str) -> None:
     """Give a guest an address; waits for a guest that is being made."""
     record = context.record
+    if target.data.get("interfaces"):
+        raise ResourceFailed(f"{target.name} is in a network of a stack: give its port a floating address")
 
     async def there() -> bool:
         place = context.services.place_of(target)
@@ -58,8 +90,9 @@ async def attach(context: Context, target: ResourceRecord, address: str) -> None
 
 
 async def detach(context: Context, address: str) -> None:
-    """Take an address off the guest that has it, if it is still there."""
+    """Take an address off the guest or router that has it, if it is still there."""
     data, services = context.record.data, context.services
+    await unfloat(context)
     if port := services.find(str(data.get("port", ""))):
         port.data["floating"] = [other for other in port.data.get("floating", []) if other != address]
         services.save(port)
@@ -154,11 +187,15 @@ class FloatingIp(Address):
         "pool": text(inert=_ONE_NETWORK),
         "port_id": text(),
         "fixed_ip_address": text(inert=_ONE_NETWORK),
-        "floating_ip_address": text(refused=_ONE_NETWORK),
+        "floating_ip_address": text(),
         "dns_name": text(refused="there is no name service (Designate) behind this API"),
         "dns_domain": text(refused="there is no name service (Designate) behind this API"),
         "value_specs": mapping(refused="there is no Neutron behind this API"),
     }
+
+    def wanted(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """By its own name."""
+        return properties.get("floating_ip_address"), ("floating_ip_address",)
 
     async def create(self, context: Context) -> None:
         """Take an address; a port's server gets it now, or when it is made."""
@@ -175,7 +212,7 @@ class FloatingIp(Address):
             "pool": "guests",
         }
         if port:
-            await give_to_port(context, str(port), record.data["address"])
+            record.attributes |= await give_to_port(context, str(port), record.data["address"])
 
 
 class FloatingIpAssociation(ResourceType):
@@ -204,80 +241,25 @@ class FloatingIpAssociation(ResourceType):
         await detach(context, context.record.data.get("address", ""))
 
 
-class Port(Address):
-    """OS::Neutron::Port: an address that a server takes."""
-
-    names = ("OS::Neutron::Port",)
-    attributes = frozenset(
-        {
-            "fixed_ips",
-            "network_id",
-            "mac_address",
-            "status",
-            "show",
-            "security_groups",
-            "device_id",
-            "name",
-            "admin_state_up",
-        }
-    )
-    schema: ClassVar[Schema] = {
-        "network": text(inert=_ONE_NETWORK),
-        "network_id": text(inert=_ONE_NETWORK),
-        "name": text(on_change=OnChange.UPDATE),
-        "fixed_ips": listing(
-            fields={
-                "subnet": text(inert=_ONE_NETWORK),
-                "subnet_id": text(inert=_ONE_NETWORK),
-                "ip_address": text(refused=_ONE_NETWORK),
-            }
-        ),
-        "security_groups": listing(),
-        "admin_state_up": boolean(default=True, allowed=(True,)),
-        "device_id": text(refused="a server names its ports"),
-        "device_owner": text(refused="a server names its ports"),
-        "mac_address": text(refused="guests have one interface"),
-        "allowed_address_pairs": listing(inert="a guest may use any address"),
-        "port_security_enabled": boolean(inert="a guest may use any address"),
-        "replacement_policy": text(on_change=OnChange.NOTHING),
-        "binding:vnic_type": text(inert="guests have one interface"),
-        "value_specs": anything(refused="there is no Neutron behind this API"),
-    }
-
-    async def create(self, context: Context) -> None:
-        """Take an address."""
-        record = context.record
-        address = await self.take(context)
-        record.physical = context.token
-        record.attributes = {
-            "name": context.properties.get("name") or context.physical_name(),
-            "admin_state_up": True,
-            "fixed_ips": [{"ip_address": address, "subnet_id": "guests"}],
-            "network_id": "guests",
-            "status": "ACTIVE",
-            "mac_address": "",
-            "device_id": "",
-            "security_groups": context.properties.get("security_groups") or [],
-        }
-
-    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
-        """Take the other name."""
-        name = context.properties.get("name") or context.physical_name()
-        context.record.attributes = {**context.record.attributes, "name": name}
-
-
-async def give_to_port(context: Context, reference: str, address: str) -> None:
-    """Give an address to a port (and to its server, once that is there) or to a server."""
+async def give_to_port(context: Context, reference: str, address: str) -> dict[str, str]:
+    """Give an address to a port (and to its server, once that is there) or to a server. In a network that a stack made it
+    stands for theirs at the router. Return what else is known of it then."""
     found = wanted(context, reference)
-    if found.type in Port.names and "server" not in found.data:
+    interface = found.data.get("interface") or next(iter(found.data.get("interfaces", ())), None)
+    if interface is not None:
+        router = await float_to(context, interface, address)
+        inner = interface["address"].partition("/")[0]
+        return {"fixed_ip_address": inner, "router_id": router.physical}
+    if found.type == PORT and "server" not in found.data:
         found.data["floating"] = list(dict.fromkeys((*found.data.get("floating", []), address)))
         context.record.data["port"] = found.physical
         context.services.save(found)
-        return
+        return {}
     server = server_of(context.services, reference)
     if server is None:
         raise ResourceFailed(f"there is no server with the port {reference}")
     await attach(context, server, address)
+    return {}
 
 
 def wanted(context: Context, reference: Any) -> ResourceRecord:
@@ -301,5 +283,4 @@ TYPES: tuple[type[ResourceType], ...] = (
     ElasticIpAssociation,
     FloatingIp,
     FloatingIpAssociation,
-    Port,
 )

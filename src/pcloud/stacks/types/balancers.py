@@ -33,7 +33,7 @@ READY_SECONDS = 300.0
 class HaproxyBalancer(Balancer):
     """Base of balancers that have a guest."""
 
-    needs = frozenset({"guests"})
+    needs = frozenset({"guests", "access"})
 
     def listeners(self, context: Context, servers: Mapping[str, str]) -> tuple[Listener, ...]:
         """Return what is served; `servers` is instance id → address now."""

@@ -95,6 +95,10 @@ class Services(Protocol):
         """Return deployable and assembly of a guest's record; None when it is no guest."""
         ...
 
+    def guests_in(self, group: str) -> list[ResourceRecord]:
+        """Return the guests that are in a security group, those of all stacks."""
+        ...
+
     async def address_of(self, record: ResourceRecord) -> str:
         """Return the address that a guest has now; empty when it has none."""
         ...
@@ -229,6 +233,10 @@ class ResourceType:
     def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
         """Return what this platform can not do for a resource with these properties; values may be Unknown."""
         return []
+
+    def claims(self, properties: Mapping[str, Any]) -> dict[str, tuple[str | int, ...]]:
+        """Return the addresses that are asked for and known, each with the path of the property that says so."""
+        return {}
 
     async def create(self, context: Context) -> None:
         """Make it; sets `record.physical`, and `attributes` and `data` where there are any."""

@@ -26,7 +26,7 @@ class DbInstance(ResourceType):
     """A database."""
 
     names = ("AWS::RDS::DBInstance",)
-    needs = frozenset({"guests"})
+    needs = frozenset({"guests", "access"})
     attributes = frozenset({"Endpoint.Address", "Endpoint.Port"})
     schema: ClassVar[Schema] = {
         "Engine": text(required=True, allowed=("MySQL", "mysql", "MariaDB", "mariadb")),

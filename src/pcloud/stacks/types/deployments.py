@@ -40,7 +40,7 @@ class SoftwareDeployment(ResourceType):
 
     names = ("OS::Heat::SoftwareDeployment", "OS::Heat::StructuredDeployment")
     attributes = None
-    needs = frozenset({"guests"})
+    needs = frozenset({"guests", "access"})
     schema: ClassVar[Schema] = {
         **_PROPERTIES,
         "server": text(required=True),
@@ -235,7 +235,7 @@ class DeploymentGroup(GroupType):
         "OS::Heat::StructuredDeploymentGroup",
         "OS::Heat::StructuredDeployments",
     )
-    needs = frozenset({"guests"})
+    needs = frozenset({"guests", "access"})
     schema: ClassVar[Schema] = {
         **_PROPERTIES,
         "servers": mapping(required=True, on_change=_UPDATE),

@@ -42,11 +42,15 @@ class Instance(ServerType):
         "EbsOptimized": boolean(inert=disks.ONE_KIND),
         "SubnetId": text(refused=_NO_NETWORKS),
         "NetworkInterfaces": listing(refused=_NO_NETWORKS),
-        "PrivateIpAddress": text(refused="addresses are given by the infrastructure"),
+        "PrivateIpAddress": text(),
         "IamInstanceProfile": anything(refused="there are no roles; give the guest a key of AWS::IAM::AccessKey"),
         "KernelId": text(refused="guests share the host's kernel"),
         "RamDiskId": text(refused="guests share the host's kernel"),
     }
+
+    def fixed(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """By its own name."""
+        return properties.get("PrivateIpAddress"), ("PrivateIpAddress",)
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
         """Its disks."""

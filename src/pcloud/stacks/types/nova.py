@@ -15,10 +15,12 @@ from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, mapping, text
 from pcloud.stacks.types import disks
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services, known
+from pcloud.stacks.types.networks import join, leave, of_stack
 from pcloud.stacks.types.servers import ServerType
 from pcloud.stacks.types.software import boot_data
 
 _NOTHING = OnChange.NOTHING
+_NOT_BOTH = "a server is in the guests' own network or in networks of stacks, not in both"
 _KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?\n?")
 
 
@@ -110,12 +112,32 @@ class NovaServer(ServerType):
         """Besides image and size: one network, the guests' own."""
         found = super().check_on(properties, platform)
         networks = properties.get("networks")
+        given = [each for each in (networks if isinstance(networks, list) else ()) if isinstance(each, Mapping)]
+        if len({_inside(each) is not None for each in given if each.get("port") is None}) > 1:
+            found.append(PropertyProblem(code="REFUSED", message=_NOT_BOTH, path=("networks",)))
+        asked = self.fixed(properties)[1]
         for index, network in enumerate(networks if isinstance(networks, list) else ()):
-            for key in ("fixed_ip", "subnet", "floating_ip") if isinstance(network, Mapping) else ():
-                if network.get(key) is not None:
-                    message = f"'{key}' can not be honoured: guests share one network that gives the addresses"
-                    found.append(PropertyProblem(code="REFUSED", message=message, path=("networks", index, key)))
+            for key in ("subnet", "floating_ip", "fixed_ip") if isinstance(network, Mapping) else ():
+                path = ("networks", index, key)
+                inside = _inside(network) is not None and key != "floating_ip"
+                if network.get(key) is None or path == asked or inside:
+                    continue
+                why = "guests share one network that gives the addresses"
+                if key == "fixed_ip":
+                    why = "a server has one address of its own, and a port has that of the port"
+                message = f"'{key}' can not be honoured: {why}"
+                found.append(PropertyProblem(code="REFUSED", message=message, path=path))
         return found
+
+    def fixed(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """The first of its networks that asks for one."""
+        networks = properties.get("networks")
+        for index, network in enumerate(networks if isinstance(networks, list) else ()):
+            if not isinstance(network, Mapping) or network.get("port") is not None or _inside(network) is not None:
+                continue
+            if network.get("fixed_ip") is not None:
+                return network["fixed_ip"], ("networks", index, "fixed_ip")
+        return None, ()
 
     def instance(self, context: Context) -> str:
         """A UUID."""
@@ -129,7 +151,7 @@ class NovaServer(ServerType):
         """Those of its networks."""
         named = [each.get("port") for each in context.properties.get("networks") or [] if isinstance(each, Mapping)]
         found = [context.services.find(str(name)) for name in named if name]
-        return [record for record in found if record is not None and "address" in record.data]
+        return [record for record in found if record is not None and {"address", "interface"} & record.data.keys()]
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
         """A password is one line; disks are none that it starts from."""
@@ -143,7 +165,9 @@ class NovaServer(ServerType):
         ]
 
     async def create(self, context: Context) -> None:
-        """Make the guest, and give its root a password where one is asked for (for its console: sshd takes keys only)."""
+        """Take its part in networks of stacks, make the guest, and give its root a password where one is asked for (for its
+        console: sshd takes keys only)."""
+        await self._enter(context)
         await super().create(context)
         if context.properties.get("admin_pass"):
             await self._password(context)
@@ -153,6 +177,29 @@ class NovaServer(ServerType):
         await super().update(context, old, changed)
         if "admin_pass" in changed and context.properties.get("admin_pass"):
             await self._password(context)
+
+    async def _enter(self, context: Context) -> None:
+        interfaces: list[dict[str, str]] = []
+        for index, network in enumerate(context.properties.get("networks") or []):
+            if not isinstance(network, Mapping):
+                continue
+            port = context.services.find(str(network["port"])) if network.get("port") else None
+            inside = _inside(network) if port is None else None
+            if port is not None and "interface" in port.data:
+                interfaces.append({**port.data["interface"], "owner": port.physical})
+            elif inside is not None:
+                holder = f"{context.token}.{index}"
+                taken = await join(context, str(inside), holder, str(network.get("fixed_ip") or ""))
+                interfaces.append({**taken, "owner": context.token})
+        if interfaces and any("address" in port.data for port in self.ports(context)):
+            raise ResourceFailed(_NOT_BOTH)
+        context.record.data["interfaces"] = interfaces
+        context.services.save(context.record)
+
+    async def delete(self, context: Context) -> None:
+        """Remove the guest, and give back what it has in networks of stacks."""
+        await super().delete(context)
+        await leave(context)
 
     async def _password(self, context: Context) -> None:
         where = context.services.place_of(context.record)
@@ -182,22 +229,57 @@ class NovaServer(ServerType):
     def addresses(self, context: Context, address: str, place: str) -> dict[str, Any]:
         """Nova's names."""
         _, assembly = context.record.data["deployable"], context.record.data["assembly"]
+        if interfaces := context.record.data.get("interfaces"):
+            return self._elsewhere(context, interfaces)
+        known_by = {
+            str(port.data["address"]).partition("/")[0]: port.physical
+            for port in self.ports(context)
+            if "address" in port.data
+        }
+        known_by[address] = context.record.physical  # behind those that the template asked for
+        shown = [{"addr": each, "version": 4, "port": owner} for each, owner in known_by.items()]
         return {
             "accessIPv4": address,
             "accessIPv6": "",
-            "first_address": address,
-            "addresses": {"guests": [{"addr": address, "version": 4, "port": context.record.physical}]},
-            "networks": {"guests": [address]},
+            "first_address": next(iter(known_by)),
+            "addresses": {"guests": shown},
+            "networks": {"guests": list(known_by)},
             "name": context.properties.get("name") or context.physical_name(),
             "instance_name": assembly,
             "console_urls": {},
         }
 
+    def _elsewhere(self, context: Context, interfaces: list[dict[str, str]]) -> dict[str, Any]:
+        shown: dict[str, list[dict[str, Any]]] = {}
+        for one in interfaces:
+            plain = one["address"].partition("/")[0]
+            net = context.services.find(one["network"])
+            for key in {one["network"], str(net.attributes["name"]) if net is not None else one["network"]}:
+                shown.setdefault(key, []).append({"addr": plain, "version": 4, "port": one["owner"]})
+        first = interfaces[0]["address"].partition("/")[0]
+        return {
+            "accessIPv4": first,
+            "accessIPv6": "",
+            "first_address": first,
+            "addresses": shown,
+            "networks": {key: [one["addr"] for one in each] for key, each in shown.items()},
+            "name": context.properties.get("name") or context.physical_name(),
+            "instance_name": context.record.data["assembly"],
+            "console_urls": {},
+        }
+
     def attribute(self, record: ResourceRecord, name: str, path: list[Any], services: Services) -> Any:
-        """Addresses by network: whatever a network is called, guests have one."""
-        if name in ("networks", "addresses") and path and str(path[0]) not in record.attributes.get(name, {}):
+        """Addresses by network: whatever a network is called, guests have one, but for those that stacks made."""
+        shown = record.attributes.get(name, {})
+        if name in ("networks", "addresses") and path and "guests" in shown and str(path[0]) not in shown:
             path = ["guests", *path[1:]]
         return super().attribute(record, name, path, services)
+
+
+def _inside(network: Mapping[str, Any]) -> Any:
+    """Return the network or subnet of a stack that one of a server's networks is; None where it is the guests' own."""
+    named = (network.get(key) for key in ("subnet", "network", "uuid"))
+    return next((each for each in named if each is not None and of_stack(each)), None)
 
 
 TYPES: tuple[type[ResourceType], ...] = (KeyPair, NovaServer)

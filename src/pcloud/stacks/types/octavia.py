@@ -134,7 +134,7 @@ class Part(ResourceType):
     kind: ClassVar[str]
     parents: ClassVar[tuple[str, ...]]
     """Properties that may name what it belongs to."""
-    needs = frozenset({"guests"})
+    needs = frozenset({"guests", "access"})
     attributes = frozenset({"show"})
 
     def described(self, context: Context) -> dict[str, Any]:

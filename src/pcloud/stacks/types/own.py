@@ -48,7 +48,7 @@ class AssemblyType(ResourceType):
     """One guest of the stack's deployable, in the manifest's words."""
 
     names = ("PCloud::Assembly",)
-    needs = frozenset({"guests"})
+    needs = frozenset({"guests", "access"})
     attributes = frozenset({"address", "deployable", "name"})
     schema: ClassVar[Schema] = {
         key: value
@@ -111,7 +111,7 @@ class ResourceOfGuest(ResourceType):
     """A service in a guest of the stack, monitored from now on. What it needs must be in the guest already."""
 
     names = ("PCloud::Resource",)
-    needs = frozenset({"guests"})
+    needs = frozenset({"guests", "access"})
     attributes = frozenset({"name"})
     schema: ClassVar[Schema] = {
         "assembly": text(required=True),

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pcloud.model.deployable import Assembly, AttachedVolume, FileAttributes
+from pcloud.environment.infrastructure import Capability
+from pcloud.model.deployable import Assembly, AttachedVolume, FileAttributes, Interface
 from pcloud.stacks.guests import assemblies, seed
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import PropertyProblem
 from pcloud.stacks.types import disks
+from pcloud.stacks.types.addresses import claim, not_fixed
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, known
-from pcloud.stacks.types.security_groups import firewall_of
+from pcloud.stacks.types.security_groups import member_of, surround, walls
 
 
 class ServerType(ResourceType):
@@ -49,7 +51,15 @@ class ServerType(ResourceType):
                     hint=f"known are: {', '.join(platform.catalogue.sizes())}; more in the settings, [stacks.sizes]",
                 )
             )
-        return found
+        return [*found, *not_fixed(*self.fixed(properties), platform)]
+
+    def fixed(self, properties: Mapping[str, Any]) -> tuple[Any, tuple[str | int, ...]]:
+        """Return the address that is asked for, None where none is, and the path of its property."""
+        return None, ()
+
+    def claims(self, properties: Mapping[str, Any]) -> dict[str, tuple[str | int, ...]]:
+        """The guest's own address."""
+        return claim(*self.fixed(properties))
 
     def user_data(self, context: Context) -> str:
         """Return the user data as the guest gets it."""
@@ -95,7 +105,12 @@ class ServerType(ResourceType):
             resources=seed.resources(context.metadata),
             memory=size.memory if size else 0,
             cpus=size.cpus if size else 0.0,
-            firewall=firewall_of(services, self.groups(context)),
+            address=str(self.fixed(given)[0] or ""),
+            interfaces=tuple(
+                Interface(network=one["network"], address=one["address"], gateway=one["gateway"])
+                for one in context.record.data.get("interfaces", ())
+            ),
+            **walls(services, context.record.data.get("groups", ())),
             volumes=volumes,
             addresses=tuple(address for port in self.ports(context) for address in addresses_of(port)),
             seed=seed.files(
@@ -107,12 +122,14 @@ class ServerType(ResourceType):
                 region=services.region,
                 keys=self.keys(context),
                 meta=told(given),
+                managed=services.platform.transport != "none",
             ),
         )
 
     async def create(self, context: Context) -> None:
         """Make the guest; it is there when its agent answers. Its user data may still run then, as on EC2."""
         context.record.physical = self.instance(context)
+        self._join(context)
         wanted = await assemblies.current(context)
         if wanted is None:
             wanted = self.assembly(context, await disks.make(context, self.disks(context)))
@@ -121,6 +138,13 @@ class ServerType(ResourceType):
                 context.services.save(port)
         await assemblies.put(context, wanted)
         await self.arrived(context)
+        if context.record.data["groups"]:
+            await surround(context, context.record)  # rules may have changed while it was made
+
+    def _join(self, context: Context) -> None:
+        """Note the groups that it is in, before its rules are read: who changes a group finds its members by that."""
+        context.record.data["groups"] = member_of(context.services, self.groups(context))
+        context.services.save(context.record)
 
     async def arrived(self, context: Context, since: float = 0.0) -> None:
         """Wait for the guest and note where it is."""
@@ -135,8 +159,8 @@ class ServerType(ResourceType):
         """Another size: the guest is restarted with it, in order, its disk stays. Other groups and volumes: at once."""
         name, assembly = assemblies.place(context)
         if changed & self.group_properties:
-            await assemblies.change(context, firewall=firewall_of(context.services, self.groups(context)))
-            await context.services.platform.settle(name, assembly)
+            self._join(context)
+            await surround(context, context.record)
         if changed.intersection(self.disk_properties):
             await disks.change(context, self.disks(context))
         if self.size_property not in changed:
@@ -144,6 +168,11 @@ class ServerType(ResourceType):
         size = context.services.platform.catalogue.size(str(context.properties.get(self.size_property)))
         if size is None:
             raise ResourceFailed(f"'{context.properties.get(self.size_property)}' is no size that is known here")
+        if Capability.RESIZE not in context.services.platform.capabilities:
+            where = context.services.platform.infrastructure
+            raise ResourceFailed(
+                f"a server on {where} keeps its size: one with another name is made with the other size"
+            )
         since = context.services.now()
         await assemblies.change(context, memory=size.memory, cpus=size.cpus)
         await context.services.platform.recover(name, assembly, reason="its size was changed by an update of its stack")
@@ -172,7 +201,10 @@ def short_id(prefix: str, context: Context) -> str:
 
 
 def addresses_of(port: ResourceRecord) -> list[str]:
-    """Return what a port brings: its address, and the floating ones that it was given."""
+    """Return what a port brings: its address, and the floating ones that it was given. In a network of a stack neither is an
+    address of the guests' own network."""
+    if "interface" in port.data:
+        return []
     return [str(port.data["address"]), *map(str, port.data.get("floating", ()))]
 
 

@@ -59,7 +59,7 @@ _COMMON: Schema = {
 class MeterAlarm(Watching):
     """Base of alarms over a meter of guests."""
 
-    needs = frozenset({"guests"})
+    needs = frozenset({"guests", "access"})
     meter_key: ClassVar[str]
     period_key: ClassVar[str]
     statistic_key: ClassVar[str]

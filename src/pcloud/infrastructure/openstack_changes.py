@@ -1,0 +1,47 @@
+"""Changes of servers that run, for stacks: their security groups.
+
+Concurrency: calls for one guest never overlap; blocking calls run in the session's threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from pcloud.environment.infrastructure import Run
+from pcloud.infrastructure import openstack_firewall as firewall
+from pcloud.infrastructure.openstack_servers import Servers
+from pcloud.infrastructure.openstack_session import Clash, OpenStackSession
+from pcloud.infrastructure.openstack_settings import OpenStackSettings
+from pcloud.model.deployable import Assembly
+
+_PAUSE = 0.5
+
+
+class OpenStackChanges:
+    """Implements `pcloud.environment.infrastructure.Changes` for one project."""
+
+    def __init__(self, session: OpenStackSession, servers: Servers, settings: OpenStackSettings) -> None:
+        self._session = session
+        self._servers = servers
+        self._settings = settings
+
+    async def settle(self, guest_id: str, wanted: Assembly, run: Run) -> None:
+        """Change the rules of the guest's security group."""
+        name = self._settings.prefix + guest_id
+        server = await self._servers.one(name)
+        if server is not None:
+            await self._session.call(partial(firewall.settle, name=name, server=server.id, rules=wanted.firewall))
+
+    async def remove(self, guest_id: str) -> None:
+        """Remove the guest's security group. Nova may still be giving back the port of the server that had it."""
+        name = self._settings.prefix + guest_id
+        deadline = asyncio.get_running_loop().time() + self._settings.delete_timeout
+        while True:
+            try:
+                await self._session.call(partial(firewall.remove, name=name))
+                return
+            except Clash:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(_PAUSE)

@@ -1,0 +1,239 @@
+"""OS::Neutron::Router, RouterInterface and RouterGateway: what lets the guests of several networks reach each other.
+
+A router's record holds what others bring to it: `data["interfaces"]` the subnets, `data["gateways"]` that it leads to the
+guests' own network, `data["floating"]` addresses there and what they stand for. The platform is always told all of it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pcloud.stacks.records import ResourceRecord
+from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, mapping, text
+from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
+from pcloud.stacks.types.networks import NEEDS, NO_NEUTRON, Subnet, found, of_stack, own_id
+
+_NOTHING = OnChange.NOTHING
+_OUTSIDE = "a router leads outside to the guests' own network only"
+_ONE_HOST = "there is one host"
+_WAIT = 600.0
+
+
+class Router(ResourceType):
+    """A router."""
+
+    names = ("OS::Neutron::Router",)
+    needs = NEEDS
+    attributes = frozenset({"name", "status", "external_gateway_info", "admin_state_up", "tenant_id", "show"})
+    schema: ClassVar[Schema] = {
+        "name": text(on_change=_NOTHING),
+        "external_gateway_info": mapping(
+            on_change=OnChange.UPDATE,
+            fields={
+                "network": text(required=True),
+                "enable_snat": boolean(default=True, allowed=(True,)),
+                "external_fixed_ips": listing(refused="its address is given by the guests' network"),
+            },
+        ),
+        "admin_state_up": boolean(default=True, allowed=(True,)),
+        "distributed": boolean(inert=_ONE_HOST),
+        "ha": boolean(inert=_ONE_HOST),
+        "l3_agent_id": text(inert=_ONE_HOST),
+        "l3_agent_ids": listing(inert=_ONE_HOST),
+        "availability_zone_hints": listing(inert=_ONE_HOST),
+        "tags": listing(on_change=_NOTHING),
+        "value_specs": anything(refused=NO_NEUTRON),
+    }
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """Outside is not another network of a stack."""
+        info = properties.get("external_gateway_info")
+        network = info.get("network") if isinstance(info, Mapping) else None
+        return _outward(network, ("external_gateway_info", "network"))
+
+    async def create(self, context: Context) -> None:
+        """Make it."""
+        record = context.record
+        record.physical = own_id("router", record)
+        await self.update(context, {}, frozenset())
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Lead it outside, or no longer."""
+        record = context.record
+        info = context.properties.get("external_gateway_info")
+        bring(record, "gateways", record.id, True if info else None)
+        record.attributes = {
+            "name": context.properties.get("name") or context.physical_name(),
+            "status": "ACTIVE",
+            "external_gateway_info": info or {},
+            "admin_state_up": True,
+            "tenant_id": "pcloud",
+        }
+        await settle(context, record)
+
+    async def delete(self, context: Context) -> None:
+        """Remove it."""
+        record, services = context.record, context.services
+        async with services.lock(record.id):
+            record.data["gone"] = True  # an address that stands for something here may be taken back at the same time
+            services.save(record)
+            await services.platform.networks.remove_router(own_id("router", record))
+
+
+class RouterInterface(ResourceType):
+    """A subnet's place at a router."""
+
+    names = ("OS::Neutron::RouterInterface",)
+    needs = NEEDS
+    schema: ClassVar[Schema] = {
+        "router": text(),
+        "router_id": text(),
+        "subnet": text(),
+        "subnet_id": text(),
+        "port": text(refused="name the subnet: the router has its gateway's address there"),
+        "port_id": text(refused="name the subnet: the router has its gateway's address there"),
+    }
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """A router and a subnet."""
+        return _named(properties, "router", "subnet")
+
+    async def create(self, context: Context) -> None:
+        """Connect them."""
+        record, services = context.record, context.services
+        router = _router(context)
+        subnet = found(context, str(context.properties.get("subnet") or context.properties.get("subnet_id")), Subnet)
+        if not subnet.data["gateway"]:
+            raise ResourceFailed(f"the subnet {subnet.name} has no gateway address for a router")
+        if subnet.data.get("router") not in (None, router.physical):
+            raise ResourceFailed(f"the subnet {subnet.name} has a router already")
+        range_ = ipaddress.IPv4Network(subnet.data["cidr"])
+        for name in router.data.get("interfaces", {}).values():
+            other = services.find(name)
+            if other is not None and other is not subnet and range_.overlaps(ipaddress.IPv4Network(other.data["cidr"])):
+                raise ResourceFailed(f"{range_} overlaps {other.data['cidr']}, which the router has too")
+        record.physical = f"{router.physical}:subnet_id={subnet.physical}"
+        record.data.update(router=router.physical, subnet=subnet.physical)
+        services.save(record)
+        subnet.data["router"] = router.physical
+        services.save(subnet)
+        bring(router, "interfaces", record.id, subnet.physical)
+        await settle(context, router)
+
+    async def delete(self, context: Context) -> None:
+        """Part them."""
+        data, services = context.record.data, context.services
+        if subnet := services.find(str(data.get("subnet", ""))):
+            subnet.data.pop("router", None)
+            services.save(subnet)
+        if router := services.find(str(data.get("router", ""))):
+            bring(router, "interfaces", context.record.id, None)
+            await settle(context, router)
+
+
+class RouterGateway(ResourceType):
+    """A router's way outside, as older templates write it."""
+
+    names = ("OS::Neutron::RouterGateway",)
+    needs = NEEDS
+    schema: ClassVar[Schema] = {
+        "router": text(),
+        "router_id": text(),
+        "network": text(),
+        "network_id": text(),
+    }
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """A router, and a network outside."""
+        key = "network" if properties.get("network") is not None else "network_id"
+        return [*_named(properties, "router", "network"), *_outward(properties.get(key), (key,))]
+
+    async def create(self, context: Context) -> None:
+        """Lead the router outside."""
+        router = _router(context)
+        context.record.physical = f"{router.physical}:outside"
+        context.record.data["router"] = router.physical
+        context.services.save(context.record)
+        bring(router, "gateways", context.record.id, True)
+        await settle(context, router)
+
+    async def delete(self, context: Context) -> None:
+        """No longer."""
+        if router := context.services.find(str(context.record.data.get("router", ""))):
+            bring(router, "gateways", context.record.id, None)
+            await settle(context, router)
+
+
+def _named(properties: Mapping[str, Any], *keys: str) -> list[PropertyProblem]:
+    return [
+        PropertyProblem(code="MISSING_PROPERTY", message=f"'{key}' is needed", path=(key,))
+        for key in keys
+        if properties.get(key) is None and properties.get(f"{key}_id") is None
+    ]
+
+
+def _outward(network: Any, path: tuple[str, ...]) -> list[PropertyProblem]:
+    if network is None or not of_stack(network):
+        return []
+    return [PropertyProblem(code="REFUSED", message=_OUTSIDE, path=path)]
+
+
+def _router(context: Context) -> ResourceRecord:
+    return found(context, str(context.properties.get("router") or context.properties.get("router_id")), Router)
+
+
+def bring(router: ResourceRecord, what: str, owner: str, value: Any) -> None:
+    """Note what an owner brings to a router; None for nothing."""
+    kept = {key: other for key, other in router.data.get(what, {}).items() if key != owner}
+    router.data[what] = kept if value is None else {**kept, owner: value}
+
+
+async def settle(context: Context, router: ResourceRecord) -> None:
+    """Let a router become what its record says; durable before anything is made."""
+    services = context.services
+    async with services.lock(router.id):
+        if router.data.get("gone"):
+            return
+        await services.keep(router)
+        subnets = [str(name) for name in router.data.get("interfaces", {}).values()]
+        floating = [
+            (outer, inner) for outer, inner, subnet in router.data.get("floating", {}).values() if subnet in subnets
+        ]
+        await services.platform.networks.put_router(
+            router.physical, subnets, outside=bool(router.data.get("gateways")), floating=floating
+        )
+
+
+async def float_to(context: Context, interface: Mapping[str, str], address: str) -> ResourceRecord:
+    """Let an address of the guests' network stand for an interface, at the router of its subnet; return that router. Waits
+    for a router that is just being connected."""
+    services = context.services
+
+    def router() -> ResourceRecord | None:
+        subnet = services.find(interface["subnet"])
+        one = services.find(str(subnet.data.get("router", ""))) if subnet is not None else None
+        return one if one is not None and one.data.get("gateways") else None
+
+    try:
+        one = await context.until(router, deadline=services.now() + _WAIT)
+    except ResourceFailed:
+        raise ResourceFailed("no router leads from the port's subnet to the guests' own network") from None
+    assert isinstance(one, ResourceRecord)
+    context.record.data["router"] = one.physical
+    services.save(context.record)
+    plain = [text_.partition("/")[0] for text_ in (address, interface["address"])]
+    bring(one, "floating", context.record.id, [*plain, interface["subnet"]])
+    await settle(context, one)
+    return one
+
+
+async def unfloat(context: Context) -> None:
+    """Take back what `float_to` did."""
+    if router := context.services.find(str(context.record.data.pop("router", ""))):
+        bring(router, "floating", context.record.id, None)
+        await settle(context, router)
+
+
+TYPES: tuple[type[ResourceType], ...] = (Router, RouterInterface, RouterGateway)

@@ -1,0 +1,143 @@
+"""A stack whose servers are Nova's: what is asked of a real OpenStack for them. Nothing is in a server of Nova's FakeDriver,
+so nothing in it is reached (`stacks.transport = "none"`), and no wait condition is told.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openstack", reason="openstacksdk is not installed")
+
+from tests.clouds.guests import SDK_WARNINGS
+from tests.clouds.peer import CLOUD
+from tests.e2e.stack_stage import StackStage, guarded_server
+from tests.e2e.stage import until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900), *SDK_WARNINGS]
+PREFIX = "pcst-"
+URL = "http://192.0.2.7:8000"
+SETTINGS = f"""guest_url = "{URL}"
+transport = "none"
+[engine]
+slots = 1
+[infrastructures.openstack]
+cloud = "peer"
+prefix = "{PREFIX}"
+network = "pcloud"
+poll = 1.0
+"""
+SCRIPT = "#!/bin/sh\ntouch /srv/made\n"
+
+
+def document(port: int, **more: Any) -> str:
+    config = {"services": {"systemd": {"front": {"enabled": "true", "ensureRunning": "true"}}}}
+    ingress = [
+        {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "CidrIp": "10.0.0.0/8"},
+        {"IpProtocol": "icmp", "FromPort": -1, "ToPort": -1, "CidrIp": "0.0.0.0/0"},
+    ]
+    resources = {**guarded_server(config, SCRIPT, ingress), **more}
+    outputs = {"Own": {"Value": {"Fn::GetAtt": ["Server", "PublicIp"]}}}
+    return json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources, "Outputs": outputs})
+
+
+@pytest.fixture(scope="module")
+def stage(cloud: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackStage]:
+    """A daemon of our own, whose stacks have their guests on the OpenStack of the tests."""
+    file = tmp_path_factory.mktemp("credentials") / "clouds.yaml"
+    file.touch(0o600)
+    file.write_text("clouds:\n  peer:\n" + CLOUD.format(**cloud))
+    made = StackStage("os4")
+    made.environment["OS_CLIENT_CONFIG_FILE"] = str(file)
+    made.begin(SETTINGS, "openstack")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def ours(found: Any) -> list[Any]:
+    return [each for each in found if each.name.startswith(PREFIX)]
+
+
+def rules(nova: Any, group: Any) -> set[tuple[Any, ...]]:
+    """What a security group lets in."""
+    return {
+        (each.ether_type, each.protocol, each.port_range_min, each.port_range_max, each.remote_ip_prefix)
+        for each in nova.network.security_group_rules(security_group_id=group.id)
+        if each.direction == "ingress"
+    }
+
+
+def test_a_stack_of_servers(stage: StackStage, nova: Any) -> None:
+    def body(port: int) -> str:
+        return stage.write("cloud.template", document(port))
+
+    address = {"Address": {"Type": "AWS::EC2::EIP"}}
+    refused = stage.run("stack", "create", "cloud", "-t", stage.write("eip.template", document(80, **address)))
+    assert "AWS::EC2::EIP is refused: this platform has no addresses" in refused.stdout + refused.stderr
+    watched = {
+        "Watched": {"Type": "PCloud::Resource", "Properties": {"assembly": {"Ref": "Server"}, "template": "nginx"}}
+    }
+    refused = stage.run("stack", "create", "cloud", "-t", stage.write("watched.template", document(80, **watched)))
+    assert "no access (stacks.transport is none: nothing in guests is reached)" in refused.stdout + refused.stderr
+    assert stage.json("get") == []
+
+    assert "guests are made on openstack" in stage.pcloud("stack", "plan", "cloud", "-t", body(80))
+    stage.pcloud("stack", "create", "cloud", "-t", body(80), "--wait")
+    (server,) = ours(nova.compute.servers())
+    assert server.status == "ACTIVE"
+    deployable, assembly = stage.places("cloud")["server"].split("/")
+    assert server.name == f"{PREFIX}{deployable}.{assembly}"
+    own = stage.outputs("cloud")["Own"]
+    assert own in {each["addr"] for network in server.addresses.values() for each in network}
+
+    # What the server was made with: a flavor that has its size, its key, its security group, and its user data
+    assert server.flavor["ram"] >= 512
+    assert nova.compute.get_keypair(server.key_name).public_key.startswith("ssh-ed25519 ")
+    assert server.metadata["pcloud_guest"] == f"{deployable}.{assembly}"
+    (group,) = ours(nova.network.security_groups())
+    assert [each["name"] for each in server.security_groups] == [server.name] == [group.name]
+    assert rules(nova, group) == {
+        ("IPv4", "tcp", 80, 80, "10.0.0.0/8"),
+        ("IPv4", "icmp", None, None, None),
+    }
+    given = nova.compute.get_server(server.id).user_data  # an administrator is told
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(base64.b64decode(given)))) as archive:
+        files = {
+            member.name: archive.extractfile(member).read().decode(errors="replace")  # type: ignore[union-attr]
+            for member in archive
+            if member.isfile()
+        }
+    assert files["var/lib/cloud/seed/nocloud/user-data"] == SCRIPT
+    assert "front" in json.loads(files["var/lib/heat-cfntools/cfn-init-data"])["AWS::CloudFormation::Init"]["config"][
+        "services"]["systemd"]  # fmt: skip
+    assert files["var/lib/heat-cfntools/cfn-metadata-server"] == f"{URL}/"
+    assert files["var/lib/heat-cfntools/managed"] == "", "cfn-init enables the services: the engine does not run them"
+
+    # Changed rules change the group of the same server
+    stage.pcloud("stack", "update", "cloud", "-t", body(81), "--wait")
+    assert {each[2] for each in rules(nova, group)} == {81, None}
+    assert [each.id for each in ours(nova.compute.servers())] == [server.id]
+
+    # A server that is gone is made again, with its group
+    cursor = stage.cursor()
+    nova.compute.delete_server(server.id)
+    stage.told(cursor, f"{deployable}/{assembly}", "failed")
+    stage.told(cursor, f"{deployable}/{assembly}", "running")
+    stage.running(deployable)
+    (again,) = ours(nova.compute.servers())
+    assert again.id != server.id
+    assert [each["name"] for each in again.security_groups] == [group.name]
+
+    stage.pcloud("stack", "delete", "cloud", "--wait")
+    assert ours(nova.compute.servers()) == []
+    until("its security group is gone", lambda: ours(nova.network.security_groups()) == [])
+    assert ours(nova.compute.keypairs()) == []
