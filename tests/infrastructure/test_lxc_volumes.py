@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -393,3 +394,24 @@ async def test_what_was_lost_of_the_kernels_messages_is_looked_up(driver, state,
         await kept.close()
     await driver.delete("shop.db")
     await kept.delete("vol-a")
+
+
+def test_a_device_that_somebody_looks_at_is_waited_for(state):
+    """Whoever has it open at that moment keeps it for a while: it is not taken for the volume's, and nothing is left."""
+    volumes, folder = LxcVolumes(state), state / "guests/one"
+    folder.mkdir(parents=True)
+    data = [AttachedVolume(volume="vol-b", device="/dev/vdb")]
+    volumes.create("vol-b", MIB)
+    volumes.apply(folder, data, None)
+    (loop,) = volumes.connected()
+    looker = os.open(f"/dev/{loop}", os.O_RDONLY)
+    closing = threading.Timer(0.5, os.close, [looker])
+    closing.start()
+    volumes.apply(folder, [], None)
+    volumes.apply(folder, data, None)
+    closing.join()
+    (again,) = volumes.connected()
+    assert Path(f"/sys/block/{again}/loop/autoclear").read_text() == "0\n"
+    volumes.forget(folder)
+    assert loops_of(state) == []
+    volumes.delete("vol-b")

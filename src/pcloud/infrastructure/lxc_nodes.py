@@ -8,6 +8,7 @@ Concurrency: functions block and run in threads, under the lock of `lxc_volumes`
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -28,14 +29,25 @@ _permitted = msgspec.json.Decoder(frozenset[str])
 _SECONDS = 20.0
 
 
+def told_of(path: Path) -> str:
+    """Return what the kernel tells in a file of /sys; empty when its device goes, before or while it is read."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return ""
+
+
 def nodes_of(loop: str, device: str) -> list[tuple[str, int, int]]:
     """The disk and its partitions: path in the guest, major, minor."""
     found = []
     for entry in [BLOCK / loop, *sorted((BLOCK / loop).glob(f"{loop}p*"))]:
-        try:
-            major, minor = (entry / "dev").read_text().strip().split(":")
-        except FileNotFoundError:  # a partition that goes
-            continue
+        major, _, minor = told_of(entry / "dev").strip().partition(":")
+        if not minor:
+            continue  # a partition that goes
         found.append((f"{device}{entry.name.removeprefix(loop).removeprefix('p')}", int(major), int(minor)))
     return found
 

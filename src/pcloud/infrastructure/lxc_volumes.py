@@ -23,11 +23,13 @@ import msgspec
 
 from pcloud.environment.infrastructure import InfrastructureError, VolumeInfo
 from pcloud.infrastructure.lxc_network import write_atomically
-from pcloud.infrastructure.lxc_nodes import BLOCK, PERMITTED, make_nodes, nodes_of, permit, run_tool
+from pcloud.infrastructure.lxc_nodes import BLOCK, PERMITTED, make_nodes, nodes_of, permit, run_tool, told_of
 from pcloud.infrastructure.lxc_settings import device_rules
 from pcloud.model import names
 from pcloud.model.deployable import AttachedVolume
 
+_LAST_USE_SECONDS = 5.0
+_SECONDS = 20.0
 _RECORD = "volumes.json"
 _HOOK = "volumes.sh"
 _record = msgspec.json.Decoder(tuple[AttachedVolume, ...])
@@ -245,7 +247,9 @@ class LxcVolumes:
             os.close(descriptor)
 
     def _connect(self, volume: str) -> str:
-        """Return the volume's loop device, made where there is none."""
+        """Return the volume's loop device, made where there is none. One that is about to go is waited for."""
+        if not self._gone(volume, _SECONDS):
+            raise InfrastructureError(f"volume {volume} is still in use")
         if loops := self._loops(volume):
             return loops[0]
         if not self.exists(volume):
@@ -256,9 +260,20 @@ class LxcVolumes:
         return Path(device).name
 
     def _release(self, volume: str) -> None:
-        """Let go of a volume; while a dying guest still has it open, the kernel does so with its last use."""
+        """Let go of a volume. While anybody still has its device open (a dying guest, or who just looks at all devices) the
+        kernel does so with the last use: that is waited for, but not for ever."""
         for loop in self._loops(volume):
             run_tool("losetup", "--detach", f"/dev/{loop}")
+        self._gone(volume, _LAST_USE_SECONDS)
+
+    def _gone(self, volume: str, seconds: float) -> bool:
+        """Wait until no loop device of a volume is about to go; False when one still is after so long."""
+        deadline = time.monotonic() + seconds
+        while any(_going(loop) for loop in self._loops(volume)):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+        return True
 
     def _loops(self, volume: str) -> list[str]:
         path = str(self._path(volume))
@@ -280,8 +295,10 @@ def attached(folder: Path) -> tuple[AttachedVolume, ...]:
         raise InfrastructureError(f"{folder / _RECORD} can not be read: {error}") from error
 
 
+def _going(loop: str) -> bool:
+    """Whether the kernel removes a loop device's file with its last use."""
+    return told_of(BLOCK / loop / "loop/autoclear").strip() == "1"
+
+
 def _backing(loop: str) -> str:
-    try:
-        return (BLOCK / loop / "loop/backing_file").read_text().rstrip("\n")
-    except FileNotFoundError:
-        return ""
+    return told_of(BLOCK / loop / "loop/backing_file").rstrip("\n")
