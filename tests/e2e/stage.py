@@ -27,6 +27,7 @@ import msgspec
 from pcloud.client.api import Client
 from pcloud.client.errors import Refused
 from pcloud.client.settings import Settings
+from pcloud.infrastructure.lxc_segments import Segments
 from pcloud.model.errors import PcloudError
 from tests.guests import BOOT
 from tests.manifests import SHOP as SHOP
@@ -132,6 +133,12 @@ class Stage:
                 capture_output=True,
                 check=False,
             )
+        state = self.home / "infrastructure/lxc"
+        segments = Segments(state)
+        for path in (state / "routers").glob("*.json"):
+            segments.remove_router(path.stem)
+        for path in (state / "networks").glob("*.json"):
+            segments.remove_network(path.stem)
         shutil.rmtree(self.home)
         shutil.rmtree(self.files, ignore_errors=True)
         subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)
