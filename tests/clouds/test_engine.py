@@ -141,7 +141,7 @@ def test_nova_away_is_one_event_and_no_action(fleet, nova):
     try:
         fleet.stage.told(cursor, NAME, "unknown", 30)
         began, asked = time.monotonic(), fleet.api.seen("GET", LIST)
-        seconds = float(os.environ.get("OUTAGE_SECONDS", "0"))  # nothing new happens after the first lists
+        seconds = float(os.environ.get("OUTAGE_SECONDS", "60"))
         until("an outage of many lists", lambda: fleet.api.seen("GET", LIST) >= asked + 15, 120)
         until("the outage", lambda: time.monotonic() - began > seconds, seconds + 60)
         assert fleet.stage.status(NAME)["state"] == "unknown"
