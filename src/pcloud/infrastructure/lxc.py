@@ -11,8 +11,6 @@ crash at any point the same call, made again, finishes what the first began; wha
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import os
 import re
 import signal
@@ -29,17 +27,15 @@ from pcloud.environment.infrastructure import (
     InfrastructureError,
     Vitality,
 )
-from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs, lxc_ways
+from pcloud.infrastructure import lxc_process, lxc_rootfs
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.lxc_attach import attach, run
 from pcloud.infrastructure.lxc_disks import LxcVolumeStore
-from pcloud.infrastructure.lxc_groups import Groups
 from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
-from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
+from pcloud.infrastructure.lxc_making import Making, tail
+from pcloud.infrastructure.lxc_network import Bridge, Leases
 from pcloud.infrastructure.lxc_process import Process
-from pcloud.infrastructure.lxc_segments import Segments
-from pcloud.infrastructure.lxc_settings import LxcSettings, mac_address, render, veth_name
-from pcloud.infrastructure.lxc_volumes import LxcVolumes
+from pcloud.infrastructure.lxc_settings import LxcSettings
 from pcloud.infrastructure.lxc_watch import Running, Tracker
 
 CONSOLE = 64 * 1024
@@ -61,12 +57,10 @@ class LxcInfrastructure:
         self._guests = self._state / "guests"
         self._leases = Leases(self._state)
         self._bridge = Bridge(settings, self._leases)
-        self._volumes = LxcVolumes(self._state)
         self.volumes = LxcVolumeStore(self._state)
         self.network = self.changes = LxcGuestNetwork(settings)
-        self._groups = Groups(self._state)
-        self._segments = Segments(self._state)
         self._tracker = Tracker(self._guests, settings.rescan)
+        self._making = Making(settings, self._state, self._tracker, self._leases, self._bridge, self._end)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._cleaned = False
@@ -102,7 +96,7 @@ class LxcInfrastructure:
             await self._end(spec.guest_id, "replaced" if running else "killed")
             try:
                 await self._whole(
-                    spec.guest_id, self._start(spec, made=record is not None and record.digest == spec.digest)
+                    spec.guest_id, self._making.start(spec, made=record is not None and record.digest == spec.digest)
                 )
             except OSError as error:
                 raise InfrastructureError(f"guest {spec.guest_id} can not be made: {error}") from error
@@ -140,7 +134,7 @@ class LxcInfrastructure:
             await self._settled(guest_id)
             await self._end(guest_id, "deleted")
             try:
-                await self._whole(guest_id, self._remove(guest_id))
+                await self._whole(guest_id, self._making.remove(guest_id))
             except OSError as error:
                 raise InfrastructureError(f"guest {guest_id} can not be removed: {error}") from error
 
@@ -196,7 +190,7 @@ class LxcInfrastructure:
     async def console(self, guest_id: str) -> bytes:
         """Return the newest part of the guest's console log; empty where there is none."""
         _valid(guest_id)
-        return await asyncio.to_thread(_tail, self._guests / guest_id / "console.log", CONSOLE)
+        return await asyncio.to_thread(tail, self._guests / guest_id / "console.log", CONSOLE)
 
     async def close(self) -> None:
         """Stop watching; guests go on running."""
@@ -220,50 +214,6 @@ class LxcInfrastructure:
             boot_id=str(running.init) if running else "",
         )
 
-    async def _start(self, spec: GuestSpec, *, made: bool) -> None:
-        folder = self._guests / spec.guest_id
-        # The lease comes before the bridge: see lxc_network.
-        index = self._lease(spec)
-        network = await self._bridge.ensure()
-        if spec.address and index != network.index(spec.address):
-            raise InfrastructureError(f"the guests' network became another one, {network.subnet}, meanwhile")
-        address = network.address(index)
-        bridges: list[str] = []
-        if spec.interfaces:
-            wanted = [interface.network for interface in spec.interfaces]
-            bridges = await asyncio.to_thread(self._segments.connect, wanted, network)
-        config = render(
-            spec,
-            folder,
-            self._settings,
-            bridge=network.bridge,
-            address=address,
-            gateway=network.gateway,
-            bridges=bridges,
-        )
-        names = self._names(spec, address.ip, network)
-        await asyncio.to_thread(self._prepare, spec, config, made, names, address, network.gateway)
-        for bridge in (network.bridge, *bridges):
-            veth = veth_name(bridge, spec.guest_id)
-            if os.path.exists(f"/sys/class/net/{veth}"):  # noqa: PTH110, ASYNC240 - left by an aborted run; sysfs never blocks
-                with contextlib.suppress(InfrastructureError):
-                    await ip("link", "del", veth)
-        await self._lxc_start(spec)
-        # Who asked for the guest while it was away is not answered by it: the kernel repeats such a question once a second.
-        await self._bridge.introduce(network, address.ip, mac_address(spec.guest_id))
-        deadline = time.monotonic() + 2.0
-        while self._tracker.find(spec.guest_id) is None:
-            if time.monotonic() > deadline:
-                raise InfrastructureError(f"guest {spec.guest_id} ended at once: {self._error(spec.guest_id)}")
-            # An lxc-start that outlived its killed driver was faster than ours, whose pid file is then not the monitor's.
-            await asyncio.to_thread(lxc_process.rewrite_pid_file, folder / "lxc.pid", self._guests, spec.guest_id)
-            await asyncio.sleep(0.05)
-
-    def _lease(self, spec: GuestSpec) -> int:
-        if spec.address:
-            return self._leases.claim(spec.guest_id, self._bridge.planned().index(spec.address))
-        return self._leases.take(spec.guest_id, self._bridge.size())
-
     async def _whole(self, guest_id: str, work: Coroutine[None, None, None]) -> None:
         """Bring a guest's work to its end even when our caller is cancelled; the guest's next call waits for that."""
         task = asyncio.get_running_loop().create_task(work, name=f"lxc {guest_id}")
@@ -278,88 +228,6 @@ class LxcInfrastructure:
         task = self._busy.get(guest_id)
         if task is not None:
             await asyncio.wait({task})
-
-    async def _remove(self, guest_id: str) -> None:
-        await asyncio.to_thread(self._volumes.forget, self._guests / guest_id)
-        await asyncio.to_thread(self._groups.forget, guest_id)  # before its address may be another guest's
-        await asyncio.to_thread(lxc_rootfs.remove, self._guests, guest_id)
-        await asyncio.to_thread(lxc_process.remove_left_groups, guest_id)
-        self._leases.release(guest_id)
-        # Also what a delete that was killed in its middle had renamed already: nobody will ask for it by its name again.
-        await asyncio.to_thread(lxc_rootfs.clean, self._guests)
-        if not self._tracker.names():
-            with contextlib.suppress(OSError):  # not empty: another process is making a guest
-                self._guests.rmdir()
-        await self._bridge.remove_unused()
-
-    def _names(
-        self, spec: GuestSpec, address: ipaddress.IPv4Address, network: Network
-    ) -> dict[str, ipaddress.IPv4Address]:
-        """Host names of the deployable's guests that have an address by now."""
-        inside = [interface.network for interface in spec.interfaces]
-        own = ipaddress.IPv4Interface(spec.interfaces[0].address).ip if inside else address
-        names = {spec.identity.hostname: own}
-        for guest_id, index in self._leases.all().items():
-            if guest_id.startswith(f"{spec.deployable}.") and guest_id != spec.guest_id:
-                record = lxc_rootfs.read_record(self._guests / guest_id)
-                if record is not None:
-                    there = lxc_ways.address_of(self._guests / guest_id, inside) if inside else None
-                    names.setdefault(record.hostname, there or network.address(index).ip)
-        return names
-
-    def _prepare(
-        self,
-        spec: GuestSpec,
-        config: str,
-        made: bool,
-        names: dict[str, ipaddress.IPv4Address],
-        address: ipaddress.IPv4Interface,
-        gateway: ipaddress.IPv4Address,
-    ) -> None:
-        folder = self._guests / spec.guest_id
-        if not made:
-            self._volumes.forget(folder)
-            lxc_rootfs.remove(self._guests, spec.guest_id)
-            lxc_rootfs.create(self._guests, spec)
-        lxc_rootfs.write_hosts(folder / "upper", spec, names)
-        hooks = lxc_firewall.prepare(folder, spec.firewall, gateway, self._groups)
-        hooks += lxc_ways.prepare(folder, spec.interfaces, address, gateway)
-        addresses = [str(address.ip), *spec.addresses, *(one.address for one in spec.interfaces)]
-        self._groups.join(spec.guest_id, spec.groups, addresses)
-        hooks += self._volumes.prepare(folder, spec.volumes)
-        (folder / "config").write_text(config + "".join(f"{line}\n" for line in hooks))
-        for old in ("lxc.pid", "lxc.log", "init"):
-            (folder / old).unlink(missing_ok=True)
-
-    async def _lxc_start(self, spec: GuestSpec) -> None:
-        folder = self._guests / spec.guest_id
-        process = await asyncio.create_subprocess_exec(
-            "lxc-start", "-P", str(self._guests), "-n", spec.guest_id, "-d",
-            "-p", str(folder / "lxc.pid"), "-o", str(folder / "lxc.log"), "-l", "ERROR",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            async with asyncio.timeout(spec.start_timeout):
-                returncode = await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            await self._end(spec.guest_id, "killed")
-            raise InfrastructureError(
-                f"guest {spec.guest_id} did not start within {spec.start_timeout:g} s: {self._error(spec.guest_id)}"
-            ) from None
-        if returncode:
-            raise InfrastructureError(f"guest {spec.guest_id} did not start: {self._error(spec.guest_id)}")
-
-    def _error(self, guest_id: str) -> str:
-        """The last errors that LXC wrote, one line."""
-        text = _tail(self._guests / guest_id / "lxc.log", 4096).decode(errors="replace")
-        errors = [line.split(" - ")[-1].strip() for line in text.splitlines() if " ERROR " in line]
-        return "; ".join(errors[:3]) or "LXC wrote no reason"
 
     async def _end(self, guest_id: str, reason: str) -> None:
         """Kill the guest and its monitor; return when both are gone and the guest's cgroup is empty."""
@@ -414,15 +282,3 @@ async def _wait_gone(process: Process, timeout: float) -> bool:
         loop.remove_reader(fd)
         os.close(fd)
     return True
-
-
-def _tail(path: Path, size: int) -> bytes:
-    """The last bytes of a log and of the older part that LXC rotated away."""
-    kept = b""
-    for part in (path, path.with_name(f"{path.name}.1")):
-        if len(kept) < size:
-            with contextlib.suppress(FileNotFoundError), part.open("rb") as file:
-                length = file.seek(0, os.SEEK_END)
-                file.seek(max(0, length - (size - len(kept))))
-                kept = file.read() + kept
-    return kept
