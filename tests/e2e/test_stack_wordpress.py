@@ -69,7 +69,9 @@ def test_one_guest_by_deploy(stage: StackStage) -> None:
 
     # A killed guest
     stage.guest(place, "sh", "-c", "echo kept > /var/tmp/kept; sync")
+    boot = stage.booted(place)
     os.kill(stage.guest_init(place.replace("/", ".")), signal.SIGKILL)
+    until("another boot", lambda: stage.rebooted(place, boot), 120)
     shows(url, INSTALLER, 120)
     stage.running(deployable, 120)
     assert stage.guest(place, "cat", "/var/tmp/kept") == "kept"

@@ -27,6 +27,7 @@ from pcloud.images.identity import make_identity
 from pcloud.images.store import ImageStore
 from pcloud.infrastructure import lxc_process
 from pcloud.infrastructure.lxc import LxcInfrastructure
+from pcloud.infrastructure.lxc_attach import _INSIDE, attach
 from pcloud.infrastructure.lxc_settings import LxcSettings, mac_address, veth_name
 from pcloud.model.image import Image
 from tests.infrastructure.contract import InfrastructureContract, MakeSpec, poll, verdict, watching
@@ -312,3 +313,57 @@ async def test_errors_name_what_is_wrong(infrastructure: LxcInfrastructure, make
             msgspec.structs.replace(spec, image=Image(name="empty", digest="", layers=(str(empty),)))
         )
     await infrastructure.delete(spec.guest_id)
+
+
+async def test_no_command_runs_on_this_host_when_its_guest_is_dying(
+    tmp_path: Path, infrastructure: LxcInfrastructure, make_spec: MakeSpec
+) -> None:
+    """A first process that is being killed has no root any more until all others of its guest are gone, which takes as long
+    as we want here: one of them is not buried. lxc-attach leaves out what it does not find."""
+    spec, mark = make_spec("dying"), tmp_path / "mark"
+    await infrastructure.start(spec)
+    init = processes(infrastructure, spec.guest_id)[1]
+    parent = subprocess.Popen(["nsenter", "-t", str(init), "-p", "sleep", "1000"])
+    try:
+
+        async def inside() -> bool:
+            return bool(lxc_process.children(parent.pid))
+
+        await poll(inside)
+        parent.send_signal(signal.SIGSTOP)
+        os.kill(init, signal.SIGKILL)
+
+        async def rootless() -> bool:
+            return not Path(f"/proc/{init}/root").exists()
+
+        await poll(rootless)
+        with pytest.raises(InfrastructureError):
+            await infrastructure.execute(spec.guest_id, ["touch", str(mark)])
+        # as it is for one that began to die a moment later
+        with pytest.raises(InfrastructureError):
+            await attach(infrastructure._guests, spec.guest_id, ["touch", str(mark)], stdin=b"", timeout=60)
+        assert not mark.exists()
+    finally:
+        parent.send_signal(signal.SIGCONT)
+        parent.kill()
+        parent.wait()
+
+
+def test_what_would_run_on_this_host_does_not_run(tmp_path: Path) -> None:
+    """As lxc-attach runs it when the guest's mounts are gone already, and its processes can still be joined."""
+    root, mark = Path("/").stat(), tmp_path / "mark"
+    for here, runs in ((f"{root.st_dev}:{root.st_ino}", False), ("0:1", True)):
+        done = subprocess.run(
+            ["/bin/sh", "-c", _INSIDE, here, "word", "touch", str(mark)], capture_output=True, check=False
+        )
+        assert (mark.exists(), done.stderr) == (runs, b"word\n" if runs else b"")
+
+
+async def test_a_command_is_what_was_asked_for(infrastructure: LxcInfrastructure, make_spec: MakeSpec) -> None:
+    spec = make_spec("words")
+    await infrastructure.start(spec)
+    words = ["a b", "$HOME", "'", "-e", ""]
+    result = await infrastructure.execute(spec.guest_id, ["printf", "<%s>", *words])
+    assert (result.returncode, result.stdout) == (0, "".join(f"<{word}>" for word in words).encode())
+    for command, code in ((["sh", "-c", "exit 125"], 125), (["/no/such/program"], 127), (["/etc/passwd"], 126)):
+        assert (await infrastructure.execute(spec.guest_id, command)).returncode == code

@@ -5,15 +5,17 @@ Holds no connection: each command makes one and closes it. Concurrency: any numb
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from pcloud.dpe.messages import GuestMaterial
 from pcloud.environment.infrastructure import ExecResult, Infrastructure, InfrastructureError
-from pcloud.environment.transport import Endpoint, Transport, TransportError
+from pcloud.environment.transport import Connection, Endpoint, Transport, TransportError
 
 SSH_PORT = 22
 CONNECT_TIMEOUT = 15.0
+_AGAIN = 0.2
 
 
 @runtime_checkable
@@ -48,12 +50,26 @@ async def run_by_ssh(
         private_key=material.private_key,
         host_key=material.host_key,
     )
-    connection = await transport.connect(
-        endpoint, on_result=lambda _: None, on_lost=lambda _: None, timeout=CONNECT_TIMEOUT
-    )
+    connection = await _connected(transport, endpoint, timeout)
     try:
         if not isinstance(connection, Shell):
             raise TransportError("NOT_SUPPORTED", f"transport {transport.name} runs no commands")
         return await connection.run(argv, stdin=stdin, timeout=timeout)
     finally:
         await connection.close()
+
+
+async def _connected(transport: Transport, endpoint: Endpoint, patience: float) -> Connection:
+    """Connect, in the seconds of `patience` again and again while the guest refuses: it counts as running when its agent
+    answers, and its sshd comes later in the boot."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    while True:
+        try:
+            return await transport.connect(
+                endpoint, on_result=lambda _: None, on_lost=lambda _: None, timeout=CONNECT_TIMEOUT
+            )
+        except TransportError as error:
+            if error.code != "REFUSED" or loop.time() > deadline:
+                raise
+        await asyncio.sleep(_AGAIN)

@@ -8,20 +8,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from pcloud.environment.infrastructure import ExecResult, InfrastructureError
 
 MAX_OUTPUT = 1024 * 1024
+_INSIDE = """
+[ "$(stat -c %d:%i /)" != "$0" ] || exit
+echo "$1" >&2
+shift
+exec "$@"
+"""
+"""Runs a command and says so before, with a word, unless its root is this host's (`$0`): lxc-attach leaves out what a guest
+whose first process is being killed has no more, and then runs commands here."""
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 async def attach(
     lxc_path: Path, name: str, argv: Sequence[str], *, stdin: bytes, timeout: float, wait_killed: bool = True
 ) -> ExecResult:
-    """Run a command in a running guest. TimeoutError after `timeout` seconds, when it has been killed."""
+    """Run a command in a running guest. InfrastructureError when that can not be entered, TimeoutError after `timeout`
+    seconds, when the command has been killed."""
+    here, word = os.stat("/"), secrets.token_hex(8)  # noqa: PTH116 - never blocks
     command = [
         "lxc-attach",
         "-P",
@@ -34,9 +47,19 @@ async def attach(
         "-v",
         "HOME=/root",
         "--",
+        "/bin/sh",
+        "-c",
+        _INSIDE,
+        f"{here.st_dev}:{here.st_ino}",
+        word,
         *argv,
     ]
-    return await run(command, stdin=stdin, timeout=timeout, wait_killed=wait_killed)
+    result = await run(command, stdin=stdin, timeout=timeout, wait_killed=wait_killed)
+    refusal, inside, stderr = result.stderr.partition(f"{word}\n".encode())
+    if not inside:
+        reason = refusal.decode(errors="replace").strip().rpartition(" - ")[2] or "it is ending"
+        raise InfrastructureError(f"nothing can be run in guest {name}: {reason}")
+    return msgspec.structs.replace(result, stderr=stderr)
 
 
 async def run(command: Sequence[str], *, stdin: bytes = b"", timeout: float, wait_killed: bool = True) -> ExecResult:

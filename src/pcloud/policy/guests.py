@@ -192,9 +192,11 @@ def second_opinion(outcome: Outcome, seen: SecondOpinion) -> None:
         case Vitality.HUNG | Vitality.GONE:
             fault = Fault.HUNG if seen.vitality is Vitality.HUNG else Fault.GONE
             why = f"its transport is silent for {silent:.1f} s and the infrastructure says it is {seen.vitality.value}"
-            outcome.tell(
-                "isolation", name, "failed", f"{why}: it is isolated", severity=Severity.WARNING, signal="second-signal"
-            )
+            if fault is Fault.GONE:  # its death was only seen from this side first
+                kind, what = "assembly.state", f"the guest died: {why}"
+            else:
+                kind, what = "isolation", f"{why}: it is isolated"
+            outcome.tell(kind, name, "failed", what, severity=Severity.WARNING, signal="second-signal")
             outcome.apply("ISOLATE", name, f"two independent signals agree: {why}")
             failures.guest_failed(outcome, name, fault, why, signal="transport+infrastructure")
         case Vitality.ALIVE | Vitality.UNKNOWN:
