@@ -30,12 +30,15 @@ SERVICE = r"""#!/bin/sh
 # A resource agent for tests. Parameters: dir (where it keeps its state), text.
 dir="$OCF_RESKEY_dir"
 echo "$1" >> "$dir/calls"
-running() { [ -s "$dir/pid" ] && grep -q '^State:.[^Z]' "/proc/$(cat "$dir/pid")/status" 2>/dev/null; }
+# On another host with the same folder the number is somebody else's.
+here() { [ ! -e "$dir/host" ] || [ "$(readlink /proc/self/ns/pid)" = "$(cat "$dir/host")" ]; }
+running() { [ -s "$dir/pid" ] && here && grep -q '^State:.[^Z]' "/proc/$(cat "$dir/pid")/status" 2>/dev/null; }
 case "$1" in
 start)
   if [ -e "$dir/fail-start" ]; then echo "ocf-exit-reason:told to fail" >&2; exit 1; fi
   running && exit 0
   setsid sleep 1000 </dev/null >/dev/null 2>&1 &
+  readlink /proc/self/ns/pid > "$dir/host"
   echo $! > "$dir/pid"; exit 0 ;;
 stop)
   running && kill "$(cat "$dir/pid")"
