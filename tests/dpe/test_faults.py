@@ -95,6 +95,19 @@ def test_what_is_about_to_be_restarted_does_not_count_as_running(guest: bool) ->
     assert set(early) <= {"suspect", "starting"}
 
 
+def test_a_guest_that_is_gone_died_also_when_its_transport_tells_first() -> None:
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.world.off(s.world.guests["shop.web"])  # nobody who watches the infrastructure is told
+        await s.settle(60)
+        assert s.state == "running"
+
+    s = play(shop(), story)
+    assert s.journal.told("assembly.state", "failed") == ["web"]
+    assert s.journal.told("isolation", "failed") == []
+    assert s.journal.told("isolation", "stopped") == ["web"], "and it was seen to be gone before it was started again"
+
+
 def test_changed_address_reconfigures_those_who_refer_to_it() -> None:
     async def story(s: Scenario) -> None:
         await s.until("running")
