@@ -81,7 +81,7 @@ def fleet(cloud, tmp_path_factory) -> Iterator[Fleet]:
         file = tmp_path_factory.mktemp("credentials") / "clouds.yaml"
         file.touch(0o600)
         file.write_text(CLOUDS.format(**cloud, nova=api.url, glance=images.url))
-        stage = Stage("o")
+        stage = Stage("fleet")
         stage.environment["OS_CLIENT_CONFIG_FILE"] = str(file)
         stage.open(SETTINGS)
         try:

@@ -54,7 +54,7 @@ def stage(cloud: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
     file = tmp_path_factory.mktemp("credentials") / "clouds.yaml"
     file.touch(0o600)
     file.write_text("clouds:\n  peer:\n" + CLOUD.format(**cloud))
-    made = StackStage("os4")
+    made = StackStage("nova")
     made.environment["OS_CLIENT_CONFIG_FILE"] = str(file)
     made.begin(SETTINGS, "openstack")
     try:

@@ -89,7 +89,8 @@ class Stage:
     """The daemon and the commands."""
 
     def __init__(self, name: str) -> None:
-        self.home = Path("/var/tmp") / f"pcloud-e2e-{CHECKOUT}-{name}"
+        """`name`, seven letters at most, is no other stage's: several workers run tests."""
+        self.home = Path("/var/tmp") / f"pcloud-e2e-{CHECKOUT}-{name}.home"  # no folder's name begins another's
         self.bridge = f"pce{CHECKOUT}{name}"
         self.files = Path(f"{self.home}-files")
         remembered = self.home / "port"

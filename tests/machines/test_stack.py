@@ -72,7 +72,7 @@ def libvirtd(tmp_path_factory) -> Iterator[Libvirtd]:
 @pytest.fixture(scope="module")
 def stage(libvirtd: Libvirtd) -> Iterator[StackStage]:
     """A daemon of our own, whose stacks have their guests on libvirt."""
-    made = StackStage("v")
+    made = StackStage("mach")
     names = f'prefix = "{PREFIX}"\nnetwork = "{NAME}"\npool = "{NAME}"\nbridge = "virbr{NAME}"\n'
     made.begin(f'[infrastructures.libvirt]\nuri = "{libvirtd.uri}"\n{names}', "libvirt")
     try:
