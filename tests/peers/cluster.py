@@ -110,8 +110,6 @@ class Cluster:
         self._until(lambda: self._does("cluster", "corosync-cpgtool"), 20, "corosync")
         self._configure()
         self.start_pacemaker()
-        # Only for this first start: a node that elects itself sooner than it forgets that it was asked to stop, stops again.
-        self.option("dc-deadtime", "20s")
         self.option("stonith-enabled", "false")
         threading.Thread(target=self._fence_loop, daemon=True).start()
 
