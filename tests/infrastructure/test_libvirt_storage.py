@@ -27,8 +27,7 @@ from pcloud.environment.infrastructure import (
 )
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure.libvirt import LibvirtInfrastructure
-from pcloud.infrastructure.libvirt_making import Maker
-from pcloud.infrastructure.libvirt_network import Networks
+from pcloud.infrastructure.libvirt_accelerator import Accelerator
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
 from tests.infrastructure.contract import poll, verdict, watching
@@ -180,62 +179,63 @@ async def test_the_last_guest_leaves_while_another_is_made(libvirtd, image):
     assert libvirtd.names("net-list") == libvirtd.names("pool-list") == []
 
 
-class Domains:
-    """Of a libvirtd whose QEMU ends at each start with these accelerators, and says so as libvirt does."""
+class Probes:
+    """A libvirtd whose QEMU ends at each start with these kinds of domain, and says so as libvirt does."""
 
     def __init__(self, broken: dict[str, tuple[int, str]]) -> None:
         self.broken = broken
         self.started: list[str] = []
 
-    def defineXML(self, document: str) -> Domains:
-        self.kind = "kvm" if 'type="kvm"' in document.partition(">")[0] else "tcg"
-        return self
+    def getDomainCapabilities(self, *_: object) -> str:
+        return "<domainCapabilities/>"
 
-    def isActive(self) -> bool:
-        return False
-
-    def create(self) -> None:
-        self.started.append(self.kind)
-        if self.kind in self.broken:
-            code, text = self.broken[self.kind]
+    def createXML(self, document: str, flags: int) -> Probes:
+        assert flags & libvirt.VIR_DOMAIN_START_AUTODESTROY
+        kind = document.split('"')[1]
+        self.started.append(kind)
+        if kind in self.broken:
+            code, text = self.broken[kind]
             error = libvirt.libvirtError(text)
             error.err = (code, libvirt.VIR_FROM_QEMU, text)  # type: ignore[assignment]
             raise error
+        return self
+
+    def destroy(self) -> None:
+        pass
 
 
-def test_kvm_that_is_there_and_does_not_work(tmp_path):
+def test_kvm_that_is_there_and_does_not_work():
     ended = (libvirt.VIR_ERR_INTERNAL_ERROR, "qemu unexpectedly closed the monitor")
     gone = (libvirt.VIR_ERR_OPERATION_FAILED, "domain is no longer running")
     away = (libvirt.VIR_ERR_RPC, "client socket is closed")
-    plan = xml.DomainPlan(
-        name="pct-shop.web", record=xml.Record(guest_id="shop.web", deployable="shop", hostname="web", digest="d"),
-        accelerator="kvm", memory=32, cpus=1, disk="/disk", seed="/seed", console="/console",
-    )  # fmt: skip
-
-    def maker(**changes: str) -> Maker:
-        chosen = LibvirtSettings(state=str(tmp_path), **changes)  # type: ignore[arg-type]
-        return Maker(chosen, Storage(chosen), Networks(chosen))
-
     for reason in (ended, gone):
-        one, domains = maker(), Domains({"kvm": reason})
-        one._define_and_start(domains, plan)
-        assert domains.started == ["kvm", "tcg"]
-        assert one.accelerator(domains) == "tcg", "and so from now on"
-    worked = maker()
-    worked._define_and_start(Domains({}), plan)
-    for one, broken in (
-        (maker(accelerator="kvm"), {"kvm": ended}),
-        (maker(), {"kvm": away}),
-        (worked, {"kvm": ended}),
-    ):
-        domains = Domains(broken)
+        one, probes = Accelerator("auto"), Probes({"kvm": reason})
+        assert [one.choose(probes) for _ in range(3)] == ["tcg"] * 3
+        assert probes.started == ["kvm", "qemu"], "asked once"
+    works = Probes({})
+    assert Accelerator("auto").choose(works) == "kvm"
+    assert works.started == ["kvm"]
+    for setting in ("kvm", "tcg"):
+        untouched = Probes({"kvm": ended})
+        assert (Accelerator(setting).choose(untouched), untouched.started) == (setting, [])
+    for broken in ({"kvm": ended, "qemu": ended}, {"kvm": away}):
+        one = Accelerator("auto")
         with pytest.raises(libvirt.libvirtError):
-            one._define_and_start(domains, plan)
-        assert domains.started == ["kvm"]
-    neither = maker()
-    with pytest.raises(libvirt.libvirtError):
-        neither._define_and_start(Domains({"kvm": ended, "tcg": ended}), plan)
-    assert neither._accelerator == "", "it was not KVM's fault"
+            one.choose(Probes(broken))
+        assert one.choose(Probes({})) == "kvm", "it was not KVM's fault"
+
+
+async def test_a_guest_is_never_the_one_that_tries_kvm(libvirtd, image):
+    """libvirt tells the end of a QEMU late, and ends whatever runs in the same domain by then: what shows whether KVM works
+    must not be the guest, which would be started again at once where it does not."""
+    infrastructure = LibvirtInfrastructure(settings(libvirtd))
+    await infrastructure.start(spec("tries", image))
+    log = libvirtd.inside("cat", "/var/log/libvirt/qemu/pct-shop.tries.log")
+    starts = subprocess.run(log, capture_output=True, text=True, check=True).stdout.count("starting up libvirt version")
+    await infrastructure.delete("shop.tries")
+    await infrastructure.close()
+    assert starts == 1
+    assert libvirtd.names("list") == []
 
 
 async def test_a_hung_guest_is_asked_about_again_and_again(libvirtd, image):

@@ -32,6 +32,7 @@ from pcloud.infrastructure import libvirt_agent as agent
 from pcloud.infrastructure import libvirt_domains as domains
 from pcloud.infrastructure import libvirt_firewall as firewall
 from pcloud.infrastructure.capabilities import CAPABILITIES
+from pcloud.infrastructure.libvirt_accelerator import Accelerator
 from pcloud.infrastructure.libvirt_connection import LibvirtConnection
 from pcloud.infrastructure.libvirt_guest_network import LibvirtGuestNetwork
 from pcloud.infrastructure.libvirt_making import Maker
@@ -67,7 +68,8 @@ class LibvirtInfrastructure:
         self._probes: dict[str, asyncio.Task[object]] = {}
         self._storage = Storage(settings)
         self._networks = Networks(settings)
-        self._maker = Maker(settings, self._storage, self._networks)
+        self._accelerator = Accelerator(settings.accelerator)
+        self._maker = Maker(settings, self._storage, self._networks, self._accelerator)
         self._saved = SavedStates(self._libvirt, self._storage, self._maker)
         self.network = self.changes = LibvirtGuestNetwork(settings, self._libvirt, self._networks, self._unused)
         self._slots: asyncio.Semaphore | None = None
@@ -257,7 +259,7 @@ class LibvirtInfrastructure:
 
     async def _parallel(self) -> asyncio.Semaphore:
         if self._slots is None:
-            accelerator = await self._libvirt.call(self._maker.accelerator)
+            accelerator = await self._libvirt.call(self._accelerator.choose)
             if self._slots is None:
                 self._slots = asyncio.Semaphore(self._settings.parallel or (8 if accelerator == "kvm" else 2))
         return self._slots

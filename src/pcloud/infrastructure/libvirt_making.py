@@ -1,6 +1,6 @@
 """How a guest's domain is made: address, disk, seed, definition, start.
 
-Owns the accelerator that was found to work. Concurrency: blocking functions for the connection's threads; calls for one
+Concurrency: blocking functions for the connection's threads; calls for one
 guest never overlap.
 """
 
@@ -22,12 +22,10 @@ from pcloud.infrastructure import libvirt_firewall as firewall
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure import seed
 from pcloud.infrastructure.iso import iso_image
+from pcloud.infrastructure.libvirt_accelerator import Accelerator
 from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
-
-_QEMU_ENDED = {libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_OPERATION_FAILED}
-"""What libvirt says when QEMU ended before it ran the guest."""
 
 
 class Making(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,22 +48,13 @@ class Making(msgspec.Struct, frozen=True, kw_only=True):
 class Maker:
     """Makes and starts domains."""
 
-    def __init__(self, settings: LibvirtSettings, storage: Storage, networks: Networks) -> None:
+    def __init__(
+        self, settings: LibvirtSettings, storage: Storage, networks: Networks, accelerator: Accelerator
+    ) -> None:
         self._settings = settings
         self._storage = storage
         self._networks = networks
-        self._kvm_works = False
-        self._accelerator = "" if settings.accelerator == "auto" else settings.accelerator
-
-    def accelerator(self, connection: Any) -> str:
-        """Return `kvm` or `tcg`: what was set, else KVM where libvirt offers it."""
-        if not self._accelerator:
-            try:
-                connection.getDomainCapabilities(None, "x86_64", "q35", "kvm", 0)
-                self._accelerator = "kvm"
-            except libvirt.libvirtError:
-                self._accelerator = "tcg"
-        return self._accelerator
+        self._accelerator = accelerator
 
     def prepare(self, connection: Any, spec: GuestSpec, name: str, disk: str) -> Making:
         """Reserve the guest's address and return what its domain shall be, with a disk at that path. Writes no volume."""
@@ -94,7 +83,7 @@ class Maker:
                 boot=os.urandom(4).hex(),
                 ports=ports,
             ),
-            accelerator=self.accelerator(connection),
+            accelerator=self._accelerator.choose(connection),
             memory=spec.memory or self._settings.memory,
             cpus=max(1, round(spec.cpus)) if spec.cpus else self._settings.cpus,
             disk=disk,
@@ -107,9 +96,14 @@ class Maker:
         return Making(plan=plan, seed=content)
 
     def boot(self, connection: Any, making: Making) -> None:
-        """Write the seed, define the domain and start it; with TCG where no start with KVM has ever worked."""
+        """Write the seed, define the domain and start it."""
         self._storage.put(connection, f"{making.plan.name}.seed", making.seed)
-        self._define_and_start(connection, making.plan)
+        domain = connection.defineXML(xml.domain_document(making.plan))
+        try:
+            domain.create()
+        except libvirt.libvirtError:
+            if not domain.isActive():
+                raise
 
     def _boot(
         self, connection: Any, spec: GuestSpec, name: str, address: str, hosts: dict[str, str]
@@ -145,22 +139,6 @@ class Maker:
             "initrd": self._storage.image_path(connection, image.digest, "initrd"),
             "command_line": f"root=/dev/vda rw console=ttyS0 net.ifnames=0 {where}".strip(),
         }
-
-    def _define_and_start(self, connection: Any, plan: xml.DomainPlan) -> None:
-        domain = connection.defineXML(xml.domain_document(plan))
-        try:
-            domain.create()
-        except libvirt.libvirtError as error:
-            if domain.isActive():
-                return
-            unproven = plan.accelerator == "kvm" and self._settings.accelerator == "auto" and not self._kvm_works
-            if not unproven or error.get_error_code() not in _QEMU_ENDED:
-                raise
-            # The device may be there and not work. QEMU ends then, and what it said is not always in libvirt's error.
-            self._define_and_start(connection, xml.with_accelerator(plan, "tcg"))
-            self._accelerator = "tcg"
-            return
-        self._kvm_works = self._kvm_works or plan.accelerator == "kvm"
 
 
 def _free_ports(wanted: Sequence[int]) -> list[tuple[int, int]]:

@@ -99,6 +99,8 @@ class SavedStates:
             domain = connection.lookupByName(name)
             if domain.isActive():
                 domain.destroy()
+            # libvirt may take this QEMU's end, told late, for the end of the next one of the same domain.
+            domain.undefine()
             return False
         return True
 

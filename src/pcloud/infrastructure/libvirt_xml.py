@@ -161,11 +161,6 @@ def interface_with_filter(text: str, name: str) -> str:
     return etree.tostring(interface, encoding="unicode")
 
 
-def with_accelerator(plan: DomainPlan, accelerator: str) -> DomainPlan:
-    """Return the plan for another accelerator."""
-    return msgspec.structs.replace(plan, accelerator=accelerator)
-
-
 def parse_record(text: str) -> Record | None:
     """Return the record in a metadata element; None when it is not one of ours."""
     try:
