@@ -64,7 +64,7 @@ async def test_the_daemon_killed_and_services_go_on(guest):
         assert (await connection.execute(Operation(action="start", **thing))).rc == 0
         guest.run("systemctl", "kill", "-s", "KILL", "--kill-whom=main", "pacemaker_remote")
         await recorder.until(lambda r: r.lost)
-    async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
+    async with asyncio.timeout(300), contextlib.AsyncExitStack() as stack:
         while True:  # what connects to a daemon that is on its way out, or in, is reset
             try:
                 connection, _ = await stack.enter_async_context(connected(guest))
@@ -89,10 +89,9 @@ class WithCertificates(WithServices):
         for name in ("ca.crt", "guest.crt", "guest.key"):
             (target / name).write_bytes((self.folder / "ca" / name).read_bytes())
         settings = upper / "etc/default/pacemaker"
-        settings.parent.mkdir(exist_ok=True)
         where = "/etc/pacemaker/tls"
         settings.write_text(
-            f"PCMK_ca_file={where}/ca.crt\nPCMK_cert_file={where}/guest.crt\nPCMK_key_file={where}/guest.key\n"
+            f"{settings.read_text()}PCMK_ca_file={where}/ca.crt\nPCMK_cert_file={where}/guest.crt\nPCMK_key_file={where}/guest.key\n"
         )
 
 
