@@ -143,7 +143,9 @@ async def _drain(connection: asyncssh.SSHClientConnection, session: CommandSessi
                 before = session.received
                 if session.drained.done():
                     return
-                asked = asyncio.ensure_future(connection._make_global_request(b"keepalive@openssh.com"))
+                asked: asyncio.Future[Any] = asyncio.ensure_future(
+                    connection._make_global_request(b"keepalive@openssh.com")
+                )
                 try:
                     await asyncio.wait({asked, session.closed}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
