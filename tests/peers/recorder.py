@@ -30,7 +30,7 @@ class End:
         self.buffer = gnutls.buffer()
         while wanted := self.session.handshake():
             ready = ([connection], [], []) if wanted == "read" else ([], [connection], [])
-            if not any(select.select(*ready, 10)):
+            if not any(select.select(*ready, 60)):
                 raise TimeoutError("handshake")
 
     def receive(self) -> list[bytes]:

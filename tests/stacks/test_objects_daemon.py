@@ -131,14 +131,14 @@ def test_kill_while_buckets_are_made_and_removed(daemon: Daemon, swift: Swift) -
     daemon.kill()
     between = len(swift.names())
     daemon.start()
-    until("created", lambda: status(daemon, "many") == "CREATE_COMPLETE", 120)
+    until("created", lambda: status(daemon, "many") == "CREATE_COMPLETE")
     assert sorted(swift.names()) == sorted(f"many-{number}" for number in range(12))
     daemon.call("DELETE", "/v1/stacks/many")
     until("a bucket is gone", lambda: len(swift.names()) < 12)
     daemon.kill()
     left = len(swift.names())
     daemon.start()
-    until("deleted", lambda: daemon.call("GET", "/v1/stacks") == [], 120)
+    until("deleted", lambda: daemon.call("GET", "/v1/stacks") == [])
     assert swift.names() == []
     print(f"killed with {between} buckets made, and with {left} left")
 
@@ -181,9 +181,9 @@ def test_secrets_come_from_the_environment_and_stay_out_of_it(swift: Swift, tmp_
     daemon.environment |= {"PCLOUD_OBJECT_STORE_SECRET": swift.secret, "PCLOUD_SWIFT_KEY": swift.secret}
     with daemon:
         daemon.call("POST", "/v1/stacks", {"name": "media", "template": json.dumps(MEDIA)})
-        until("created", lambda: status(daemon, "media") == "CREATE_COMPLETE", 60)
+        until("created", lambda: status(daemon, "media") == "CREATE_COMPLETE")
         daemon.call("DELETE", "/v1/stacks/media")
-        until("deleted", lambda: daemon.call("GET", "/v1/stacks") == [], 60)
+        until("deleted", lambda: daemon.call("GET", "/v1/stacks") == [])
         assert daemon._process is not None
         own = {daemon._process.pid, os.getpid()}
 
