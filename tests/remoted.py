@@ -6,6 +6,7 @@ Both get the same OCF agents (`test:service`) and init scripts from a temporary 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -195,6 +196,18 @@ exec "$3"
 """
 
 
+def _unpack() -> None:
+    """Get the package and what is in it; skip where it can not be had."""
+    done = subprocess.run(["apt-get", "download", "pacemaker-remote"], cwd=CACHE, capture_output=True, check=False)
+    packages = sorted(CACHE.glob("pacemaker-remote_*.deb"))
+    if done.returncode or not packages:
+        pytest.skip("needs the Debian package pacemaker-remote, which could not be downloaded")
+    fresh = CACHE / "root.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    subprocess.run(["dpkg", "-x", str(packages[-1]), str(fresh)], check=True)
+    fresh.rename(CACHE / "root")
+
+
 def real_daemon() -> Path:
     """Return Pacemaker's own daemon, unpacked (never installed: the package conflicts with pacemaker); skip where it
     can not be had."""
@@ -205,14 +218,10 @@ def real_daemon() -> Path:
         if not shutil.which("apt-get") or not shutil.which("dpkg"):
             pytest.skip("needs Debian's apt-get to fetch pacemaker-remote")
         CACHE.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(["apt-get", "download", "pacemaker-remote"], cwd=CACHE, capture_output=True, check=False)
-        packages = sorted(CACHE.glob("pacemaker-remote_*.deb"))
-        if done.returncode or not packages:
-            pytest.skip("needs the Debian package pacemaker-remote, which could not be downloaded")
-        fresh = CACHE / f"root.{os.getpid()}"
-        subprocess.run(["dpkg", "-x", str(packages[-1]), str(fresh)], check=True)
-        if not path.exists():
-            fresh.rename(CACHE / "root")
+        with (CACHE / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                _unpack()
     if not Path("/usr/lib/ocf/resource.d").is_dir():
         pytest.skip("needs the Debian package resource-agents")
     missing = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=False).stdout.count("not found")
