@@ -78,7 +78,7 @@ exit 0 ;;
 monitor|status|list|on) exit 0 ;;
 off|reboot)
   echo "$action $node" >> $dir/fence.asked
-  for _ in $(seq 300); do
+  for _ in $(seq 550); do
     [ "$(wc -l < $dir/fence.asked)" = "$(cat $dir/fence.done 2>/dev/null | wc -l)" ] && exit 0; sleep 0.1; done
   exit 1 ;;
 esac

@@ -24,7 +24,7 @@ from pcloud.model.deployable import SeedFile
 from pcloud.model.errors import Unavailable
 from tests.guests import SCRIPT, UNIT
 from tests.peers.agents import SHARED
-from tests.peers.cluster import Cluster
+from tests.peers.cluster import PATIENCE, Cluster
 
 
 class RemoteNode:
@@ -44,7 +44,7 @@ class RemoteNode:
             '<primitive id="remote1" class="ocf" provider="pacemaker" type="remote"><instance_attributes id="remote1-i">'
             f'<nvpair id="remote1-i-s" name="server" value="{cluster.remote_address}"/>'
             '<nvpair id="remote1-i-r" name="reconnect_interval" value="2s"/></instance_attributes><operations>'
-            '<op id="remote1-m" name="monitor" interval="3s" timeout="5s"/></operations></primitive>',
+            '<op id="remote1-m" name="monitor" interval="3s" timeout="20s"/></operations></primitive>',
         )
         cluster.service(self.service, self.name, interval="1s")
         cluster.wait_where(self.service, self.name)
@@ -70,7 +70,7 @@ class RemoteNode:
         """Stop the agent in order, and start it again when it has ended."""
         assert self.cluster.agent is not None
         self.cluster.signal_agent(signal.SIGTERM)
-        assert self.cluster.agent.wait(60) == 0
+        assert self.cluster.agent.wait(PATIENCE) == 0
         self.cluster.start_agent()
 
     def kill_agent(self) -> None:
@@ -126,7 +126,7 @@ class GuestNode:
             + '</instance_attributes><meta_attributes id="g1-a">'
             f'<nvpair id="g1-a-n" name="remote-node" value="{self.name}"/>'
             f'<nvpair id="g1-a-a" name="remote-addr" value="{network[2]}"/></meta_attributes><operations>'
-            '<op id="g1-m" name="monitor" interval="3s" timeout="10s"/>'
+            '<op id="g1-m" name="monitor" interval="3s" timeout="60s"/>'
             # The resource agent waits for an orderly end until five seconds before this is over.
             '<op id="g1-s" name="stop" interval="0" timeout="12s"/></operations></primitive>',
         )

@@ -28,7 +28,7 @@ from tests.peers.test_cluster import (  # noqa: F401 - collected here, too
     test_stopping_a_guest_stops_its_service_first,
 )
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 PACKAGES = "corosync,pacemaker,pacemaker-cli-utils,pacemaker-resource-agents,resource-agents,iproute2,procps,lxc"
 
 
