@@ -21,8 +21,10 @@ from tests.ports import free_port
 
 SOURCE = Path(__file__).parent.parent / "src"
 CACHE = Path("/var/cache/pcloud-test/pacemaker-remote")
-PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
-"""The interpreter that guests have."""
+PYTHON = os.environ.get("PCLOUD_AGENT_PYTHON") or (
+    "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
+)
+"""The interpreter that guests have; another one for a run with `PCLOUD_AGENT_PYTHON`."""
 AGENT = (PYTHON, "-I", "-S", "-OO", str(SOURCE / "pcloud/agent/boot.py"))
 """The agent, started as its systemd unit does it."""
 

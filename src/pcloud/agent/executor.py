@@ -296,5 +296,4 @@ class Executor:
             self._cancel(resource, command)
         if resource.watch is not None:
             resource.watch.clear()
-        if resource.resource_class in ("systemd", "service"):
-            self._runner.systemd.release(resource.id, resource.type)
+        self._runner.release(resource)
