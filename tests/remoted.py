@@ -106,6 +106,8 @@ class Daemon:
         (self.init / "dir").write_text(str(self.state))
         self.log = folder / "log"
         self.log_level = "debug"
+        self.command: tuple[str, ...] = AGENT
+        """What starts our agent."""
         self.options: list[str] = []
         """Further options of our agent."""
         self.prefix: list[str] = []
@@ -121,7 +123,7 @@ class Daemon:
                     "OCF_ROOT": str(self.ocf_root),
                     "PCLOUD_LSB_ROOT": str(self.init),
                 }
-                command = [*self.prefix, *AGENT, "--address", "127.0.0.1", "--port", str(self.port)]
+                command = [*self.prefix, *self.command, "--address", "127.0.0.1", "--port", str(self.port)]
                 command += ["--authkey", str(self.key_file), "--log-level", self.log_level, *self.options]
             else:
                 environment = {
