@@ -1,6 +1,7 @@
 """The agent as a process: its clients, strangers, end, size, and what it runs on."""
 
 import ast
+import asyncio
 import contextlib
 import os
 import shutil
@@ -303,26 +304,32 @@ async def test_processes_are_found_by_name_or_pid_file(agent, how, tmp_path):
         assert (recorder.results[0].rc, recorder.results[0].signal) == (7, "exit")
 
 
-async def test_processes_that_are_found_late(agent):
-    """Nothing tells of the service's process when its monitor begins (as while it is just being executed): the agent looks
-    for it again long before the interval, an hour, is over, and sees it end even if it did before it was found."""
+async def test_processes_that_a_pid_file_names_late(agent):
+    """The file is written while the first monitor runs, so after the first search: the agent looks again long before the
+    interval, an hour, is over."""
     pid_file = agent.state / "late"
-    changes = {"interval": 3600, "parameters": {"dir": str(agent.state), "pidfile": str(pid_file)}}
-    async with connected(agent) as (connection, recorder):
-        for found in (True, False):
-            service = subprocess.Popen(["sleep", "4243"], env={"PATH": os.environ["PATH"]})
-            (agent.state / "pid").write_text(str(service.pid))
-            assert (await connection.execute(operation(agent, "monitor", **changes))).rc == 0
-            if found:
-                pid_file.write_text(str(service.pid))
-                wait_for(lambda pid=service.pid: pid in watched(agent.process.pid), 30, "the process watched")
-                pid_file.unlink()
+    service = subprocess.Popen(["sleep", "4243"], env={"PATH": os.environ["PATH"]})
+    try:
+        (agent.state / "pid").write_text(str(service.pid))
+        (agent.state / "hang").touch()
+        async with connected(agent) as (connection, recorder):
+            changes = {"interval": 3600, "parameters": {"dir": str(agent.state), "pidfile": str(pid_file)}}
+            monitor = asyncio.create_task(connection.execute(operation(agent, "monitor", **changes)))
+            hanging = agent.state / "hanging"
+            while not (hanging.exists() and hanging.read_text().strip()):
+                await asyncio.sleep(0.01)
+            pid_file.write_text(str(service.pid))
+            (agent.state / "hang").unlink()
+            os.kill(int(hanging.read_text()), signal.SIGKILL)
+            assert (await monitor).rc == 0
+            wait_for(lambda: service.pid in watched(agent.process.pid), what="the process watched")
             service.kill()
             service.wait()
-            await recorder.until(lambda r: r.results, 30)
-            result = recorder.results.pop()
-            assert (result.rc, result.signal) == (7, "exit" if found else "interval")
-            await connection.execute(operation(agent, "stop"))
+            await recorder.until(lambda r: r.results)
+            assert (recorder.results[0].rc, recorder.results[0].signal) == (7, "exit")
+    finally:
+        service.kill()
+        service.wait()
 
 
 def watched(agent: int) -> set[int]:
