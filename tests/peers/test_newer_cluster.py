@@ -2,7 +2,8 @@
 
 The tests are those of the older one whose outcome depends on what cluster and agent say to each other.
 
-It runs in a root of its own (built once), beside the same remote host as in `conftest`.
+It runs in a root of its own (built once), beside the same remote host as in `conftest`; its guest is one of Debian 13, whose
+Python is 3.13.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pcloud.images.assembly import AssemblyImageSpec
 from tests.guests import base
 from tests.peers import test_cluster as older
 from tests.peers.cluster import Cluster
@@ -53,12 +55,13 @@ def remote(cluster: Cluster) -> RemoteNode:
 
 @pytest.fixture(scope="module")
 def guest(remote: RemoteNode) -> GuestNode:
-    """Its guest node, with a service that is monitored every second."""
-    return GuestNode(remote.cluster)
+    """Its guest node, Debian 13 itself, with a service that is monitored every second."""
+    return GuestNode(remote.cluster, AssemblyImageSpec(jeos="trixie"))
 
 
-def test_it_is_the_newer_one(cluster):
+def test_it_is_the_newer_one(cluster, guest):
     assert "Pacemaker 3." in cluster.run("cluster", "crm_mon", "--version")
+    assert "/python3.13" in guest.run("readlink", f"/proc/{guest.agent()}/exe")
 
 
 @pytest.mark.parametrize(("node", "how"), [("remote", "kill"), ("guest", "stop"), ("guest", "kill")], indirect=["node"])
