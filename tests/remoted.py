@@ -23,8 +23,10 @@ from tests.ports import free_port
 
 SOURCE = Path(__file__).parent.parent / "src"
 CACHE = Path("/var/cache/pcloud-test/pacemaker-remote")
-PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
-"""The interpreter that guests have."""
+PYTHON = os.environ.get("PCLOUD_AGENT_PYTHON") or (
+    "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
+)
+"""The interpreter that guests have; another one for a run with `PCLOUD_AGENT_PYTHON`."""
 AGENT = (PYTHON, "-I", "-S", "-OO", str(SOURCE / "pcloud/agent/boot.py"))
 """The agent, started as its systemd unit does it."""
 QUICK = {"PCMK_dh_max_bits": "1024"}
@@ -113,6 +115,8 @@ class Daemon:
         (self.init / "dir").write_text(str(self.state))
         self.log = folder / "log"
         self.log_level = "debug"
+        self.command: tuple[str, ...] = AGENT
+        """What starts our agent."""
         self.options: list[str] = []
         """Further options of our agent."""
         self.prefix: list[str] = []
@@ -128,7 +132,7 @@ class Daemon:
                     "OCF_ROOT": str(self.ocf_root),
                     "PCLOUD_LSB_ROOT": str(self.init),
                 }
-                command = [*self.prefix, *AGENT, "--address", "127.0.0.1", "--port", str(self.port)]
+                command = [*self.prefix, *self.command, "--address", "127.0.0.1", "--port", str(self.port)]
                 command += ["--authkey", str(self.key_file), "--log-level", self.log_level, *self.options]
             else:
                 environment = {

@@ -20,7 +20,7 @@ from pcloud.wire import messages as m
 from tests.certificates import authority, credentials
 from tests.ports import free_port
 from tests.remoted import AGENT as COMMAND
-from tests.remoted import SOURCE, Daemon, wait_for
+from tests.remoted import PYTHON, SOURCE, Daemon, wait_for
 from tests.transport.client import connected, operation
 
 AGENT = [*sorted((SOURCE / "pcloud" / "agent").glob("*.py")), *sorted((SOURCE / "pcloud" / "wire").glob("*.py"))]
@@ -38,7 +38,7 @@ def test_the_source_is_python_3_9(path):
 
 def test_it_imports_little_and_starts_fast():
     command = [
-        sys.executable,
+        PYTHON,
         "-S",
         "-c",
         "import sys, pcloud.agent.dispatch, pcloud.agent.__main__; print(*sys.modules)",
@@ -107,7 +107,7 @@ def test_bad_command_lines(arguments):
     with pytest.raises(UsageError):
         read_options(arguments)
     done = subprocess.run(
-        [sys.executable, "-m", "pcloud.agent", *arguments],
+        [PYTHON, "-m", "pcloud.agent", *arguments],
         env={"PYTHONPATH": str(SOURCE)},
         capture_output=True,
         text=True,
@@ -120,7 +120,7 @@ def test_bad_command_lines(arguments):
 def test_help_version_and_defaults():
     for option, text in (("--help", "--authkey FILE"), ("--version", "pcloud-remoted ")):
         done = subprocess.run(
-            [sys.executable, "-m", "pcloud.agent", option],
+            [PYTHON, "-m", "pcloud.agent", option],
             env={"PYTHONPATH": str(SOURCE)},
             capture_output=True,
             text=True,
@@ -133,7 +133,7 @@ def test_help_version_and_defaults():
 
 def test_a_port_that_is_taken(agent):
     done = subprocess.run(
-        [sys.executable, "-m", "pcloud.agent", "--address", "127.0.0.1", "--port", str(agent.port)],
+        [PYTHON, "-m", "pcloud.agent", "--address", "127.0.0.1", "--port", str(agent.port)],
         env={"PYTHONPATH": str(SOURCE)},
         capture_output=True,
         text=True,
@@ -406,7 +406,7 @@ def test_as_process_1_it_reaps(tmp_path):
         "--fork",
         "--mount-proc",
         "--kill-child",
-        sys.executable,
+        PYTHON,
         "-S",
         "-m",
         "pcloud.agent",

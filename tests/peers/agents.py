@@ -10,9 +10,11 @@ mkdir -p "$1/root"; mount -t tmpfs tmpfs "$1/root"; cd "$1/root"; mkdir u w m
 mount -t overlay overlay -o "lowerdir=$3,upperdir=u,workdir=w" m
 for d in dev sys proc; do mount --rbind /$d m/$d; done
 for d in "$1" @IMAGES@; do mkdir -p "$d" "m$d"; mount --rbind "$d" "m$d"; done
-exec chroot m bash -c "$4" hold "$1" "$2"
+cd m; mkdir before; pivot_root . before; umount -l /before; rmdir /before
+exec bash -c "$4" hold "$1" "$2"
 """.replace("@IMAGES@", str(DEFAULT_ROOT))
-"""What changes into another distribution's root: arguments are the folder, who, the root, and what goes on there."""
+"""What changes into another distribution's root: arguments are the folder, who, the root, and what goes on there. The root
+of the mounts themselves changes: with `chroot` LXC 6 would run there, on this machine, what is to run in a guest."""
 
 HOLD = """
 ip link set lo up

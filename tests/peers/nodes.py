@@ -103,8 +103,17 @@ class GuestNode:
     service = "e1"
     fenced_by_agent = False
 
-    def __init__(self, cluster: Cluster) -> None:
+    IMAGE = AssemblyImageSpec(
+        jeos="bookworm",
+        packages=("pacemaker", "pacemaker-cli-utils"),
+        disable_units=("corosync.service", "pacemaker.service"),
+    )
+    """Has the cluster's tools, for resource agents that call them. Debian has one of them, crm_node, only in the package of
+    the cluster itself, which must not run here."""
+
+    def __init__(self, cluster: Cluster, image: AssemblyImageSpec = IMAGE) -> None:
         self.cluster = cluster
+        self._image = image
         if not shutil.which("lxc-start"):
             pytest.skip("needs the program lxc-start (Debian package lxc)")
         network = ipaddress.IPv4Network(f"10.96.{cluster.address.split('.')[2]}.0/24")
@@ -138,14 +147,7 @@ class GuestNode:
     def _make(self, network: ipaddress.IPv4Network) -> str:
         """Make the guest's files; return the path of its container's configuration."""
         try:
-            # The cluster's tools, for resource agents that call them. Debian has one of them, crm_node, only in the
-            # package of the cluster itself, which must not run here.
-            wanted = AssemblyImageSpec(
-                jeos="bookworm",
-                packages=("pacemaker", "pacemaker-cli-utils"),
-                disable_units=("corosync.service", "pacemaker.service"),
-            )
-            image = asyncio.run(ImageStore().build_assembly(wanted))
+            image = asyncio.run(ImageStore().build_assembly(self._image))
         except Unavailable as error:
             pytest.skip(str(error))
         agents = self.cluster.folder / "agents" / "test"
