@@ -52,7 +52,7 @@ def state(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 async def driver(state: Path) -> AsyncIterator[LxcInfrastructure]:
-    driver = LxcInfrastructure(LxcSettings(state=str(state), bridge="pctvol0"))
+    driver = LxcInfrastructure(LxcSettings(state=str(state), bridge=f"pctvol{os.getpid()}"))
     yield driver
     for info in await driver.list_guests():
         await driver.delete(info.guest_id)
@@ -389,7 +389,7 @@ async def test_what_was_lost_of_the_kernels_messages_is_looked_up(driver, state,
         async with asyncio.timeout(60):
             while (await said(driver, "cd /dev", "ls vdb*")).split() != ["vdb", "vdb1"]:
                 await asyncio.sleep(0.05)
-        assert told == []
+        assert loop not in told, "of others' devices something may be told"
     finally:
         await kept.close()
     await driver.delete("shop.db")
