@@ -108,19 +108,30 @@ class Libvirtd:
 
     def qemu(self, name: str) -> int:
         """Process id of a machine's QEMU."""
+        for pid in self.inhabitants():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"qemu" in words[0] and f"guest={name},debug-threads=on".encode() in words:
+                    return pid
+        raise LookupError(name)
+
+    def inhabitants(self) -> list[int]:
+        """Processes in the mount namespace of this libvirtd: it, its machines and their helpers, and nothing of another run
+        of the tests, which may have machines of the same names."""
+        own, found = Path(f"/proc/{self.holder.pid}/ns/mnt").readlink(), []
+        assert own != Path("/proc/self/ns/mnt").readlink()
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 with contextlib.suppress(OSError):
-                    words = (folder / "cmdline").read_bytes().split(b"\0")
-                    if b"qemu" in words[0] and f"guest={name},debug-threads=on".encode() in words:
-                        return int(folder.name)
-        raise LookupError(name)
+                    if (folder / "ns/mnt").readlink() == own:
+                        found.append(int(folder.name))
+        return found
 
     def freeze(self, name: str) -> int:
         """Stop a machine's QEMU with all its threads, and return its process id."""
         pid = self.qemu(name)
         os.kill(pid, signal.SIGSTOP)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while any(state(task) != "T" for task in Path(f"/proc/{pid}/task").iterdir()):
             assert time.monotonic() < deadline, f"{name} does not stop"
             time.sleep(0.01)
@@ -189,6 +200,9 @@ def running(server: Libvirtd) -> Iterator[None]:
         if server.process is not None:
             server.process.kill()
             server.process.wait()
+        for pid in server.inhabitants():  # machines too, where libvirtd did not answer any more
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         server.holder.kill()
         server.holder.wait()
 
