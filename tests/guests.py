@@ -36,7 +36,10 @@ def base(name: str = "rootfs", packages: str = PACKAGES, suite: str = "bookworm"
             shutil.rmtree(fresh, ignore_errors=True)
             command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", f"--include={packages}"]
             command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale")]
-            done = subprocess.run([*command, suite, str(fresh)], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [*command, suite, str(fresh)], capture_output=True, text=True, check=False,
+                pass_fds=(lock.fileno(),),  # it holds the lock as we do: who is killed here leaves it running
+            )  # fmt: skip
             if done.returncode:
                 pytest.skip(f"needs a Debian mirror to build a guest: {done.stderr[-300:]}")
             fresh.rename(root)

@@ -72,6 +72,7 @@ def spec(image: Image, **changes: object) -> GuestSpec:
         "image": image,
         "memory": 256,
         "digest": "d1",
+        "start_timeout": 900.0,
         "identity": Identity(
             hostname="web1",
             authorized_key=USER.export_public_key().decode(),
@@ -214,7 +215,7 @@ async def test_life_of_a_machine(libvirtd, guest, image):
     assert await verdict(infrastructure, "shop.web") is Vitality.HUNG
     await infrastructure.destroy("shop.web")
     assert not Path(f"/proc/{pid}").exists(), "confirmed isolation: the process is gone when destroy returns"
-    assert await infrastructure.check("shop.web", timeout=4) is Vitality.GONE
+    assert await verdict(infrastructure, "shop.web") is Vitality.GONE
     await infrastructure.destroy("shop.web")
 
     # of something else: made anew

@@ -247,7 +247,7 @@ async def test_a_hung_guest_is_asked_about_again_and_again(libvirtd, image):
     for _ in range(8):
         assert await verdict(infrastructure, "shop.hung") is Vitality.HUNG
     await infrastructure.destroy("shop.hung")
-    assert await infrastructure.check("shop.hung", timeout=4) is Vitality.GONE
+    assert await verdict(infrastructure, "shop.hung") is Vitality.GONE
     assert (await infrastructure.start(spec("hung", image))).state is GuestState.RUNNING
     assert await infrastructure.check("shop.hung", timeout=20) is Vitality.UNKNOWN, (
         "its QEMU answers, nothing in it does"

@@ -113,7 +113,7 @@ async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 async def connected(
-    endpoint: Endpoint, on_result: Callable[[object], None] = print, seconds: float = 180.0
+    endpoint: Endpoint, on_result: Callable[[object], None] = print, seconds: float = 600.0
 ) -> SshConnection:
     """Connect to the sshd of a guest that may be starting still; `on_result` is told of a lost connection, too."""
     deadline = time.monotonic() + seconds
