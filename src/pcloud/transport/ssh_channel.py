@@ -19,8 +19,10 @@ from pcloud.transport.ssh_commands import RemoteExit
 OUTPUT_LIMIT = 64 * 1024
 """Bytes kept of each of stdout and stderr; more is read and dropped, so that the agent never blocks on a full pipe."""
 
-_DRAIN = 0.2
-"""Seconds to wait for output after the exit status: a daemon that an agent started may hold the pipe open for ever."""
+_DRAIN = (0.2, 5.0)
+"""Fewest and most seconds to wait for the end of the output after the exit status: a daemon that an agent started may hold
+the pipe open for ever. Between the two it is as long as the command took: sshd may tell the status first, and where
+everything takes long so does the output."""
 
 
 class CommandSession(asyncssh.SSHClientSession[bytes]):
@@ -102,7 +104,7 @@ async def run(
             if session.returncode < 0 and not session.signal:
                 raise LinkLost("the connection was lost while a command ran")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN):
+            async with asyncio.timeout(min(max(_DRAIN[0], time.monotonic() - began), _DRAIN[1])):
                 await asyncio.shield(session.drained)
     except TimeoutError:
         timed_out = True
