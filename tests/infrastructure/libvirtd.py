@@ -55,7 +55,7 @@ class Libvirtd:
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         log.close()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             done = subprocess.run(["virsh", "-c", self.uri, "uri"], capture_output=True, check=False)
             if done.returncode == 0:
@@ -87,12 +87,12 @@ class Libvirtd:
     def names(self, listing: str) -> list[str]:
         """Names of all machines (`list`), networks (`net-list`) or pools (`pool-list`), active or not."""
         virsh = ["virsh", "-q", "-c", self.uri, listing, "--all", "--name"]
-        return subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+        return subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=300).stdout.split()
 
     def filters(self) -> list[str]:
         """Names of all network filters."""
         virsh = ["virsh", "-q", "-c", self.uri, "nwfilter-list"]
-        lines = subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        lines = subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=300).stdout.splitlines()
         return [line.split()[1] for line in lines if line.strip()]
 
     def sweep(self) -> None:
@@ -168,7 +168,7 @@ def hold(folder: Path, script: str, *namespaces: str) -> subprocess.Popen[bytes]
     holder = subprocess.Popen(
         ["unshare", *namespaces, "sh", "-ec", script, "sh", str(folder), str(CAPABILITIES)], start_new_session=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (folder / "ready").exists():
         assert holder.poll() is None
         assert time.monotonic() < deadline
@@ -219,4 +219,4 @@ def remove_all(server: Libvirtd) -> None:
             for name in server.names(listing):
                 for words in ([destroy], undefine):
                     virsh = ["virsh", "-q", "-c", server.uri, *words, name]
-                    subprocess.run(virsh, capture_output=True, check=False, timeout=60)
+                    subprocess.run(virsh, capture_output=True, check=False, timeout=300)
