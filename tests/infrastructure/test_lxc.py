@@ -40,6 +40,10 @@ pytestmark = [
 ]
 
 
+DEPLOYABLE = f"images-test{os.getpid()}"
+"""Control groups have their guests' names: those of a run that was killed are not ours."""
+
+
 @pytest.fixture(scope="session")
 def bookworm() -> Image:
     """The JEOS, built once for all runs on this machine."""
@@ -65,8 +69,8 @@ async def infrastructure(tmp_path: Path) -> AsyncIterator[LxcInfrastructure]:
 def make_spec(bookworm: Image) -> MakeSpec:
     def make(name: str) -> GuestSpec:
         return GuestSpec(
-            guest_id=f"images-test.{name}",
-            deployable="images-test",
+            guest_id=f"{DEPLOYABLE}.{name}",
+            deployable=DEPLOYABLE,
             assembly=name,
             image=bookworm,
             identity=make_identity(name).identity,
@@ -204,7 +208,7 @@ async def main():
     driver = LxcInfrastructure(LxcSettings(state=sys.argv[1], parallel=2))
     image = msgspec.json.decode(sys.argv[2], type=Image)
     async def one(i):
-        await driver.start(GuestSpec(guest_id=f"images-test.k{i}", deployable="images-test", assembly=f"k{i}", image=image,
+        await driver.start(GuestSpec(guest_id=f"{sys.argv[3]}.k{i}", deployable=sys.argv[3], assembly=f"k{i}", image=image,
                                      identity=Identity(hostname=f"k{i}"), digest="1"))
         print(i, flush=True)
     await asyncio.gather(*(one(i) for i in range(8)))
@@ -214,12 +218,12 @@ asyncio.run(main())
     import msgspec
 
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, str(tmp_path / "lxc"), msgspec.json.encode(bookworm).decode(),
+        sys.executable, "-c", script, str(tmp_path / "lxc"), msgspec.json.encode(bookworm).decode(), DEPLOYABLE,
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert child.stdout is not None
     for _ in range(3):
-        assert await asyncio.wait_for(child.stdout.readline(), 60)
+        assert await asyncio.wait_for(child.stdout.readline(), 300)
     child.kill()
     await child.wait()
     await child.stdout.read()
