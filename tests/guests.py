@@ -136,7 +136,7 @@ class Guest:
             pytest.fail(f"the guest did not start: {done.stderr} {log[-1500:]}")
         subprocess.run(["ip", "addr", "add", f"{self.host_address}/30", "dev", self.name], check=True)
         subprocess.run(["ip", "link", "set", self.name, "up"], check=True)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while self.run("systemctl", "is-active", self.unit, check=False).strip() != "active":
             assert time.monotonic() < deadline, self.run("journalctl", "-n", "50", check=False)
             time.sleep(0.1)

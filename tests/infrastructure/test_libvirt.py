@@ -443,7 +443,7 @@ async def test_user_mode_network(libvirtd, image):
             host, port = info.reach(22)
             assert host == "127.0.0.1"
             banner = b""
-            async with asyncio.timeout(240):  # QEMU accepts connections before the guest's sshd does
+            async with asyncio.timeout(600):  # QEMU accepts connections before the guest's sshd does
                 while not banner.startswith(b"SSH-2.0"):
                     banner = await asyncio.to_thread(first_words, host, port)
             assert info.reach(80)[0] == "127.0.0.1"

@@ -301,7 +301,7 @@ async def test_a_start_that_was_given_up_does_not_outlive_an_isolation(host, tin
 
         link.fault = fault
         starting = asyncio.create_task(driver.start(spec))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             await hangs.wait()
         starting.cancel()  # as at its time-out
         await asyncio.gather(starting, return_exceptions=True)

@@ -167,7 +167,7 @@ async def test_the_last_guest_leaves_while_another_is_made(libvirtd, image):
     infrastructure = LibvirtInfrastructure(settings(libvirtd), prepare)
     await infrastructure.start(spec("first", image))
     making = asyncio.create_task(infrastructure.start(spec("second", Image(name="tiny", digest="tiny"))))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         await begun.wait()
     await infrastructure.delete("shop.first")
     assert libvirtd.names("net-list") == libvirtd.names("pool-list") == ["pcts"]

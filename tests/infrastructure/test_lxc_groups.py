@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can run LXC guests"),
     pytest.mark.skipif(shutil.which("lxc-start") is None, reason="lxc-start is not installed (package lxc)"),
     pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed (package nftables)"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
 ]
 GATEWAY = ipaddress.IPv4Address("192.0.2.1")
 FROM_WEB = (FirewallRule(protocol="tcp", first=3306, last=3306, group="web"),)
@@ -80,7 +80,7 @@ async def reaches(driver: LxcInfrastructure, guest: str, address: str, seconds: 
 
 async def until_reached(driver: LxcInfrastructure, guest: str, address: str) -> None:
     """Wait until a guest reaches the port."""
-    deadline = asyncio.get_running_loop().time() + 120
+    deadline = asyncio.get_running_loop().time() + 300
     while not await reaches(driver, guest, address, 20):
         assert asyncio.get_running_loop().time() < deadline, f"{guest} does not reach it"
         await asyncio.sleep(0.05)
@@ -95,7 +95,7 @@ async def test_a_rule_follows_the_members(driver: LxcInfrastructure, image: Imag
     await driver.start(spec(image, "stranger"))
     serve = "import socket\ns = socket.create_server(('', 3306))\nwhile True: s.accept()[0].close()"
     unit = ["systemd-run", "python3", "-c", serve]
-    deadline = asyncio.get_running_loop().time() + 120
+    deadline = asyncio.get_running_loop().time() + 300
     while (await driver.execute("shop.db", unit)).returncode:  # its systemd is just coming up
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.1)

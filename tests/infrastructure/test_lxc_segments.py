@@ -28,10 +28,10 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make networks"),
     pytest.mark.skipif(shutil.which("lxc-start") is None, reason="lxc-start is not installed (package lxc)"),
     pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed (package nftables)"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
 ]
 NETS = {"one": "192.168.71.0/24", "two": "192.168.72.0/24"}
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ class Stage:
                 and (not state or event.text("state") == state)
             )
 
-        deadline = time.monotonic() + max(60, seconds * self.world.slow)
+        deadline = time.monotonic() + max(300, seconds * self.world.slow)
         while True:
             page = self.client.events({"deployable": deployable}, after=cursor, limit=1000)
             for event in page.events:
@@ -178,7 +178,7 @@ class Stage:
         self.until(lambda: self.client.status(NAME).state.value == "running", seconds)
 
     def until(self, condition: Callable[[], bool], seconds: float) -> None:
-        deadline = time.monotonic() + max(60, seconds * self.world.slow)
+        deadline = time.monotonic() + max(300, seconds * self.world.slow)
         while not condition():
             assert time.monotonic() < deadline, self.client.status(NAME)
             time.sleep(0.2)
