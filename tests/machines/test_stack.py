@@ -15,6 +15,8 @@ import pytest
 
 pytest.importorskip("libvirt", reason="libvirt-python is not installed (make setup-libvirt)")
 
+from pcloud.environment.infrastructure import Capability
+from pcloud.infrastructure.libvirt_checks import lacking
 from tests.e2e.stack_stage import StackStage, guarded_server
 from tests.e2e.stage import until
 from tests.infrastructure.libvirtd import Libvirtd, run_libvirtd
@@ -72,6 +74,8 @@ def libvirtd(tmp_path_factory) -> Iterator[Libvirtd]:
 @pytest.fixture(scope="module")
 def stage(libvirtd: Libvirtd) -> Iterator[StackStage]:
     """A daemon of our own, whose stacks have their guests on libvirt."""
+    if lacks := lacking({"uri": libvirtd.uri}).get(Capability.FIREWALL):
+        pytest.skip(lacks)
     made = StackStage("mach")
     names = f'prefix = "{PREFIX}"\nnetwork = "{NAME}"\npool = "{NAME}"\nbridge = "{NAME}{os.getpid()}"\n'
     made.begin(f'[infrastructures.libvirt]\nuri = "{libvirtd.uri}"\n{names}', "libvirt")
