@@ -238,8 +238,12 @@ async def test_life_of_a_machine(libvirtd, guest, image):
 
 async def told_that_it_ended(events: list[GuestEvent], reason: str) -> None:
     """Wait until libvirt's event has told how a guest ended; a look at all guests may have told that it did before."""
-    await until(lambda: any(event.reason not in ("seen", "started") for event in events))
-    assert {event.reason for event in events if event.state is GuestState.STOPPED} - {"seen"} == {reason}
+
+    def told() -> set[str]:
+        return {event.reason for event in events if event.state is GuestState.STOPPED} - {"seen"}
+
+    await until(told)
+    assert told() == {reason}
 
 
 def written(libvirtd: Libvirtd, volume: str) -> int:
