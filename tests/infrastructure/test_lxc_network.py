@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from pcloud.infrastructure import lxc_network
 from pcloud.infrastructure.lxc_network import Bridge, Leases
 from pcloud.infrastructure.lxc_settings import LxcSettings
 
@@ -34,3 +36,16 @@ async def test_state_folders_that_begin_at_once_have_networks_of_their_own(tmp_p
             await bridge.remove_unused()
     # Others may have taken their names by now.
     assert not any(bridge._is_ours(network.bridge) for bridge, network in zip(bridges, made, strict=True))
+
+
+async def test_one_who_was_stopped_as_he_made_his_network_stops_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lxc_network, "_PATIENCE", 0.2)
+    bridge = Bridge(LxcSettings(state=str(tmp_path)), Leases(tmp_path))
+    with Path("/proc/self/ns/net").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            assert (await bridge.ensure()).bridge
+        finally:
+            await bridge.remove_unused()

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import ipaddress
+import math
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from pcloud.infrastructure.lxc_settings import LxcSettings
 FIRST_SUBNET = ipaddress.IPv4Network("10.88.0.0/16")
 _NAMESPACE = Path("/proc/self/ns/net")
 """This host's network, or the one that we are in: whoever makes bridges in it can lock it, whatever folder he has."""
+_PATIENCE = 60.0
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,7 +184,7 @@ class Bridge:
             network = self.read()
             if network is not None and self._is_ours(network.bridge):
                 return network
-            async with _locked(_NAMESPACE):
+            async with _locked(_NAMESPACE, _PATIENCE):
                 network = self._choose(network)
                 # Written first: what a crash leaves of the bridge is then known to be ours and taken up again.
                 write_atomically(self._file, msgspec.json.encode(network))
@@ -311,18 +313,19 @@ def alone(path: Path) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _locked(path: Path) -> AsyncIterator[None]:
-    """Hold a file lock against other processes; polled, so that a cancelled waiter leaves nothing behind."""
-    if path is _NAMESPACE:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+async def _locked(path: Path, patience: float = math.inf) -> AsyncIterator[None]:
+    """Hold a file lock against other processes; polled, so that a cancelled waiter leaves nothing behind. After `patience`
+    seconds it is gone on without: who has it was stopped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_CLOEXEC | (os.O_RDONLY if path is _NAMESPACE else os.O_RDWR | os.O_CREAT), 0o600)
+    deadline = asyncio.get_running_loop().time() + patience
     try:
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if asyncio.get_running_loop().time() >= deadline:
+                    break
                 await asyncio.sleep(0.02)
             else:
                 break
