@@ -27,7 +27,8 @@ import msgspec
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.infrastructure.lxc_network import Leases, Network, alone, write_atomically
 
-_SECONDS = 20.0
+_SECONDS = 120.0
+"""For one command: a network that goes holds up all that come, as long as this host is busy."""
 _OUTSIDE = "ext"
 T = TypeVar("T", bound=msgspec.Struct)
 
