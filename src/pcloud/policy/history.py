@@ -66,9 +66,13 @@ def _guest_history(state: State, assembly: str, node: str, now: float) -> Iterat
     if guest.power is not Power.ON:
         yield from _absent(assembly, node)
         return
-    start = CHANGED if guest_changed(state, assembly) else _digest()
+    # A node that failed is fenced before anything else starts, and whatever stops with it is asked for first: neither would
+    # come, where what is to be asked is in guests that are not connected either. Nothing runs in a guest that nobody is
+    # connected with as far as the scheduler knows: it is made anew as one that changed.
+    unknown = guest.fault is not Fault.NONE and guest.link is Link.NONE
+    start = CHANGED if unknown or guest_changed(state, assembly) else _digest()
     operations = _operation(name, "start", 0, 0, node, guest.since, start)
-    if guest.fault is Fault.NONE:
+    if unknown or guest.fault is Fault.NONE:
         operations += _operation(name, "monitor", GUEST_INTERVAL, 0, node, guest.since, _digest(GUEST_TIMEOUT))
     else:
         operations += _operation(name, "monitor", GUEST_INTERVAL, 7, node, now)
