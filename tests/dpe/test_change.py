@@ -152,6 +152,25 @@ def test_a_changed_monitor_interval_restarts_nothing() -> None:
     assert s.world.actions() == ["monitor/3 rsc_web_httpd"]
 
 
+def test_a_changed_image_and_the_first_parameter_of_a_service_in_one_change() -> None:
+    """Nothing is known of the configure step that the service has from now on, and nothing need be."""
+    httpd = resource("httpd")
+    web = Assembly(name="web", resources=(httpd,))
+    deployable = replace(shop(), assemblies=(web,))
+    new = replace(web, image="trixie", resources=(replace(httpd, parameters=(Parameter(name="port", value="81"),)),))
+
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.world.log.clear()
+        s.configure(replace(deployable, assemblies=(new,)))
+        await s.settle(10)
+        assert s.state == "running"
+        assert s.world.actions("boot") == ["boot shop.web"]
+        assert s.world.actions("start") == ["start cfg_web_httpd", "start rsc_web_httpd"]
+
+    play(deployable, story)
+
+
 def test_a_changed_image_makes_only_that_guest_anew() -> None:
     db, web = shop().assemblies
 
