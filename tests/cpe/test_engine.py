@@ -231,6 +231,26 @@ async def test_a_build_that_the_corrected_document_needs_as_well_goes_on(tmp_pat
         assert (cpe.home.path / "images" / "builds.log").read_text() == "trixie-\n"
 
 
+async def test_no_key_outlives_the_row_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that dies in the middle of a deletion goes on with it for as long as there is a row."""
+    left: list[bool] = []
+    async with engine(tmp_path) as cpe:
+        await cpe.put(sample("shop"))
+        await eventually(lambda: "shop" in cpe.desired.statuses, "loaded")
+        folder, remove = cpe.home.keys / "shop", cpe.store.deployables.remove
+        assert folder.is_dir()
+
+        async def watched(name: str) -> None:
+            left.append(folder.exists())
+            await remove(name)
+
+        monkeypatch.setattr(cpe.store.deployables, "remove", watched)
+        await cpe.delete("shop")
+        await eventually(lambda: "shop" not in cpe.desired.rows, "deleted")
+        assert left == [False]
+        assert not folder.exists()
+
+
 async def test_two_deployables_share_one_build(tmp_path: Path) -> None:
     async with engine(tmp_path) as cpe:
         for name in ("one", "two"):
