@@ -8,6 +8,7 @@ The state folder has a fixed name, so that the next run finds what an aborted on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -127,7 +128,8 @@ class Stage:
             self.run("down")
         for line in about(str(self.home)):
             if "pcloud-cped" in line or "pcloud-dped" in line or "pcloud.dpe" in line:
-                os.kill(int(line.split()[0]), signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                    os.kill(int(line.split()[0]), signal.SIGKILL)
         for folder in (self.home / "infrastructure/lxc/guests").glob("*/config"):
             subprocess.run(
                 ["lxc-stop", "-k", "-P", str(folder.parents[1]), "-n", folder.parent.name],
