@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,11 +78,32 @@ def document(**more: Any) -> str:
         "Back": attribute("Back", "PrivateIp"),
         "Beside": attribute("Beside", "PrivateIp"),
         **({"Third": attribute("Third", "PrivateIp")} if "Third" in more else {}),
+        **({"Balanced": attribute("Balancer", "DNSName")} if "Balancer" in more else {}),
     }
     return json.dumps({"Resources": resources, "Outputs": outputs})
 
 
-THIRD = {"More": ec2("Subnet", CidrBlock="172.29.3.0/24", VpcId=ref("Vpc")), "Third": server(SubnetId=ref("More"))}
+MORE = {
+    "More": ec2("Subnet", CidrBlock="172.29.3.0/24", VpcId=ref("Vpc")),
+    "Third": server(SubnetId=ref("More")),
+    "Balancer": {
+        "Type": "AWS::ElasticLoadBalancing::LoadBalancer",
+        "Properties": {
+            "Subnets": [ref("Public")],
+            "Instances": [ref("Back")],
+            "Listeners": [{"LoadBalancerPort": 2222, "InstancePort": 22, "Protocol": "TCP"}],
+        },
+    },
+}
+
+
+def greeting(address: str, port: int) -> bytes:
+    """Return what a server says first; empty where there is none."""
+    try:
+        with socket.create_connection((address, port), timeout=5) as connection:
+            return connection.recv(4)
+    except OSError:
+        return b""
 
 
 def physical(stage: StackStage) -> dict[str, str]:
@@ -90,8 +112,8 @@ def physical(stage: StackStage) -> dict[str, str]:
 
 
 def test_who_reaches_whom_in_a_vpc(stage: StackStage) -> None:
-    """By `aws cloudformation deploy`: the public subnet has a way outside, the private one has none; a subnet more touches
-    nothing else; a restart keeps it; nothing is left."""
+    """By `aws cloudformation deploy`: the public subnet has a way outside, the private one has none; a subnet and
+    a balancer more touch nothing else; a restart keeps it; nothing is left."""
 
     def deploy(**more: Any) -> None:
         name = stage.write("vpc.template", document(**more))
@@ -117,7 +139,7 @@ def test_who_reaches_whom_in_a_vpc(stage: StackStage) -> None:
 
     holds()
     before, booted = physical(stage), {each: stage.booted(each) for each in (front, back, beside)}
-    deploy(**THIRD)
+    deploy(**MORE)
     after = physical(stage)
     assert {name: after[name] for name in before} == before
     assert {each: stage.booted(each) for each in booted} == booted
@@ -126,6 +148,8 @@ def test_who_reaches_whom_in_a_vpc(stage: StackStage) -> None:
     until("the new subnet", lambda: opens(stage, back, third_is))
     until("from the new subnet", lambda: opens(stage, third, told["Front"]))
     assert not opens(stage, third, told["Beside"])
+    balanced = stage.outputs("vpc")["Balanced"]
+    until("the private guest by the balancer", lambda: greeting(balanced, 2222) == b"SSH-")
     holds()
 
     stage.guest(front, "sh", "-c", "systemctl reboot --no-block; true")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pcloud.environment.infrastructure import ExecResult
 from pcloud.infrastructure.lxc_router_rules import Router, rules
 from pcloud.model.deployable import Interface
 from pcloud.model.errors import InvalidDocument
@@ -278,6 +279,90 @@ async def test_groups_of_a_vpc(manager: StackManager, platform: Networked) -> No
     assert stack.status == "UPDATE_ROLLBACK_COMPLETE"
     assert "is of another VPC than the guest" in stack.reason
     await removed(manager, stack, platform)
+
+
+class Reached(Networked):
+    """Commands in guests work; what balancers are told is kept."""
+
+    capabilities = Networked.capabilities | {"access"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = ""
+
+    async def execute(
+        self, deployable: str, assembly: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
+    ) -> ExecResult:
+        self.written = stdin.decode() or self.written
+        return ExecResult(returncode=0, stdout=b"", stderr=b"")
+
+
+async def test_groups_and_balancers_in_subnets(tmp_path: Path) -> None:
+    """Members are spread over the subnets; the balancer is in its own, with an address outside, and serves the members at
+    theirs inside."""
+    platform = Reached()
+    manager = await opened(tmp_path, platform)
+    zones = [ref("Public"), ref("Private")]
+
+    def body(size: int, **changes: Any) -> Source:
+        balancer = {
+            "Subnets": [ref("Public")],
+            "SecurityGroups": [ref("Web")],
+            "Listeners": [{"LoadBalancerPort": 80, "InstancePort": 8080, "Protocol": "HTTP"}],
+            **changes,
+        }
+        group = {
+            "VPCZoneIdentifier": zones,
+            "LaunchConfigurationName": ref("Launch"),
+            "LoadBalancerNames": [ref("Balancer")],
+            "MinSize": size,
+            "MaxSize": size,
+        }
+        launch = {
+            "ImageId": "bookworm",
+            "InstanceType": "m1.small",
+            "SecurityGroups": [ref("Web")],
+            "AssociatePublicIpAddress": True,
+        }
+        whole = vpc(
+            Web=ec2("SecurityGroup", GroupDescription="x", VpcId=ref("Vpc")),
+            Other=ec2("SecurityGroup", GroupDescription="x", VpcId=ref("Vpc")),
+            Balancer={"Type": "AWS::ElasticLoadBalancing::LoadBalancer", "Properties": balancer},
+            Launch={"Type": "AWS::AutoScaling::LaunchConfiguration", "Properties": launch},
+            Group={"Type": "AWS::AutoScaling::AutoScalingGroup", "Properties": group, "DependsOn": ["Attached"]},
+        )
+        return source(whole, DNS={"Fn::GetAtt": ["Balancer", "DNSName"]})
+
+    stack = await made(manager, "scaled", body(3))
+    by = ids(manager, stack)
+
+    def members() -> dict[str, str]:
+        found = guests(platform)
+        return {name: one.interfaces[0].network for name, one in sorted(found.items()) if name.startswith("member")}
+
+    public, private = by["Public"], by["Private"]
+    assert members() == {"member0": public, "member1": private, "member2": public}
+    found = guests(platform)
+    assert {one.groups for one in found.values()} == {(by["Web"],)}
+    assert [one.network for one in found["balancer"].interfaces] == [public]
+    outer = {inner: address for address, inner in platform.networks.routers[by["Vpc"]][2]}
+    assert len(outer) == 4
+    inside = found["balancer"].interfaces[0].address.partition("/")[0]
+    assert stack.outputs["DNS"]["value"] == outer[inside]
+    for name in members():
+        assert f"{found[name].interfaces[0].address.partition('/')[0]}:8080" in platform.written
+
+    before = {name: one.interfaces for name, one in found.items()}
+    await changed(manager, stack, body(4, SecurityGroups=[ref("Other")]))
+    assert list(members().values()) == [public, private, public, private]
+    found = guests(platform)
+    assert {name: found[name].interfaces for name in before} == before
+    assert found["balancer"].groups == (by["Other"],)
+    await changed(manager, stack, body(4, Scheme="internal"))
+    assert stack.outputs["DNS"]["value"].startswith("172.20.1.")
+    assert len(platform.networks.routers[by["Vpc"]][2]) == 4
+    await removed(manager, stack, platform)
+    await manager.close()
 
 
 @pytest.mark.parametrize(

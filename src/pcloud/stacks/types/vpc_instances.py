@@ -90,11 +90,8 @@ def subnet_problems(subnet: Any, path: Path) -> list[PropertyProblem]:
 
 def lacking(properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
     """Return the refusal of a subnet where no stack can make networks."""
-    if not inside(properties) or Capability.NETWORKS in platform.capabilities:
-        return []
     key = "SubnetId" if properties.get("SubnetId") is not None else "NetworkInterfaces"
-    message = f"'{key}' can not be honoured: this platform has no networks"
-    return [PropertyProblem(code="REFUSED", message=message, path=(key,))]
+    return _no_networks(key, platform) if inside(properties) else []
 
 
 def notes(properties: Mapping[str, Any]) -> list[str]:
@@ -110,6 +107,42 @@ def subnet_notes(key: str, named: Any) -> list[str]:
         for name in (named if isinstance(named, list) else [])
         if known(name) and not of_stack(name)
     ]
+
+
+def listed_problems(key: str, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+    """Return why the subnets of a list can not be some of a stack."""
+    named = properties.get(key)
+    return [
+        problem
+        for index, name in enumerate(named if isinstance(named, list) else ())
+        for problem in subnet_problems(name, (key, index))
+    ]
+
+
+def listed_lacking(key: str, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+    """Return the refusal of a list of subnets where no stack can make networks."""
+    named = properties.get(key)
+    some = any(of_stack(name) for name in (named if isinstance(named, list) else ()))
+    return _no_networks(key, platform) if some else []
+
+
+def _no_networks(key: str, platform: Platform) -> list[PropertyProblem]:
+    if Capability.NETWORKS in platform.capabilities:
+        return []
+    message = f"'{key}' can not be honoured: this platform has no networks"
+    return [PropertyProblem(code="REFUSED", message=message, path=(key,))]
+
+
+def in_subnet(properties: Mapping[str, Any], subnet: str, public: Any) -> dict[str, Any]:
+    """Return an instance's properties with a subnet, and whether it gets an address outside where that is said."""
+    if public is None or not of_stack(subnet):
+        return {**properties, "SubnetId": subnet}
+    groups = {"GroupSet": properties["SecurityGroups"]} if properties.get("SecurityGroups") else {}
+    interface = {"DeviceIndex": 0, "SubnetId": subnet, "AssociatePublicIpAddress": public, **groups}
+    return {
+        **{key: each for key, each in properties.items() if key != "SecurityGroups"},
+        "NetworkInterfaces": [interface],
+    }
 
 
 def secondary(properties: Mapping[str, Any], path: Path) -> list[PropertyProblem]:
