@@ -238,9 +238,13 @@ async def test_addresses_outside(manager: StackManager, platform: Networked) -> 
     assert sorted(platform.networks.routers[by["Vpc"]][2]) == wanted
     assert guests(platform)["three"].interfaces[0].address == "172.20.1.50/24"
 
-    mapped["More"] = ec2("EIP", Domain="vpc", InstanceId=ref("One"))
+    mapped["More"] = ec2("EIP", Domain="vpc", InstanceId=ref("Two"))
     await changed(manager, stack, source(mapped, **told))
     more = ids(manager, stack)["More"]
+    assert stack.outputs["Two"]["value"] == more
+    mapped["More"]["Properties"]["InstanceId"] = ref("One")
+    await changed(manager, stack, source(mapped, **told))
+    assert (ids(manager, stack)["More"], stack.outputs["Two"]["value"]) == (more, "")
     assert sorted(platform.networks.routers[by["Vpc"]][2]) == sorted([(more, own), (by["Held"], "172.20.1.50")])
     assert stack.outputs["One"]["value"] == more
     del mapped["More"]

@@ -126,7 +126,7 @@ class ElasticIp(Address):
     attributes = frozenset({"AllocationId", "InstanceId", "PublicIp"})
     schema: ClassVar[Schema] = {
         "Domain": text(allowed=("vpc", "standard"), inert="there is one kind of address"),
-        "InstanceId": text(),
+        "InstanceId": text(on_change=OnChange.UPDATE),
         "Tags": listing(on_change=OnChange.NOTHING),
     }
 
@@ -135,12 +135,19 @@ class ElasticIp(Address):
         record = context.record
         record.physical = await self.take(context)
         record.data["reference"] = own_id("eipalloc", record)  # it is found by that as well
-        record.attributes = {
-            "AllocationId": record.data["reference"],
-            "PublicIp": record.physical,
-            "InstanceId": context.properties.get("InstanceId") or "",
-        }
-        if instance := context.properties.get("InstanceId"):
+        record.attributes = {"AllocationId": record.data["reference"], "PublicIp": record.physical}
+        await self._give(context)
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Give it to another instance, or to none."""
+        await detach(context, context.record.data["address"])
+        await self._give(context)
+
+    @staticmethod
+    async def _give(context: Context) -> None:
+        record, instance = context.record, context.properties.get("InstanceId")
+        record.attributes = {**record.attributes, "InstanceId": instance or ""}
+        if instance:
             await give_to_port(context, str(instance), record.data["address"])
 
 

@@ -224,9 +224,11 @@ async def publish(context: Context) -> None:
     """Give a guest an address outside at its VPC's router, for as long as it is there; the same again after a crash."""
     record, services = context.record, context.services
     first = next(iter(record.data.get("interfaces", ())), None)
-    router = router_of(context, first["subnet"]) if first is not None else None
-    if first is None or router is None:
-        return
+    if first is None:
+        return  # in the guests' own network, as the plan says
+    router = router_of(context, first["subnet"])
+    if router is None:
+        raise ResourceFailed("the subnet has no router, so nobody in it has an address outside")
     record.data.update(published=True, router=router.physical)
     services.save(record)
     address = await services.platform.allocate_address(f"{context.token}{LAUNCH}")
