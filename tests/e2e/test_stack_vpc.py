@@ -124,6 +124,10 @@ def test_who_reaches_whom_in_a_vpc(stage: StackStage) -> None:
     assert told["Front"].startswith("172.29.1.")
     assert told["Back"].startswith("172.29.2.")
     front, back, beside = (place[name] for name in ("front", "back", "beside"))
+    # Not for want of a way: the guest beside the VPC knows its router, which keeps it out.
+    state = stage.home / "infrastructure/lxc"
+    router = json.loads((state / "routers" / f"{physical(stage)['Vpc']}.json").read_text())["outside"]
+    stage.guest(beside, "ip", "route", "add", "172.29.0.0/16", "via", router.partition("/")[0])
 
     def holds() -> None:
         until("from this host", lambda: answers(told["Outside"], 22))
@@ -135,7 +139,6 @@ def test_who_reaches_whom_in_a_vpc(stage: StackStage) -> None:
         assert not opens(stage, back, told["Outside"])
         assert not opens(stage, beside, told["Front"])
         assert not opens(stage, beside, told["Back"])
-        assert not answers(told["Back"], 22)
 
     holds()
     before, booted = physical(stage), {each: stage.booted(each) for each in (front, back, beside)}
@@ -162,6 +165,5 @@ def test_who_reaches_whom_in_a_vpc(stage: StackStage) -> None:
     stage.aws("wait", "stack-delete-complete", "--stack-name", "vpc")
     assert stage.left() == []
     assert there(wanted) == set()
-    state = stage.home / "infrastructure/lxc"
     for kind in ("networks", "subnets", "routers", "segments", "leases", "groups"):
         assert not (state / kind).exists() or list((state / kind).iterdir()) == [], kind
