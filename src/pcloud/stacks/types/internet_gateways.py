@@ -42,12 +42,15 @@ class GatewayAttachment(ResourceType):
     schema: ClassVar[Schema] = {
         "VpcId": text(required=True),
         "InternetGatewayId": text(on_change=OnChange.UPDATE),
-        "VpnGatewayId": text(refused="there are no VPN gateways"),
+        "VpnGatewayId": text(),
     }
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
         """A gateway is needed."""
-        if properties.get("InternetGatewayId") is not None or properties.get("VpnGatewayId") is not None:
+        if properties.get("VpnGatewayId") is not None:
+            message = "the property 'VpnGatewayId' can not be honoured: there are no VPN gateways"
+            return [PropertyProblem(code="REFUSED", message=message, path=("VpnGatewayId",))]
+        if properties.get("InternetGatewayId") is not None:
             return []
         message = "InternetGatewayId is needed"
         return [PropertyProblem(code="MISSING_PROPERTY", message=message, path=("InternetGatewayId",))]

@@ -17,7 +17,24 @@ from pcloud.stacks.types.routing import bring, settle
 from pcloud.stacks.types.vpc import NO_IPV6, TAGS, of_vpc, span, vpc_of
 from pcloud.stacks.types.vpc_subnets import Subnet
 
-_TO_GATEWAY = "a route leads to an internet gateway; there are no {}"
+_OTHERS = {
+    "NatGatewayId": "NAT gateways",
+    "InstanceId": "guests that route",
+    "NetworkInterfaceId": "guests that route",
+    "VpcPeeringConnectionId": "connections between VPCs",
+    "TransitGatewayId": "transit gateways",
+    "VpcEndpointId": "endpoints",
+    "CarrierGatewayId": "carrier gateways",
+    "LocalGatewayId": "outposts",
+    "CoreNetworkArn": "core networks",
+    "OdbNetworkArn": "other networks",
+}
+_REFUSED = {
+    "DestinationIpv6CidrBlock": NO_IPV6,
+    "DestinationPrefixListId": "there are no lists of prefixes; write the DestinationCidrBlock",
+    "EgressOnlyInternetGatewayId": NO_IPV6,
+    **{key: f"a route leads to an internet gateway; there are no {what}" for key, what in _OTHERS.items()},
+}
 
 
 class RouteTable(ResourceType):
@@ -50,28 +67,22 @@ class Route(ResourceType):
         "RouteTableId": text(required=True),
         "DestinationCidrBlock": text(),
         "GatewayId": text(on_change=OnChange.UPDATE),
-        "DestinationIpv6CidrBlock": text(refused=NO_IPV6),
-        "DestinationPrefixListId": text(refused="there are no lists of prefixes; write the DestinationCidrBlock"),
-        "EgressOnlyInternetGatewayId": text(refused=NO_IPV6),
-        "NatGatewayId": text(refused=_TO_GATEWAY.format("NAT gateways")),
-        "InstanceId": text(refused=_TO_GATEWAY.format("guests that route")),
-        "NetworkInterfaceId": text(refused=_TO_GATEWAY.format("guests that route")),
-        "VpcPeeringConnectionId": text(refused=_TO_GATEWAY.format("connections between VPCs")),
-        "TransitGatewayId": text(refused=_TO_GATEWAY.format("transit gateways")),
-        "VpcEndpointId": text(refused=_TO_GATEWAY.format("endpoints")),
-        "CarrierGatewayId": text(refused=_TO_GATEWAY.format("carrier gateways")),
-        "LocalGatewayId": text(refused=_TO_GATEWAY.format("outposts")),
-        "CoreNetworkArn": text(refused=_TO_GATEWAY.format("core networks")),
-        "OdbNetworkArn": text(refused=_TO_GATEWAY.format("other networks")),
+        **{key: text() for key in _REFUSED},
     }
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
-        """A range of addresses, and a gateway where nothing else is refused."""
-        refused = any(properties.get(key) is not None for key, rule in self.schema.items() if rule.refused)
+        """A range of addresses, and a gateway unless something else is named, which is refused."""
         problems = [
+            PropertyProblem(
+                code="REFUSED", message=f"the property '{key}' can not be honoured: {_REFUSED[key]}", path=(key,)
+            )
+            for key in _REFUSED
+            if properties.get(key) is not None
+        ]
+        problems = problems or [
             PropertyProblem(code="MISSING_PROPERTY", message=f"{key} is needed", path=(key,))
             for key in ("DestinationCidrBlock", "GatewayId")
-            if properties.get(key) is None and not refused
+            if properties.get(key) is None
         ]
         destination = properties.get("DestinationCidrBlock")
         if known(destination):
