@@ -116,9 +116,8 @@ class SecurityGroup(GroupOfRules):
     def notes(self, properties: Mapping[str, Any]) -> list[str]:
         """A VPC of others."""
         vpc = properties.get("VpcId")
-        if vpc is None or is_vpc(vpc):
-            return []
-        return [f"VpcId has no effect here: '{vpc}' is no VPC of a stack; the group is for guests in any network"]
+        note = f"VpcId has no effect here: '{vpc}' is no VPC of a stack; the group is for guests in any network"
+        return [] if vpc is None or is_vpc(vpc) else [note]
 
     async def create(self, context: Context) -> None:
         """Besides: it is for guests of its VPC."""
