@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from pcloud.model.deployable import Interface
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import Source, StackRecord
+from pcloud.stacks.types.registry import types
 from tests.stacks.test_guests import MemoryPlatform, opened
 from tests.stacks.test_networks import MemoryNetworks, Networked, crash_everywhere
 from tests.stacks.test_security_groups import changed, guests, made
@@ -399,6 +402,29 @@ async def test_refused_before_anything_starts(
     with pytest.raises(InvalidDocument, match=says):
         await manager.create("no", source(resources))
     assert platform.networks.empty
+
+
+ODD: list[Any] = [
+    None, "", 0, True, [], [[]], [None], {}, {"a": 1}, "10.0.0.0/16", "999.1.1.1/99", "subnet-", f"subnet-{16 * 'a'}",
+    ref("Other"), [ref("Other")], [{}], [{"SubnetId": ref("Other")}], [{"DeviceIndex": ref("Other"), "SubnetId": "s"}],
+    [{"PrivateIpAddress": "1.1.1.1", "Primary": True}], {"Fn::Split": [",", ref("Other")]},
+]  # fmt: skip
+
+
+async def test_odd_values_are_problems_and_no_exceptions(manager: StackManager) -> None:
+    """Each property of each type with each of these, where others are not known yet."""
+    others = ["AWS::ElasticLoadBalancing::LoadBalancer", "AWS::AutoScaling::AutoScalingGroup"]
+    kinds = ["VPC", "Subnet", "VPCGatewayAttachment", "Route", "NetworkInterface", "Instance", "EIPAssociation"]
+    for name in [*others, *(f"AWS::EC2::{kind}" for kind in kinds)]:
+        schema = types()[name].schema
+        needed = {key: "bookworm" for key, rule in schema.items() if rule.required}
+        for key, value in itertools.product(schema, ODD):
+            resources = {
+                "Odd": {"Type": name, "Properties": {**needed, key: value}},
+                "Other": ec2("VPC", CidrBlock="10.1.0.0/16"),
+            }
+            with contextlib.suppress(InvalidDocument):
+                manager.plan(None, source(resources), "odd")
 
 
 async def test_where_there_are_no_networks_they_are_refused(tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ class ElasticLoadBalancer(HaproxyBalancer):
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
         """TLS is not ended here, and the health check's target must be one."""
         found = []
-        for index, listener in enumerate(properties.get("Listeners") or []):
+        listeners = properties.get("Listeners")
+        for index, listener in enumerate(listeners if isinstance(listeners, list) else ()):
             if isinstance(listener, dict) and listener.get("Protocol") in ("HTTPS", "SSL"):
                 found.append(
                     PropertyProblem(
