@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pcloud.images.payload import agent_files
+from tests.remoted import QUICK
 
 CACHE = Path("/var/cache/pcloud-test/agent")
 PACKAGES = "systemd-sysv,iproute2,python3-minimal,libpython3-stdlib,libgnutls30,dbus,procps"
@@ -133,7 +134,7 @@ class Guest:
             pytest.fail(f"the guest did not start: {done.stderr} {log[-1500:]}")
         subprocess.run(["ip", "addr", "add", f"{self.host_address}/30", "dev", self.name], check=True)
         subprocess.run(["ip", "link", "set", self.name, "up"], check=True)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while self.run("systemctl", "is-active", self.unit, check=False).strip() != "active":
             assert time.monotonic() < deadline, self.run("journalctl", "-n", "50", check=False)
             time.sleep(0.1)
@@ -185,3 +186,5 @@ class PacemakerGuest(Guest):
         wants = upper / "etc/systemd/system/multi-user.target.wants"
         wants.mkdir(parents=True)
         (wants / "pacemaker_remote.service").symlink_to("/lib/systemd/system/pacemaker_remote.service")
+        (upper / "etc/default").mkdir()
+        (upper / "etc/default/pacemaker").write_text("".join(f"{name}={value}\n" for name, value in QUICK.items()))

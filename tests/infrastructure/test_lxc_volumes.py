@@ -135,7 +135,7 @@ async def test_partitions_made_while_the_guest_runs_have_their_nodes(driver, sta
         ):
             subprocess.run(words, check=True, capture_output=True)
             async with asyncio.timeout(60):
-                while (await said(driver, "cd /dev", "ls vdb*")).split() != parts:
+                while (await said(driver, "cd /dev", "echo vdb*")).split() != parts:
                     await asyncio.sleep(0.05)
         await said(driver, "mkfs.ext3 -q /dev/vdb1", "mount /dev/vdb1 /mnt", "echo x >/mnt/x", "umount /mnt")
         # started anew: the partitions are there before its init runs
@@ -387,7 +387,7 @@ async def test_what_was_lost_of_the_kernels_messages_is_looked_up(driver, state,
             Path(f"/sys/block/{loop}/uevent").write_text("change")
         subprocess.run(["addpart", f"/dev/{loop}", "1", "2048", "32768"], check=True, capture_output=True)
         async with asyncio.timeout(60):
-            while (await said(driver, "cd /dev", "ls vdb*")).split() != ["vdb", "vdb1"]:
+            while (await said(driver, "cd /dev", "echo vdb*")).split() != ["vdb", "vdb1"]:
                 await asyncio.sleep(0.05)
         assert told == []
     finally:

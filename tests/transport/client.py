@@ -46,8 +46,9 @@ def endpoint(daemon, **changes) -> Endpoint:
 
 @asynccontextmanager
 async def connected(daemon, **settings):
-    """Yield (connection, recorder) of a fresh transport."""
-    transport = RemoteTransport(**settings)
+    """Yield (connection, recorder) of a fresh transport. Silence ends a connection only if its settings tell so: on a busy
+    machine a daemon may be silent for long."""
+    transport = RemoteTransport(**{"poke_interval": 3600.0, **settings})
     recorder = Recorder()
     try:
         connection = await transport.connect(

@@ -178,8 +178,8 @@ def start_sshd(state: Path, *, extra: str = "") -> Iterator[Sshd]:
         yield Sshd(state, port, process, public, host.export_public_key().decode())
     finally:
         own = [process.pid, *descendants(process.pid)]
-        if (state / "pid").exists():
-            own.append(int((state / "pid").read_text()))
+        if (state / "pid").exists() and (text := (state / "pid").read_text().strip()):
+            own.append(int(text))
         for pid in own:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGCONT)
