@@ -19,7 +19,8 @@ from pcloud.images.store import ImageStore
 from pcloud.infrastructure import lxc_segments
 from pcloud.infrastructure.lxc import LxcInfrastructure
 from pcloud.infrastructure.lxc_network import Network
-from pcloud.infrastructure.lxc_segments import Router, Segments, Subnet
+from pcloud.infrastructure.lxc_router_rules import Router
+from pcloud.infrastructure.lxc_segments import Segments, Subnet
 from pcloud.infrastructure.lxc_settings import LxcSettings
 from pcloud.model.deployable import Interface
 
