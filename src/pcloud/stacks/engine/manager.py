@@ -16,11 +16,9 @@ from typing import Any
 from pcloud.model.errors import Conflict, PcloudError, Unavailable
 from pcloud.stacks.alarms.sampling import Sampling
 from pcloud.stacks.engine.balancing import Balancing
-from pcloud.stacks.engine.run import Run
+from pcloud.stacks.engine.operations import Operations
 from pcloud.stacks.engine.scopes import arn
 from pcloud.stacks.engine.settling import Settling
-from pcloud.stacks.engine.standing import Standing
-from pcloud.stacks.guests.wanted import may_make_guests
 from pcloud.stacks.records import (
     Operation,
     Source,
@@ -34,7 +32,7 @@ _AGAIN = 5.0
 """Seconds between tries to be reachable for guests whose infrastructure is away."""
 
 
-class StackManager(Standing):
+class StackManager(Operations):
     """The stacks of this host."""
 
     _background: list[asyncio.Task[None]]
@@ -96,6 +94,20 @@ class StackManager(Standing):
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self.store.close()
 
+    async def _reach_guests(self) -> None:
+        for stack in list(self.stacks.values()):
+            if stack.live and stack.source is not None:
+                await self.prepare_guests(stack.source)
+
+    async def _reach_guests_later(self) -> None:
+        while True:
+            await asyncio.sleep(_AGAIN)
+            try:
+                await self._reach_guests()
+            except Unavailable:
+                continue
+            return
+
     # --- changing
 
     async def create(  # type: ignore[override]
@@ -131,13 +143,13 @@ class StackManager(Standing):
                 root=(parent.root or parent.id) if parent else "",
                 owner=parent.owner if parent else owner,
             )
+        template = self.reader.template(source)
+        self.validate(stack, source)
         stack.created = now
         stack.timeout = timeout
         stack.protected = protected
         stack.policy = policy
         stack.disable_rollback = on_failure == "DO_NOTHING"
-        template = self.reader.template(source)
-        self.validate(stack, source)
         stack.description = template.description
         stack.operation = Operation(
             action="CREATE",
@@ -285,117 +297,3 @@ class StackManager(Standing):
         else:
             operation.phase = "rollback"
             await self._accept(stack, "UPDATE_ROLLBACK_IN_PROGRESS", "User Initiated")
-
-    async def wait(self, stack: StackRecord) -> None:
-        """Return when no operation of the stack is under way."""
-        while (task := self._tasks.get(stack.id)) is not None:
-            await asyncio.wait([task])
-            if self._tasks.get(stack.id) is task:
-                return
-
-    # --- what a Run calls
-
-    async def prepare_guests(self, source: Source) -> None:
-        """Be reachable for guests when a source may make some: the URLs that they are given name the address."""
-        if may_make_guests(source):
-            self.metadata_url = await self.platform.prepare() or self.metadata_url
-
-    async def _reach_guests(self) -> None:
-        for stack in list(self.stacks.values()):
-            if stack.live and stack.source is not None:
-                await self.prepare_guests(stack.source)
-
-    async def _reach_guests_later(self) -> None:
-        while True:
-            await asyncio.sleep(_AGAIN)
-            try:
-                await self._reach_guests()
-            except Unavailable:
-                continue
-            return
-
-    async def _release_guests(self, gone: StackRecord) -> None:
-        def has(stack: StackRecord) -> bool:
-            operation = stack.operation
-            known = (stack.source, operation.target if operation else None, operation.previous if operation else None)
-            return any(may_make_guests(source) for source in known if source is not None)
-
-        if not has(gone) or any(has(stack) for stack in self.stacks.values() if stack.live and stack is not gone):
-            return
-        await self.platform.release()
-
-    async def _accept(self, stack: StackRecord, status: str, reason: str) -> None:
-        stack.status, stack.reason = status, reason
-        self.store.put(stack)
-        self.event(stack, None, status, reason)
-        await self.store.flush()
-        self._begin(stack)
-
-    def _begin(self, stack: StackRecord) -> None:
-        run = Run(self, stack)
-        self._runs[stack.id] = run
-        self._tasks[stack.id] = asyncio.ensure_future(self._guard(run))
-
-    async def _guard(self, run: Run) -> None:
-        task = asyncio.current_task()
-        try:
-            await run.run()
-        except PcloudError as problem:
-            _log.error("stack %s: %s", run.stack.name, problem)
-            if not self.closing:
-                run.stack.status = run.stack.status.replace("IN_PROGRESS", "FAILED")
-                run.stack.reason = str(problem)
-        finally:
-            if self._tasks.get(run.stack.id) is task:
-                del self._tasks[run.stack.id]
-                self._runs.pop(run.stack.id, None)
-
-    def _still_open(self) -> None:
-        """End the calling task when the daemon stops: nothing may be decided any more."""
-        if self.closing:
-            raise asyncio.CancelledError
-
-    async def enter(self, stack: StackRecord, phase: str, status: str, reason: str) -> None:
-        """Go on to another phase of the operation, durably."""
-        assert stack.operation is not None
-        self._still_open()
-        stack.operation.phase = phase
-        stack.status, stack.reason = status, reason
-        self.store.put(stack)
-        self.event(stack, None, status, reason)
-        await self.store.flush()
-
-    async def finish(self, stack: StackRecord, status: str, reason: str, *, keep: bool = False) -> None:
-        """End the operation. The new status is visible once it is stored."""
-        self._still_open()
-        if status == "DELETE_COMPLETE":
-            await self._release_guests(stack)
-        kept = keep or status in ("CREATE_FAILED", "UPDATE_FAILED", "DELETE_FAILED")
-        final = StackRecord(**{field: getattr(stack, field) for field in StackRecord.__struct_fields__})
-        final.status, final.reason = status, reason
-        final.operation = stack.operation if kept else None
-        if status == "DELETE_COMPLETE":
-            final.deleted = self.now()
-        self.store.put(final)
-        self.event(stack, None, status, reason)
-        await self.store.flush()
-        operation = stack.operation
-        stack.status, stack.reason, stack.deleted, stack.operation = status, reason, final.deleted, final.operation
-        if status == "DELETE_COMPLETE" and self._names.get(stack.name) == stack.id:
-            del self._names[stack.name]
-        if status == "DELETE_COMPLETE":
-            self.watcher.metrics.drop(stack.id)
-        self._note_exports(stack)
-        if status == "DELETE_COMPLETE":
-            self.prune()
-        if not kept and operation is not None and operation.change_set:
-            self.executed(operation.change_set)
-        if kept:
-            task = self._tasks.pop(stack.id, None)
-            self._runs.pop(stack.id, None)
-            if task is not None and task is asyncio.current_task():
-                raise _Ended
-
-
-class _Ended(asyncio.CancelledError):
-    """Ends the task of an operation that stopped half way and is kept for later."""
