@@ -32,6 +32,7 @@ from pcloud.environment.infrastructure import (
     HasVolumes,
     Infrastructure,
     InfrastructureError,
+    InfrastructureUnavailable,
     Vitality,
 )
 from pcloud.model.deployable import AttachedVolume
@@ -63,10 +64,15 @@ class Events:
         self._more = asyncio.Event()
 
     async def follow(self, infrastructure: Infrastructure) -> None:
-        """Run as a task until the driver is closed."""
-        async for event in infrastructure.watch():
-            self.seen.append((time.monotonic(), event))
-            self._more.set()
+        """Run as a task until the driver is closed; a watch that ends because nobody answers is taken up again."""
+        while True:
+            try:
+                async for event in infrastructure.watch():
+                    self.seen.append((time.monotonic(), event))
+                    self._more.set()
+                return
+            except InfrastructureUnavailable:
+                await asyncio.sleep(0.1)
 
     async def until(self, guest_id: str, state: GuestState, *, since: float, deadline: float = 300.0) -> float:
         """Return when (monotonic) the guest was first told to have that state after `since`."""

@@ -91,8 +91,11 @@ async def driver(
     events: list[GuestEvent] = []
 
     async def watch() -> None:
-        async for event in infrastructure.watch():
-            events.append(event)  # noqa: PERF401 - seen as they come
+        while True:  # as the engine does
+            with contextlib.suppress(InfrastructureUnavailable):
+                async for event in infrastructure.watch():
+                    events.append(event)  # noqa: PERF401 - seen as they come
+            await asyncio.sleep(0.1)
 
     task = asyncio.create_task(watch())
     try:
