@@ -15,7 +15,7 @@ from tests.infrastructure.otherhost import SUBNET, OtherHost, run_other_host
 from tests.machines.libvirt import LibvirtWorld
 from tests.machines.stage import NAME, Stage, stage
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(2400)]
 PREFIX = "pcme-"
 WATCHED = ("db", "web")
 """By its sshd, and by our agent."""
@@ -61,7 +61,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherHost]:
 def shop(host: OtherHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """The running deployable."""
     with stage(tmp_path_factory.mktemp("otherhost"), OtherHostWorld(host)) as it:
-        it.apply_text(MANIFEST, "15m")
+        it.apply_text(MANIFEST, "25m")
         yield it
 
 
