@@ -21,14 +21,14 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make networks"),
     pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed (package nftables)"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(1800),
 ]
 ANY = "0.0.0.0/0"
 SUBNETS = {"pub": "172.27.1.0/24", "priv": "172.27.2.0/24"}
 OUTSIDE = "10.124.0.0/16"
 FRONT, FRONT2, BACK, WORLD = "172.27.1.4", "172.27.1.5", "172.27.2.4", "10.124.0.2"
 FLOATING = (("10.124.0.9", FRONT), ("10.124.0.10", FRONT2), ("10.124.0.11", BACK))
-PATIENCE = 60.0
+PATIENCE = 300.0
 SERVE = (
     "import socket\ns = socket.create_server(('', 80))\nprint('ready', flush=True)\n"
     "while True:\n c, a = s.accept(); c.sendall(a[0].encode()); c.close()"
@@ -69,16 +69,16 @@ class Lan:
 
     def told(self, caller: str, address: str) -> str:
         """What a guest hears from a server; empty where it does not reach it."""
-        return self._call(caller, address).communicate(timeout=60)[0]
+        return self._call(caller, address, 20).communicate(timeout=300)[0]
 
     def silent(self, *calls: tuple[str, str]) -> None:
         """See that none of these callers reaches that address; all call at the same time."""
         begun = [self._call(*each) for each in calls]
-        heard = [each.communicate(timeout=60)[0] for each in begun]
+        heard = [each.communicate(timeout=300)[0] for each in begun]
         assert heard == [""] * len(calls), calls
 
-    def _call(self, caller: str, address: str) -> subprocess.Popen[str]:
-        words = ["ip", "netns", "exec", self.spaces[caller], "timeout", "1", "bash", "-c"]
+    def _call(self, caller: str, address: str, seconds: int = 1) -> subprocess.Popen[str]:
+        words = ["ip", "netns", "exec", self.spaces[caller], "timeout", str(seconds), "bash", "-c"]
         return subprocess.Popen(
             [*words, f"cat < /dev/tcp/{address}/80"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
