@@ -62,7 +62,7 @@ async def connected(daemon, **settings):
 def operation(daemon, action: str, **changes) -> Operation:
     """An operation of the OCF agent `test:service`."""
     values = {
-        "resource": "thing-1",
+        "resource": daemon.resource,
         "resource_class": "ocf",
         "provider": "test",
         "type": "service",
