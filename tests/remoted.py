@@ -99,8 +99,6 @@ class Daemon:
         self.folder = folder
         self.port = free_port()
         self.key = secrets.token_bytes(4096)
-        self.resource = f"thing-{secrets.token_hex(4)}"
-        """Name of its `test:service`. Agents tell a service's processes by it, and see those of other tests, too."""
         folder.mkdir(exist_ok=True)
         self.key_file = folder / "authkey"
         self.key_file.write_bytes(self.key)

@@ -59,10 +59,15 @@ async def connected(daemon, **settings):
         await transport.close()
 
 
+def thing(daemon) -> str:
+    """The resource of `operation`. Agents look for processes by it on the whole machine, so no two daemons have the same."""
+    return f"thing-{daemon.port}"
+
+
 def operation(daemon, action: str, **changes) -> Operation:
     """An operation of the OCF agent `test:service`."""
     values = {
-        "resource": daemon.resource,
+        "resource": thing(daemon),
         "resource_class": "ocf",
         "provider": "test",
         "type": "service",
