@@ -221,6 +221,24 @@ async def test_a_crash_in_the_midst_of_scaling_is_carried_on(manager: StackManag
     await again.close()
 
 
+async def test_a_size_that_is_asked_for_while_another_fails_is_followed(manager: StackManager) -> None:
+    stack = await made(manager, group())
+    record = manager.current(stack)["Group"]
+    kind = manager.type_of(record)
+    resize, failures = kind.resize, iter([True])
+
+    async def failing(context: Context) -> None:
+        if next(failures, False):
+            await manager.signal(manager.current(stack)["Up"], {"status": "SUCCESS"})
+            raise ResourceFailed("no room")
+        await resize(context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(kind), "resize", lambda _self, context: failing(context))
+        assert await signal(manager, stack, "Up") == 5
+    assert "scaling" not in record.data
+
+
 @pytest.mark.parametrize("after", range(3, 60, 4))
 async def test_a_rolling_update_is_carried_on_from_any_write(manager: StackManager, tmp_path: Path, after: int) -> None:
     stack = await made(manager, group(policy=ROLLING, DesiredCapacity="3"))

@@ -164,6 +164,8 @@ class Scaling(State):
                     await kind.resize(self._context_of(group))
                 except (ResourceFailed, PcloudError) as problem:
                     self.event(stack, group, "SIGNAL_FAILED", f"size {size}: {failed(problem)}")
+                    if kind.size(self._context_of(group)) != size:
+                        continue  # another one was asked for meanwhile
                     group.data.pop("scaling", None)
                     self.save(group)
                     return
