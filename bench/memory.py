@@ -12,13 +12,14 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.ports import free_port
 
 from bench import Row, peer_memory, standin
 from pcloud.client.api import Client
@@ -44,9 +45,7 @@ class Fleet:
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(256))
         self._standin, port = standin.start(key)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            listen = f"127.0.0.1:{probe.getsockname()[1]}"
+        listen = f"127.0.0.1:{free_port()}"
         environment = {**os.environ, "BENCH_STANDIN": f"{port}:{key}", "PYTHONPATH": str(ROOT)}
         self.log = (folder / "daemon.log").open("wb")
         command = [sys.executable, "-m", "bench.fleet", str(self.home), listen]

@@ -69,12 +69,14 @@ def _field(pid: int, name: str) -> str:
 
 def kill(pids: Sequence[int]) -> float:
     """`kill -9` of processes; return, once all of them are gone, the moment (of the monotonic clock) of the first signal."""
-    if not pids:
-        raise RuntimeError("there is nothing to kill")
     with contextlib.ExitStack() as stack:
-        opened = [os.pidfd_open(pid) for pid in pids]
-        for fd in opened:
-            stack.callback(os.close, fd)
+        opened = []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself since it was chosen, as idle workers do
+                opened.append(os.pidfd_open(pid))
+                stack.callback(os.close, opened[-1])
+        if not opened:
+            raise RuntimeError("there is nothing to kill")
         begun = time.monotonic()
         for fd in opened:
             with contextlib.suppress(ProcessLookupError):  # ended with its parent

@@ -6,7 +6,6 @@ Against the start of the same interpreter, in turns, so that a busy machine is b
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from tests.ports import free_port
 
 from bench import Row
 
@@ -26,11 +27,8 @@ BUDGETS = {"shell-help": 10.0, "shell-get": 25.0}
 
 def run() -> Iterator[Row]:
     """Yield `shell-help` and `shell-get`, in seconds."""
-    with tempfile.TemporaryDirectory(prefix="pcloud-bench-") as home, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{probe.getsockname()[1]}"
-        probe.close()
-        environment = os.environ | {"PCLOUD_HOME": home, "PCLOUD_URL": f"http://{listen}"}
+    with tempfile.TemporaryDirectory(prefix="pcloud-bench-") as home:
+        environment = os.environ | {"PCLOUD_HOME": home, "PCLOUD_URL": f"http://127.0.0.1:{free_port()}"}
         pcloud = str(BIN / "pcloud")
         subprocess.run([pcloud, "up", "--detach"], env=environment, check=True, stdout=subprocess.DEVNULL)
         try:

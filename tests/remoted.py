@@ -5,6 +5,8 @@ Both get the same OCF agents (`test:service`) and init scripts from a temporary 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -21,13 +23,19 @@ from tests.ports import free_port
 
 SOURCE = Path(__file__).parent.parent / "src"
 CACHE = Path("/var/cache/pcloud-test/pacemaker-remote")
-PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
-"""The interpreter that guests have."""
+PYTHON = os.environ.get("PCLOUD_AGENT_PYTHON") or (
+    "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
+)
+"""The interpreter that guests have; another one for a run with `PCLOUD_AGENT_PYTHON`."""
 AGENT = (PYTHON, "-I", "-S", "-OO", str(SOURCE / "pcloud/agent/boot.py"))
 """The agent, started as its systemd unit does it."""
+QUICK = {"PCMK_dh_max_bits": "1024"}
+"""Pacemaker's own daemon looks for a Diffie-Hellman prime at each start, which takes as long as it happens to: 0.3 s to 20 s
+and more on a busy machine. No client of ours uses it."""
 
 SERVICE = r"""#!/bin/sh
 # A resource agent for tests. Parameters: dir (where it keeps its state), text.
+# What a test puts into the file `then` is run once, by the next monitor that finds all well, before it says so.
 dir="$OCF_RESKEY_dir"
 echo "$1" >> "$dir/calls"
 # On another host with the same folder the number is somebody else's.
@@ -45,7 +53,10 @@ stop)
   rm -f "$dir/pid"; exit 0 ;;
 monitor)
   if [ -e "$dir/hang" ]; then sleep 600 & echo $! > "$dir/hanging"; wait; fi
-  running && exit 0
+  if running; then
+    if [ -e "$dir/then" ]; then mv "$dir/then" "$dir/now"; sh "$dir/now"; fi
+    exit 0
+  fi
   echo "ocf-exit-reason:no process" >&2; exit 7 ;;
 validate-all) env > "$dir/env"; exit 0 ;;
 notify) until [ -e "$dir/go" ]; do sleep 0.02; done; echo done >> "$dir/calls"; exit 0 ;;
@@ -104,6 +115,8 @@ class Daemon:
         (self.init / "dir").write_text(str(self.state))
         self.log = folder / "log"
         self.log_level = "debug"
+        self.command: tuple[str, ...] = AGENT
+        """What starts our agent."""
         self.options: list[str] = []
         """Further options of our agent."""
         self.prefix: list[str] = []
@@ -119,7 +132,7 @@ class Daemon:
                     "OCF_ROOT": str(self.ocf_root),
                     "PCLOUD_LSB_ROOT": str(self.init),
                 }
-                command = [*self.prefix, *AGENT, "--address", "127.0.0.1", "--port", str(self.port)]
+                command = [*self.prefix, *self.command, "--address", "127.0.0.1", "--port", str(self.port)]
                 command += ["--authkey", str(self.key_file), "--log-level", self.log_level, *self.options]
             else:
                 environment = {
@@ -127,13 +140,14 @@ class Daemon:
                     "PCMK_remote_address": "127.0.0.1",
                     "PCMK_remote_port": str(self.port),
                     "PCMK_authkey_location": str(self.key_file),
+                    **QUICK,
                     "PCMK_logfile": "none",
                 }
                 command = ["unshare", "-m", "-i", "--propagation", "private", "sh", "-c", _ISOLATE, "sh"]
                 command += [str(self.ocf_root / "resource.d"), str(self.init), str(real_daemon())]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         if wait:
-            wait_for(self._listens, what=f"{self.kind} listening")
+            wait_for(self._listens, 300, f"{self.kind} listening")
 
     def _listens(self) -> bool:
         assert self.process is not None
@@ -161,6 +175,20 @@ class Daemon:
         path = self.state / "calls"
         return path.read_text().split() if path.exists() else []
 
+    def watched(self) -> set[int]:
+        """Processes of whose end our agent is told by the kernel: it holds a pidfd of each."""
+        assert self.process is not None
+        lines: list[str] = []
+        for file in Path(f"/proc/{self.process.pid}/fdinfo").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed in this moment
+                lines += file.read_text().splitlines()
+        return {int(line.split()[1]) for line in lines if line.startswith("Pid:")}
+
+    def wait_watched(self, pid: int) -> None:
+        """Return once our agent watches a process. It can not tell whose one is that is just being executed, and looks
+        again later."""
+        wait_for(lambda: pid in self.watched(), what=f"process {pid} watched")
+
 
 # Its own mounts and IPC names: the daemon publishes sockets under fixed names, of which a machine has one set.
 _ISOLATE = """
@@ -170,6 +198,18 @@ mkdir -p /run/crm /run/resource-agents /run/lock /var/lib/pacemaker/cores
 mount --bind "$1" /usr/lib/ocf/resource.d && mount --bind "$2" /etc/init.d || exit 1
 exec "$3"
 """
+
+
+def _unpack() -> None:
+    """Get the package and what is in it; skip where it can not be had."""
+    done = subprocess.run(["apt-get", "download", "pacemaker-remote"], cwd=CACHE, capture_output=True, check=False)
+    packages = sorted(CACHE.glob("pacemaker-remote_*.deb"))
+    if done.returncode or not packages:
+        pytest.skip("needs the Debian package pacemaker-remote, which could not be downloaded")
+    fresh = CACHE / "root.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    subprocess.run(["dpkg", "-x", str(packages[-1]), str(fresh)], check=True)
+    fresh.rename(CACHE / "root")
 
 
 def real_daemon() -> Path:
@@ -182,14 +222,10 @@ def real_daemon() -> Path:
         if not shutil.which("apt-get") or not shutil.which("dpkg"):
             pytest.skip("needs Debian's apt-get to fetch pacemaker-remote")
         CACHE.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(["apt-get", "download", "pacemaker-remote"], cwd=CACHE, capture_output=True, check=False)
-        packages = sorted(CACHE.glob("pacemaker-remote_*.deb"))
-        if done.returncode or not packages:
-            pytest.skip("needs the Debian package pacemaker-remote, which could not be downloaded")
-        fresh = CACHE / f"root.{os.getpid()}"
-        subprocess.run(["dpkg", "-x", str(packages[-1]), str(fresh)], check=True)
-        if not path.exists():
-            fresh.rename(CACHE / "root")
+        with (CACHE / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                _unpack()
     if not Path("/usr/lib/ocf/resource.d").is_dir():
         pytest.skip("needs the Debian package resource-agents")
     missing = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=False).stdout.count("not found")

@@ -1,8 +1,8 @@
 """The agent as a process: its clients, strangers, end, size, and what it runs on."""
 
 import ast
-import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,7 +20,7 @@ from pcloud.wire import messages as m
 from tests.certificates import authority, credentials
 from tests.ports import free_port
 from tests.remoted import AGENT as COMMAND
-from tests.remoted import SOURCE, Daemon, wait_for
+from tests.remoted import PYTHON, SOURCE, Daemon, wait_for
 from tests.transport.client import connected, operation
 
 AGENT = [*sorted((SOURCE / "pcloud" / "agent").glob("*.py")), *sorted((SOURCE / "pcloud" / "wire").glob("*.py"))]
@@ -38,7 +38,7 @@ def test_the_source_is_python_3_9(path):
 
 def test_it_imports_little_and_starts_fast():
     command = [
-        sys.executable,
+        PYTHON,
         "-S",
         "-c",
         "import sys, pcloud.agent.dispatch, pcloud.agent.__main__; print(*sys.modules)",
@@ -64,26 +64,30 @@ def test_it_imports_little_and_starts_fast():
 
 
 def test_the_first_start_in_a_guest_holds_no_more_than_later_ones(tmp_path):
-    """Its modules are compiled at that start, which would cost three quarters of a megabyte for good."""
+    """Its modules are compiled at that start, which would cost three quarters of a megabyte for good. What starting up needs
+    is given back before it tells that it is ready."""
     tree = shutil.copytree(SOURCE / "pcloud", tmp_path / "pcloud", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "authkey").write_bytes(b"k" * 64)
     held = []
     for changed in (False, False, True):  # first, again, and after an upgrade
         for file in tree.rglob("*.py") if changed else ():
             os.utime(file, (1, 1))
-        port = free_port()
-        command = [*COMMAND[:-1], str(tree / "agent/boot.py"), "--address=127.0.0.1", f"--port={port}"]
-        process = subprocess.Popen([*command, f"--authkey={tmp_path}/authkey", "--log-level=error"])
-        try:
-            with socket.socket() as probe:
-                wait_for(lambda p=probe, n=port: p.connect_ex(("127.0.0.1", n)) == 0, 30, "listening")
-            # A process that begins anew keeps its id.
-            assert process.poll() is None
-            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
-            held.append(sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")))
-        finally:
-            process.terminate()
-            assert process.wait(30) == 0
+        command = [*COMMAND[:-1], str(tree / "agent/boot.py"), "--address=127.0.0.1", f"--port={free_port()}"]
+        command += [f"--authkey={tmp_path}/authkey", "--log-level=error"]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(str(tmp_path / f"notify-{len(held)}"))
+            manager.settimeout(60)
+            environment = {**os.environ, "NOTIFY_SOCKET": manager.getsockname()}
+            process = subprocess.Popen(command, env=environment)
+            try:
+                assert manager.recv(100) == b"READY=1"
+                # A process that begins anew keeps its id.
+                assert process.poll() is None
+                lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+                held.append(sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")))
+            finally:
+                process.terminate()
+                assert process.wait(60) == 0
     assert max(held) < held[1] * 1.08, held
 
 
@@ -103,7 +107,7 @@ def test_bad_command_lines(arguments):
     with pytest.raises(UsageError):
         read_options(arguments)
     done = subprocess.run(
-        [sys.executable, "-m", "pcloud.agent", *arguments],
+        [PYTHON, "-m", "pcloud.agent", *arguments],
         env={"PYTHONPATH": str(SOURCE)},
         capture_output=True,
         text=True,
@@ -116,7 +120,7 @@ def test_bad_command_lines(arguments):
 def test_help_version_and_defaults():
     for option, text in (("--help", "--authkey FILE"), ("--version", "pcloud-remoted ")):
         done = subprocess.run(
-            [sys.executable, "-m", "pcloud.agent", option],
+            [PYTHON, "-m", "pcloud.agent", option],
             env={"PYTHONPATH": str(SOURCE)},
             capture_output=True,
             text=True,
@@ -129,7 +133,7 @@ def test_help_version_and_defaults():
 
 def test_a_port_that_is_taken(agent):
     done = subprocess.run(
-        [sys.executable, "-m", "pcloud.agent", "--address", "127.0.0.1", "--port", str(agent.port)],
+        [PYTHON, "-m", "pcloud.agent", "--address", "127.0.0.1", "--port", str(agent.port)],
         env={"PYTHONPATH": str(SOURCE)},
         capture_output=True,
         text=True,
@@ -207,8 +211,29 @@ async def test_a_thousand_connections_come_and_go(agent):
 
 
 def _memory(agent) -> int:
+    """What it wrote itself, in kB: unwritten pages of a library are private whenever nobody else has it loaded just now."""
     text = Path(f"/proc/{agent.process.pid}/smaps_rollup").read_text()
-    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_"))
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(("Private_Dirty", "Swap:")))
+
+
+def test_an_order_to_end_that_comes_as_soon_as_it_listens(tmp_path):
+    """Whoever sees the port may send it."""
+    program = """
+import os, signal, sys
+from pcloud.agent import __main__, server
+usual = server.Server.listen
+def listen(*words):
+    port = usual(*words)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return port
+server.Server.listen = listen
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+    (tmp_path / "authkey").write_bytes(b"k" * 64)
+    words = ["--address=127.0.0.1", f"--port={free_port()}", f"--authkey={tmp_path}/authkey"]
+    command = [sys.executable, "-S", "-c", program, *words]
+    done = subprocess.run(command, env={"PYTHONPATH": str(SOURCE)}, check=False, timeout=60)
+    assert done.returncode == 0
 
 
 async def test_an_order_to_end_leaves_services_running(agent):
@@ -267,6 +292,7 @@ async def test_kill_9_and_restart(agent):
         assert (await connection.execute(operation(agent, "monitor"))).rc == 0
         assert agent.service_pid() == pid
         await connection.execute(operation(agent, "monitor", interval=60))
+        agent.wait_watched(pid)
         os.kill(pid, signal.SIGKILL)
         await recorder.until(lambda r: r.results)
         assert recorder.results[0].signal == "exit"
@@ -277,8 +303,7 @@ async def test_exits_are_noticed_long_before_the_next_monitor(agent):
         for number in range(5):
             await connection.execute(operation(agent, "start"))
             await connection.execute(operation(agent, "monitor", interval=3600))
-            # While a process is just being executed the agent can not tell whose it is.
-            wait_for(lambda: agent.service_pid() in watched(agent.process.pid), 30, "the process watched")
+            agent.wait_watched(agent.service_pid())
             os.kill(agent.service_pid(), signal.SIGKILL)
             await recorder.until(lambda r, n=number: len(r.results) > n)
             await connection.execute(operation(agent, "stop"))
@@ -289,15 +314,18 @@ async def test_exits_are_noticed_long_before_the_next_monitor(agent):
 @pytest.mark.parametrize("how", ["names", "pidfile"])
 async def test_processes_are_found_by_name_or_pid_file(agent, how, tmp_path):
     """A service that the agent did not start itself."""
-    service = subprocess.Popen(["sleep", "4242"], env={"PATH": os.environ["PATH"]})
+    name = f"pcs{secrets.token_hex(4)}"  # that no other process on this machine has
+    (tmp_path / name).symlink_to("/bin/sleep")
+    service = subprocess.Popen([tmp_path / name, "4242"], env={"PATH": os.environ["PATH"]})
     (agent.state / "pid").write_text(str(service.pid))
     changes = {"parameters": {"dir": str(agent.state)}}
     if how == "names":
-        changes["processes"] = ("sleep",)
+        changes["processes"] = (name,)
     else:
         changes["parameters"]["pidfile"] = str(agent.state / "pid")
     async with connected(agent) as (connection, recorder):
         assert (await connection.execute(operation(agent, "monitor", interval=60, **changes))).rc == 0
+        assert service.pid in agent.watched()
         service.kill()
         service.wait()
         await recorder.until(lambda r: r.results)
@@ -306,33 +334,26 @@ async def test_processes_are_found_by_name_or_pid_file(agent, how, tmp_path):
 
 async def test_processes_that_are_found_late(agent):
     """Nothing tells of the service's process when its monitor begins (as while it is just being executed): the agent looks
-    for it again long before the interval, an hour, is over, and sees it end even if it did before it was found."""
+    for it again long before the interval, an hour, is over, and sees it end even if it did before it was found. What
+    happens after the first look is done by the monitor itself, however slow this test is."""
     pid_file = agent.state / "late"
     changes = {"interval": 3600, "parameters": {"dir": str(agent.state), "pidfile": str(pid_file)}}
     async with connected(agent) as (connection, recorder):
         for found in (True, False):
             service = subprocess.Popen(["sleep", "4243"], env={"PATH": os.environ["PATH"]})
             (agent.state / "pid").write_text(str(service.pid))
+            happens = f"echo {service.pid} > {pid_file}" if found else f"kill -9 {service.pid}"
+            (agent.state / "then").write_text(happens)
             assert (await connection.execute(operation(agent, "monitor", **changes))).rc == 0
             if found:
-                pid_file.write_text(str(service.pid))
-                wait_for(lambda pid=service.pid: pid in watched(agent.process.pid), 30, "the process watched")
+                agent.wait_watched(service.pid)
                 pid_file.unlink()
-            service.kill()
+                service.kill()
             service.wait()
-            await recorder.until(lambda r: r.results, 30)
+            await recorder.until(lambda r: r.results)
             result = recorder.results.pop()
             assert (result.rc, result.signal) == (7, "exit" if found else "interval")
             await connection.execute(operation(agent, "stop"))
-
-
-def watched(agent: int) -> set[int]:
-    """Processes of which a process holds a pidfd."""
-    lines: list[str] = []
-    for file in Path(f"/proc/{agent}/fdinfo").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed in this moment
-            lines += file.read_text().splitlines()
-    return {int(line.split()[1]) for line in lines if line.startswith("Pid:")}
 
 
 async def test_a_resource_without_processes_is_left_alone_after_a_few_looks(agent):
@@ -385,7 +406,7 @@ def test_as_process_1_it_reaps(tmp_path):
         "--fork",
         "--mount-proc",
         "--kill-child",
-        sys.executable,
+        PYTHON,
         "-S",
         "-m",
         "pcloud.agent",

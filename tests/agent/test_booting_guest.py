@@ -41,6 +41,12 @@ def guest(tmp_path):
         made.stop()
 
 
+def journal(guest) -> str:
+    """What systemd has told so far: it does not wait until that is written."""
+    guest.run("journalctl", "--sync")
+    return guest.run("journalctl", "-b", "_PID=1")
+
+
 async def test_operations_come_after_the_boot_and_systemd_reads_nothing_twice(guest, monkeypatch):
     """The connection stands before: who is patient is answered when the boot is over, anybody else comes again."""
     assert guest.run("systemctl", "is-active", "sysinit.target", check=False).strip() == "inactive"
@@ -62,11 +68,11 @@ async def test_operations_come_after_the_boot_and_systemd_reads_nothing_twice(gu
         assert (await connection.execute(thing)).rc == 0
         assert (await connection.execute(script)).rc == 0
         assert guest.run("systemctl", "show", "-p", "Restart", "thing").strip() == "Restart=no"
-        assert "Reloading" not in guest.run("journalctl", "-b", "_PID=1")
+        assert "Reloading" not in journal(guest)
         # A unit that systemd had loaded before is read again.
         assert (await connection.execute(msgspec.structs.replace(thing, resource="e", type="enabled"))).rc == 0
         assert guest.run("systemctl", "show", "-p", "Restart", "enabled").strip() == "Restart=no"
-        assert "Reloading" in guest.run("journalctl", "-b", "_PID=1")
+        assert "Reloading" in journal(guest)
     finally:
         await patient.__aexit__(None, None, None)
     with monkeypatch.context() as other:  # now that it has booted, no patience is needed

@@ -26,7 +26,7 @@ def connect_in(pid: int, port: int) -> socket.socket:
         with Path(f"/proc/{pid}/ns/net").open() as namespace:
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
-        made.append(socket.create_connection(("127.0.0.1", port), 5))
+        made.append(socket.create_connection(("127.0.0.1", port), 60))
 
     thread = threading.Thread(target=connect)
     thread.start()

@@ -19,7 +19,7 @@ UNITS = {
     "slow.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 30\n",
     "lazy.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 0.7\n",
     "forking.service": "[Service]\nType=forking\nExecStart=/bin/sh -c 'setsid sleep 5000 &'\n",
-    "printer.service": "[Service]\nExecStart=/bin/sh -c 'env > /run/printed; exec sleep infinity'\n",
+    "printer.service": "[Service]\nExecStart=/bin/sh -c 'env > /run/new; mv /run/new /run/printed; exec sleep infinity'\n",
     "sticky.service": "[Service]\nTimeoutStopSec=2\n"
     "ExecStart=/bin/sh -c 'trap : TERM; touch /run/sticks; while :; do sleep 0.2; done'\n",
     "masked-one.service": "[Service]\nExecStart=/bin/sleep infinity\n",
@@ -175,11 +175,16 @@ async def test_a_killed_agent_comes_back_and_services_go_on(guest):
             "cd /etc/init.d; printf '#!/bin/sh\\nsetsid sleep 7777 >/dev/null 2>&1 &\\n' > daemon; chmod +x daemon",
         )
         assert (await connection.execute(ocf)).rc == 0
-        sleeper = guest.run("pgrep", "-f", "sleep 7777").strip()
+        async with asyncio.timeout(60):  # its process may not be executed yet when the script has ended
+            while not (sleeper := guest.run("pgrep", "-f", "sleep 7777", check=False).strip()):
+                await asyncio.sleep(0.1)
+        agent = guest.run("systemctl", "show", "-p", "MainPID", "--value", "pcloud-remoted").strip()
         guest.run("systemctl", "kill", "-s", "KILL", "--kill-whom=main", "pcloud-remoted")
         await recorder.until(lambda r: r.lost)
-    async with asyncio.timeout(60):
-        while guest.run("systemctl", "is-active", "pcloud-remoted", check=False).strip() != "active":
+    async with asyncio.timeout(60):  # a connection ends before systemd knows that its process has
+        while guest.run("systemctl", "show", "-p", "MainPID", "--value", "pcloud-remoted").strip() in ("0", agent):
+            await asyncio.sleep(0.1)
+        while not guest.listens():
             await asyncio.sleep(0.1)
     async with connected(guest) as (connection, _):
         assert (await connection.execute(operation("thing", "monitor"))).rc == 0

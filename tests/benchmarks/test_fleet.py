@@ -17,7 +17,7 @@ from pcloud.scheduler.client import binding_available
 def test_two_deployables(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, 2)
     try:
-        fleet.start(patience=90)
+        fleet.start(patience=600)
         processes = fleet.processes()
         assert len(processes) >= 3, "daemon, engine, scheduler worker"
         assert all(peer_memory.private(pid) > 1_000_000 for pid in processes)

@@ -35,6 +35,8 @@ def _dead(pid: int) -> bool:
 def test_nothing_to_kill_is_no_outage() -> None:
     with pytest.raises(RuntimeError, match="nothing to kill"):
         outage.kill([])
+    with pytest.raises(RuntimeError, match="nothing to kill"):
+        outage.kill([999_999_999])  # one that has ended by itself since it was chosen
     assert outage.processes("no-such-container") == set()
 
 
@@ -56,7 +58,7 @@ def test_a_page_is_an_answer_and_an_error_is_none(monkeypatch: pytest.MonkeyPatc
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         port = server.server_port
-        assert outage.answers("127.0.0.1", port)
+        outage.until("the page", lambda: outage.answers("127.0.0.1", port), 60)
         monkeypatch.setattr(Page, "code", 503)
         assert not outage.answers("127.0.0.1", port)
         server.shutdown()

@@ -7,7 +7,7 @@ import errno
 import struct
 from pathlib import Path
 
-from pcloud.agent import dbus, dispatch, ipc, programs, relay, runner, units
+from pcloud.agent import dbus, dispatch, ipc, programs, relay, runner, unit_files
 from pcloud.agent.loop import Loop
 from pcloud.environment.transport import Operation
 from pcloud.transport.session import RemoteConnection
@@ -64,7 +64,7 @@ class Agent:
 
     def __init__(self, folder: Path) -> None:
         programs.OCF_ROOT = programs.OWN_AGENTS = programs.LSB_ROOT = str(folder / "none")
-        units.DROP_INS, units.ENVIRONMENTS = str(folder / "drop-ins"), str(folder / "environments")
+        unit_files.DROP_INS, unit_files.ENVIRONMENTS = str(folder / "drop-ins"), str(folder / "environments")
         dbus.PRIVATE = dbus.SYSTEM = str(folder / "no-socket")
         dispatch.Child = runner.Child = _refuse  # type: ignore[misc,assignment]
         self.loop = Loop()

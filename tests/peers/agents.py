@@ -10,9 +10,11 @@ mkdir -p "$1/root"; mount -t tmpfs tmpfs "$1/root"; cd "$1/root"; mkdir u w m
 mount -t overlay overlay -o "lowerdir=$3,upperdir=u,workdir=w" m
 for d in dev sys proc; do mount --rbind /$d m/$d; done
 for d in "$1" @IMAGES@; do mkdir -p "$d" "m$d"; mount --rbind "$d" "m$d"; done
-exec chroot m bash -c "$4" hold "$1" "$2"
+cd m; mkdir before; pivot_root . before; umount -l /before; rmdir /before
+exec bash -c "$4" hold "$1" "$2"
 """.replace("@IMAGES@", str(DEFAULT_ROOT))
-"""What changes into another distribution's root: arguments are the folder, who, the root, and what goes on there."""
+"""What changes into another distribution's root: arguments are the folder, who, the root, and what goes on there. The root
+of the mounts themselves changes: with `chroot` LXC 6 would run there, on this machine, what is to run in a guest."""
 
 HOLD = """
 ip link set lo up
@@ -78,7 +80,7 @@ exit 0 ;;
 monitor|status|list|on) exit 0 ;;
 off|reboot)
   echo "$action $node" >> $dir/fence.asked
-  for _ in $(seq 300); do
+  for _ in $(seq 550); do
     [ "$(wc -l < $dir/fence.asked)" = "$(cat $dir/fence.done 2>/dev/null | wc -l)" ] && exit 0; sleep 0.1; done
   exit 1 ;;
 esac

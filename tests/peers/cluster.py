@@ -22,7 +22,7 @@ import pytest
 from tests.peers.agents import ATTRIBUTES, CONTAINER, COROSYNC, ENTER, FENCE, HOLD, META, SHARED
 from tests.remoted import AGENT, SERVICE
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds that anything may take at least: a busy machine is no failure."""
 
 
@@ -164,7 +164,7 @@ class Cluster:
         """Stop Pacemaker in order."""
         assert self.pacemaker is not None
         self.run("cluster", "pkill", "-TERM", "-x", "pacemakerd")
-        self.pacemaker.wait(120)
+        self.pacemaker.wait(PATIENCE)
 
     def start_agent(self) -> None:
         """Start our agent on the remote host."""
@@ -314,7 +314,7 @@ class Cluster:
                 process.kill()
             process.wait()
         for holder in self.holders.values():
-            holder.wait(60)  # it ends when all that were in its namespaces have
+            holder.wait(PATIENCE)  # it ends when all that were in its namespaces have
         subprocess.run(["ip", "link", "del", self.links[0]], capture_output=True, check=False)
         for rest in self.at_end:
             rest()

@@ -24,7 +24,7 @@ from pcloud.model.deployable import SeedFile
 from pcloud.model.errors import Unavailable
 from tests.guests import SCRIPT, UNIT
 from tests.peers.agents import SHARED
-from tests.peers.cluster import Cluster
+from tests.peers.cluster import PATIENCE, Cluster
 
 
 class RemoteNode:
@@ -44,7 +44,7 @@ class RemoteNode:
             '<primitive id="remote1" class="ocf" provider="pacemaker" type="remote"><instance_attributes id="remote1-i">'
             f'<nvpair id="remote1-i-s" name="server" value="{cluster.remote_address}"/>'
             '<nvpair id="remote1-i-r" name="reconnect_interval" value="2s"/></instance_attributes><operations>'
-            '<op id="remote1-m" name="monitor" interval="3s" timeout="5s"/></operations></primitive>',
+            '<op id="remote1-m" name="monitor" interval="3s" timeout="20s"/></operations></primitive>',
         )
         cluster.service(self.service, self.name, interval="1s")
         cluster.wait_where(self.service, self.name)
@@ -70,7 +70,7 @@ class RemoteNode:
         """Stop the agent in order, and start it again when it has ended."""
         assert self.cluster.agent is not None
         self.cluster.signal_agent(signal.SIGTERM)
-        assert self.cluster.agent.wait(60) == 0
+        assert self.cluster.agent.wait(PATIENCE) == 0
         self.cluster.start_agent()
 
     def kill_agent(self) -> None:
@@ -103,8 +103,17 @@ class GuestNode:
     service = "e1"
     fenced_by_agent = False
 
-    def __init__(self, cluster: Cluster) -> None:
+    IMAGE = AssemblyImageSpec(
+        jeos="bookworm",
+        packages=("pacemaker", "pacemaker-cli-utils"),
+        disable_units=("corosync.service", "pacemaker.service"),
+    )
+    """Has the cluster's tools, for resource agents that call them. Debian has one of them, crm_node, only in the package of
+    the cluster itself, which must not run here."""
+
+    def __init__(self, cluster: Cluster, image: AssemblyImageSpec = IMAGE) -> None:
         self.cluster = cluster
+        self._image = image
         if not shutil.which("lxc-start"):
             pytest.skip("needs the program lxc-start (Debian package lxc)")
         network = ipaddress.IPv4Network(f"10.96.{cluster.address.split('.')[2]}.0/24")
@@ -126,7 +135,7 @@ class GuestNode:
             + '</instance_attributes><meta_attributes id="g1-a">'
             f'<nvpair id="g1-a-n" name="remote-node" value="{self.name}"/>'
             f'<nvpair id="g1-a-a" name="remote-addr" value="{network[2]}"/></meta_attributes><operations>'
-            '<op id="g1-m" name="monitor" interval="3s" timeout="10s"/>'
+            '<op id="g1-m" name="monitor" interval="3s" timeout="60s"/>'
             # The resource agent waits for an orderly end until five seconds before this is over.
             '<op id="g1-s" name="stop" interval="0" timeout="12s"/></operations></primitive>',
         )
@@ -138,14 +147,7 @@ class GuestNode:
     def _make(self, network: ipaddress.IPv4Network) -> str:
         """Make the guest's files; return the path of its container's configuration."""
         try:
-            # The cluster's tools, for resource agents that call them. Debian has one of them, crm_node, only in the
-            # package of the cluster itself, which must not run here.
-            wanted = AssemblyImageSpec(
-                jeos="bookworm",
-                packages=("pacemaker", "pacemaker-cli-utils"),
-                disable_units=("corosync.service", "pacemaker.service"),
-            )
-            image = asyncio.run(ImageStore().build_assembly(wanted))
+            image = asyncio.run(ImageStore().build_assembly(self._image))
         except Unavailable as error:
             pytest.skip(str(error))
         agents = self.cluster.folder / "agents" / "test"

@@ -30,7 +30,7 @@ class End:
         self.buffer = gnutls.buffer()
         while wanted := self.session.handshake():
             ready = ([connection], [], []) if wanted == "read" else ([], [connection], [])
-            if not any(select.select(*ready, 10)):
+            if not any(select.select(*ready, 60)):
                 raise TimeoutError("handshake")
 
     def receive(self) -> list[bytes]:
@@ -85,8 +85,8 @@ def relay(listener: socket.socket, target: int, key: bytes, out: Path) -> None:
 def replay(
     port: int, key: bytes, session: list[tuple[str, str]], happens: Callable[[str], bool] = lambda _text: False
 ) -> list[m.Element]:
-    """Send what the cluster sent, each request once all that the agent had sent before it (in number) has come, or 3 s
-    have passed; return all that the daemon answered. `happens(text)` may cause what the agent had noticed by itself."""
+    """Send what the cluster sent, each request once all that the agent had sent before it (in number) has come; return
+    all that the daemon answered. `happens(text)` may cause what the agent had noticed by itself."""
     end = End(socket.create_connection(("127.0.0.1", port)), gnutls.Credentials.psk_client(key))
     got: list[m.Element] = []
     expected = 0
@@ -94,20 +94,20 @@ def replay(
         for mark, text in session:
             if mark == "<":
                 if "<lrmd_notify" in text:
-                    _collect(end, got, expected, 3.0)
+                    _collect(end, got, expected)
                     happens(text)
                 expected += 1
                 continue
-            _collect(end, got, expected, 3.0)
+            _collect(end, got, expected)
             end.send(text.encode())
-        _collect(end, got, expected, 3.0)
+        _collect(end, got, expected)
         _collect(end, got, expected + 1000, 0.5)  # what comes beyond
     finally:
         end.close()
     return got
 
 
-def _collect(end: End, got: list[m.Element], count: int, timeout: float) -> None:
+def _collect(end: End, got: list[m.Element], count: int, timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     while len(got) < count and time.monotonic() < deadline:
         select.select([end.socket], [], [], 0.05)

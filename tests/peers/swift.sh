@@ -58,6 +58,14 @@ builder.get_ring().save(path.replace(".builder", ".ring.gz"))
 X
 }
 
+# What one daemon of another waits for. By default a listing is told of an object or a container within a second or half a one, or
+# later, and what is cached is looked for at a busy cache no longer: tests that compare what was said would meet what was so before.
+patience='conn_timeout = 60
+node_timeout = 120
+recoverable_node_timeout = 120
+container_update_timeout = 120
+client_timeout = 300'
+
 server() { # KIND PORT: one of the three that keep things
   cat > "$etc/$1-server.conf" <<X
 [DEFAULT]
@@ -71,6 +79,7 @@ mount_check = false
 fallocate_reserve = 0
 log_address = $run/no-syslog
 recon_cache_path = $run
+$patience
 [pipeline:main]
 pipeline = $1-server
 [app:$1-server]
@@ -98,6 +107,7 @@ workers = 0
 user = root
 swift_dir = $etc
 log_address = $run/no-syslog
+$patience
 [pipeline:main]
 pipeline = catch_errors gatekeeper cache listing_formats bulk $(authentication) staticweb copy dlo proxy-server
 [app:proxy-server]
@@ -111,6 +121,9 @@ use = egg:swift#gatekeeper
 [filter:cache]
 use = egg:swift#memcache
 memcache_servers = $ip:$memcached_port
+connect_timeout = 60
+pool_timeout = 60
+io_timeout = 120
 [filter:listing_formats]
 use = egg:swift#listing_formats
 [filter:bulk]
@@ -150,7 +163,7 @@ X
 }
 
 wait_port() { # PORT
-  for _ in $(seq 300); do
+  for _ in $(seq 3000); do
     (exec 3<> "/dev/tcp/$ip/$1") 2>/dev/null && return
     sleep 0.1
   done

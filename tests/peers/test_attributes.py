@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 
 def attribute(cluster, name: str, node: str = "remote1") -> str:

@@ -30,7 +30,9 @@ def mappers(tmp_path: Path) -> Iterator[dict[str, int]]:
             environment = {"PATH": os.environ["PATH"], "HOME": f"{folder}/rabbit", "ERL_EPMD_ADDRESS": "127.0.0.1"}
             subprocess.run(["epmd", "-daemon", "-port", str(port)], env=environment, check=True)
             wait_for(lambda port=port: listens(port), what="the port mapper")
-            (made[str(folder)],) = (pid for pid in processes() if f"HOME={folder}/rabbit" in environ(pid))
+            # The process that made it may not have ended yet.
+            wait_for(lambda folder=folder: len(those_of(folder)) == 1, what="one port mapper")
+            (made[str(folder)],) = those_of(folder)
         yield made
     finally:
         for pid in made.values():
@@ -48,8 +50,15 @@ def processes() -> list[int]:
     return [int(word) for word in found.split()]
 
 
+def those_of(folder: Path) -> list[int]:
+    return [pid for pid in processes() if f"HOME={folder}/rabbit" in environ(pid)]
+
+
 def environ(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/environ").read_text().split("\0")
+    try:
+        return Path(f"/proc/{pid}/environ").read_text().split("\0")
+    except OSError:  # another peer's, that ended in this moment
+        return []
 
 
 def test_one_peers_port_mapper_ends_and_the_others_runs_on(mappers: dict[str, int]) -> None:

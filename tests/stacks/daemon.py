@@ -76,7 +76,7 @@ class Daemon:
                 [BIN / "pcloud-cped"], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             assert self._process.poll() is None, (self.home / "cped.out").read_text()[-3000:]
             assert time.monotonic() < deadline, "the daemon does not answer"
@@ -107,7 +107,7 @@ class Daemon:
             text = answer.read()
         return json.loads(text) if text else None
 
-    def run(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """Run `pcloud` and return what came of it."""
         return subprocess.run(
             [BIN / "pcloud", *words], env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,

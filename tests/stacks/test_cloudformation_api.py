@@ -67,7 +67,7 @@ class Server:
 
     async def wait(self, name: str, stack: str) -> None:
         waiter = self.client().get_waiter(name)
-        await asyncio.to_thread(waiter.wait, StackName=stack, WaiterConfig={"Delay": 1, "MaxAttempts": 10})
+        await asyncio.to_thread(waiter.wait, StackName=stack, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ async def test_change_sets(server: Server) -> None:
     )
     waiter = server.client().get_waiter("change_set_create_complete")
     await asyncio.to_thread(
-        waiter.wait, StackName="cs", ChangeSetName="first", WaiterConfig={"Delay": 1, "MaxAttempts": 5}
+        waiter.wait, StackName="cs", ChangeSetName="first", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
     )
     described = await server.call("describe_change_set", StackName="cs", ChangeSetName="first")
     assert [change["ResourceChange"]["Action"] for change in described["Changes"]] == ["Add", "Add"]

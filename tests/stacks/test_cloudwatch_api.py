@@ -161,9 +161,9 @@ async def test_alarms_and_values_are_shown_to_operators(served: tuple[StackManag
     about = {
         "Namespace": "system/linux",
         "MetricName": "ServiceFailure",
-        "StartTime": (now - datetime.timedelta(seconds=60)).isoformat(),
-        "EndTime": (now + datetime.timedelta(seconds=60)).isoformat(),
-        "Period": 120,
+        "StartTime": (now - datetime.timedelta(seconds=600)).isoformat(),
+        "EndTime": (now + datetime.timedelta(seconds=600)).isoformat(),
+        "Period": 1200,
         "Statistics.member.1": "SampleCount",
     }
     assert texts(await ask("GetMetricStatistics", about), "SampleCount") == ["1.0"]

@@ -152,7 +152,7 @@ async def test_wait_condition_and_signal(manager: StackManager) -> None:
             "handle": {"type": "OS::Heat::WaitConditionHandle"},
             "wait": {
                 "type": "OS::Heat::WaitCondition",
-                "properties": {"handle": {"get_resource": "handle"}, "timeout": 120, "count": 2},
+                "properties": {"handle": {"get_resource": "handle"}, "timeout": 3600, "count": 2},
             },
         },
         {"data": {"value": {"get_attr": ["wait", "data"]}}},
@@ -202,7 +202,7 @@ async def test_creation_policy_counts_what_a_parameter_says(manager: StackManage
         "Resources": {
             "A": {
                 "Type": "OS::Heat::TestResource",
-                "CreationPolicy": {"ResourceSignal": {"Count": {"Ref": "Count"}, "Timeout": "PT2M"}},
+                "CreationPolicy": {"ResourceSignal": {"Count": {"Ref": "Count"}, "Timeout": "PT1H"}},
             }
         },
     }

@@ -180,7 +180,7 @@ async def test_a_failed_batch_turns_all_back(manager: StackManager) -> None:
     assert {name: record.physical for name, record in members(manager, stack).items()} == before
 
 
-WAITING = {"AutoScalingRollingUpdate": {"MaxBatchSize": 1, "WaitOnResourceSignals": True, "PauseTime": "PT2M"}}
+WAITING = {"AutoScalingRollingUpdate": {"MaxBatchSize": 1, "WaitOnResourceSignals": True, "PauseTime": "PT1H"}}
 
 
 async def test_each_batch_waits_for_its_signals(manager: StackManager) -> None:

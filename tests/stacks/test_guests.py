@@ -149,6 +149,80 @@ async def test_a_guest_that_can_not_be_made_fails_the_stack(tmp_path: Path) -> N
     await manager.close()
 
 
+async def test_what_was_so_before_a_change_fails_no_guest(tmp_path: Path) -> None:
+    """The engine says for a moment still what became of the deployable before: it was given up."""
+
+    class Late(MemoryPlatform):
+        stale = 0
+
+        async def apply(self, deployable: Deployable) -> None:
+            self.stale = 3 if deployable.name in self.stored else 0
+            await super().apply(deployable)
+
+        async def status(self, name: str) -> DeployableStatus | None:
+            found = await super().status(name)
+            if found is None or not self.stale:
+                return found
+            self.stale -= 1
+            lost = tuple(msgspec.structs.replace(one, state=ResourceState.UNRECOVERABLE) for one in found.assemblies)
+            changes = {"state": ResourceState.FAILED, "reason": "given up", "change": "pending", "assemblies": lost}
+            return msgspec.structs.replace(found, **changes)
+
+    platform = Late()
+    manager = await opened(tmp_path, platform)
+    stack = await manager.create("late", cfn(S=instance()))
+    await manager.wait(stack)
+    await manager.update(stack, cfn(S=instance(InstanceType="m1.large")))
+    await manager.wait(stack)
+    assert stack.status == "UPDATE_COMPLETE", stack.reason
+    await manager.close()
+
+
+async def test_a_changed_deployable_is_waited_for(tmp_path: Path) -> None:
+    """What runs before the change is not what was asked for; a change that can not be made says so."""
+
+    class Changing(MemoryPlatform):
+        change = ""
+        asked = 0
+
+        def read(self, document: Mapping[str, Any]) -> Deployable:
+            web = Assembly(name="web", image="bookworm", memory=document["memory"])
+            return Deployable(name=document["deployable"], assemblies=(web,))
+
+        async def status(self, name: str) -> DeployableStatus | None:
+            found = await super().status(name)
+            self.asked += 1
+            if found is None or not self.change:
+                return found
+            state = ResourceState.FAILED if self.change == "pending" else ResourceState.RUNNING
+            return msgspec.structs.replace(found, state=state, change=self.change, reason="no such package")
+
+    def shop(memory: int) -> Source:
+        manifest = {"deployable": "shop", "memory": memory}
+        return cfn(D={"Type": "PCloud::Deployable", "Properties": {"manifest": manifest}})
+
+    platform = Changing()
+    manager = await opened(tmp_path, platform)
+    stack = await manager.create("one", shop(256))
+    await manager.wait(stack)
+    assert stack.status == "CREATE_COMPLETE", stack.reason
+    for change in ("pending", "building"):
+        platform.change, platform.asked = change, 0
+        await manager.update(stack, shop(512 if change == "pending" else 768))
+        async with asyncio.timeout(60):
+            while stack.busy and platform.asked < 2:
+                await asyncio.sleep(0.01)
+        assert stack.busy, (change, stack.status)
+        platform.change = ""
+        await manager.wait(stack)
+        assert stack.status == "UPDATE_COMPLETE", stack.reason
+    platform.change = "failed"
+    await manager.update(stack, shop(1024), on_failure="DO_NOTHING")
+    await manager.wait(stack)
+    assert (stack.status, "no such package" in stack.reason) == ("UPDATE_FAILED", True)
+    await manager.close()
+
+
 async def test_a_ports_name_is_known_and_changes_in_place(tmp_path: Path) -> None:
     class Giving(MemoryPlatform):
         async def allocate_address(self, holder: str, wanted: str = "") -> str:

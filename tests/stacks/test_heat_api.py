@@ -47,7 +47,7 @@ async def openstack(url: str, *arguments: str, ok: bool = True) -> Any:
     process = await asyncio.create_subprocess_exec(
         program, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment
     )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await asyncio.wait_for(process.communicate(), 300)
     if not ok:
         assert process.returncode != 0
         return err.decode()
@@ -181,7 +181,7 @@ async def test_sdk_through_the_catalogue(served: tuple[StackManager, str]) -> No
                     "resources": {"a": {"type": "OS::Heat::TestResource"}},
                 },
             )
-            connection.orchestration.wait_for_status(stack, status="CREATE_COMPLETE", interval=1, wait=20)
+            connection.orchestration.wait_for_status(stack, status="CREATE_COMPLETE", interval=1, wait=300)
             return [item.name for item in connection.orchestration.stacks()]
         finally:
             connection.close()

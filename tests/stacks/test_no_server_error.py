@@ -52,7 +52,7 @@ def test_schemathesis_finds_no_server_error(daemon: Daemon, tmp_path: Path, name
         [
             SCHEMATHESIS, "--config-file", str(configuration), "run", f"{daemon.url}/openapi.json",
             "--header", f"Authorization: Bearer {daemon.token}", "--checks", "not_a_server_error",
-            "--request-timeout", "10", "--phases", "coverage,fuzzing", "--max-examples", "3",
+            "--request-timeout", "120", "--phases", "coverage,fuzzing", "--max-examples", "3",
             "--exclude-path-regex", "|".join(_LEFT_OUT), "--exclude-operation-id", build,
             "--suppress-health-check", "all", "--continue-on-failure", "--warnings", "off", "--seed", "1",
             "--report-har-path", str(report),

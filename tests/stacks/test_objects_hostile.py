@@ -61,7 +61,7 @@ def store(url: str, **changed: object) -> ObjectStore:
     given: dict[str, object] = {
         "url": url,
         "access_key": "key",
-        "timeout": 1.0,
+        "timeout": 60.0,
         "swift": SwiftSettings(auth_url=f"{url}/auth/v1.0", user="a:b"),
         **changed,
     }
@@ -101,8 +101,9 @@ async def test_a_reason_phrase_that_repeats_the_secret() -> None:
 
 @pytest.mark.parametrize("said", [None, b"", b"nonsense\r\n\r\n", reply("200 OK", b"<html>")[:-3]])
 async def test_silence_and_nonsense_end(said: bytes | None) -> None:
+    timeout = 60.0 if said is not None else 1.0
     async with answering(lambda _: said) as url:
-        await errors(store(url), doctor=said is not None)  # which would be silent once more
+        await errors(store(url, timeout=timeout), doctor=said is not None)  # which would be silent once more
 
 
 async def test_an_authentication_that_gives_no_token() -> None:

@@ -46,8 +46,9 @@ def endpoint(daemon, **changes) -> Endpoint:
 
 @asynccontextmanager
 async def connected(daemon, **settings):
-    """Yield (connection, recorder) of a fresh transport."""
-    transport = RemoteTransport(**settings)
+    """Yield (connection, recorder) of a fresh transport. Silence ends a connection only if its settings tell so: on a busy
+    machine a daemon may be silent for long."""
+    transport = RemoteTransport(**{"poke_interval": 3600.0, **settings})
     recorder = Recorder()
     try:
         connection = await transport.connect(
@@ -58,10 +59,15 @@ async def connected(daemon, **settings):
         await transport.close()
 
 
+def thing(daemon) -> str:
+    """The resource of `operation`. Agents look for processes by it on the whole machine, so no two daemons have the same."""
+    return f"thing-{daemon.port}"
+
+
 def operation(daemon, action: str, **changes) -> Operation:
     """An operation of the OCF agent `test:service`."""
     values = {
-        "resource": "thing-1",
+        "resource": thing(daemon),
         "resource_class": "ocf",
         "provider": "test",
         "type": "service",

@@ -40,9 +40,8 @@ def guest(request, tmp_path_factory):
 async def test_life_of_a_resource(guest, kind, agent, kill):
     def operation(action: str, interval: float = 0.0) -> Operation:
         provider = "heartbeat" if kind == "ocf" else ""
-        return Operation(
-            resource=f"r-{kind}", resource_class=kind, provider=provider, type=agent, action=action, interval=interval
-        )
+        values = {"provider": provider, "type": agent, "action": action, "interval": interval, "timeout": 120.0}
+        return Operation(resource=f"r-{kind}", resource_class=kind, **values)
 
     async with connected(guest) as (connection, recorder):
         assert (await connection.execute(operation("monitor"))).rc == 7
@@ -59,12 +58,12 @@ async def test_life_of_a_resource(guest, kind, agent, kill):
 
 
 async def test_the_daemon_killed_and_services_go_on(guest):
-    thing = {"resource": "r-systemd", "resource_class": "systemd", "type": "thing"}
+    thing = {"resource": "r-systemd", "resource_class": "systemd", "type": "thing", "timeout": 120.0}
     async with connected(guest) as (connection, recorder):
         assert (await connection.execute(Operation(action="start", **thing))).rc == 0
         guest.run("systemctl", "kill", "-s", "KILL", "--kill-whom=main", "pacemaker_remote")
         await recorder.until(lambda r: r.lost)
-    async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
+    async with asyncio.timeout(300), contextlib.AsyncExitStack() as stack:
         while True:  # what connects to a daemon that is on its way out, or in, is reset
             try:
                 connection, _ = await stack.enter_async_context(connected(guest))
@@ -89,10 +88,9 @@ class WithCertificates(WithServices):
         for name in ("ca.crt", "guest.crt", "guest.key"):
             (target / name).write_bytes((self.folder / "ca" / name).read_bytes())
         settings = upper / "etc/default/pacemaker"
-        settings.parent.mkdir(exist_ok=True)
         where = "/etc/pacemaker/tls"
         settings.write_text(
-            f"PCMK_ca_file={where}/ca.crt\nPCMK_cert_file={where}/guest.crt\nPCMK_key_file={where}/guest.key\n"
+            f"{settings.read_text()}PCMK_ca_file={where}/ca.crt\nPCMK_cert_file={where}/guest.crt\nPCMK_key_file={where}/guest.key\n"
         )
 
 
@@ -102,7 +100,7 @@ async def test_certificates_instead_of_a_key(tmp_path):
     ours = authority(tmp_path / "ca", "guest", "engine")
     try:
         await asyncio.to_thread(guest.start)
-        thing = {"resource": "r-systemd", "resource_class": "systemd", "type": "thing"}
+        thing = {"resource": "r-systemd", "resource_class": "systemd", "type": "thing", "timeout": 120.0}
         async with connected(guest, credentials=credentials(ours, "engine")) as (connection, _):
             assert (await connection.execute(Operation(action="start", **thing))).rc == 0
             assert (await connection.execute(Operation(action="monitor", **thing))).rc == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import asyncssh
@@ -14,6 +16,7 @@ import pytest
 from pcloud.environment.transport import Operation, OperationResult, OperationStatus, TransportError
 from pcloud.transport.checks import checks
 from pcloud.transport.ssh import SshTransport
+from pcloud.transport.ssh_commands import RemoteExit
 from pcloud.transport.ssh_connection import SshConnection, SshSettings
 from tests.ports import free_port
 from tests.transport.contract import TransportContract
@@ -60,6 +63,41 @@ async def impatient(guest):
     """A guest that is asked often whether it lives."""
     guest.transport = SshTransport(IMPATIENT)
     return guest
+
+
+@contextlib.asynccontextmanager
+async def link(port: int, passing: Callable[[bytes], Awaitable[bytes]]) -> AsyncIterator[int]:
+    """Be between a client and a port: yields another port. `passing` gets what comes, in either direction, and returns what
+    goes on."""
+    proxies: list[asyncio.Task[None]] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(16384):
+                writer.write(await passing(data))
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        proxies.append(asyncio.current_task())
+        upstream, upwriter = await asyncio.open_connection("127.0.0.1", port)
+        pumps = [asyncio.create_task(pump(reader, upwriter)), asyncio.create_task(pump(upstream, writer))]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in pumps:
+                task.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for each in (writer, upwriter):
+                each.transport.abort()
+
+    server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in proxies:
+            task.cancel()
+        await asyncio.gather(*proxies, return_exceptions=True)
+        await asyncio.sleep(0)  # the aborted connections are closed in the loop's next turn
 
 
 def fake(action: str, **changes: object) -> Operation:
@@ -152,9 +190,13 @@ async def test_output_is_bounded_and_does_not_block(sshd, guest):
 
 async def test_time_out_kills_the_process_group(sshd, guest):
     connection = await guest.connect(sshd)
-    result = await connection.execute(fake("slow", timeout=0.5))
-    assert (result.rc, result.status) == (1, OperationStatus.TIMEOUT)
-    child = int((sshd.state / "child").read_text())  # sleeps for ten minutes
+    written = sshd.state / "child"
+    for seconds in (0.5, 5.0, 50.0):  # until it came as far as having a child, which sleeps for ten minutes
+        result = await connection.execute(fake("slow", timeout=seconds))
+        assert (result.rc, result.status) == (1, OperationStatus.TIMEOUT)
+        if written.exists() and written.read_text():
+            break
+    child = int(written.read_text())
     await until(lambda: not running(child))
 
 
@@ -180,6 +222,22 @@ async def test_missing_init_script(sshd, guest):
     operation = fake("monitor", resource_class="service", provider="", type="nothing-there")
     result = await connection.execute(operation)
     assert (result.rc, result.status) == (5, OperationStatus.NOT_INSTALLED)
+
+
+async def test_a_guest_that_does_not_say_what_a_service_is_has_not_said_that_there_is_none(sshd, guest, monkeypatch):
+    """An answer that is lost, or late, is no reason to give a service up as not installed."""
+    connection = await guest.connect(sshd)
+    service = Operation(resource="s", resource_class="service", type="nothing-at-all", action="monitor", timeout=20.0)
+    assert (await connection.execute(service)).rc == 5
+    for silence in (RemoteExit(returncode=0), RemoteExit(timed_out=True)):
+
+        async def silent(words, timeout, *, stdin=b"", silence=silence):
+            return silence
+
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "_run", silent)
+            assert (await connection.execute(service)).status is OperationStatus.TIMEOUT
+    assert (await connection.execute(service)).rc == 5
 
 
 async def test_recurring_monitor_reports_changes_only(sshd, guest):
@@ -308,6 +366,23 @@ async def test_run_without_a_shell(sshd, guest):
     assert caught.value.code == "TIMEOUT"
 
 
+async def test_nothing_that_was_printed_is_lost_on_a_slow_link(sshd, guest):
+    """sshd tells how a command ended before the last of what it printed."""
+    slow = asyncio.Event()
+
+    async def slowly(data: bytes) -> bytes:
+        await asyncio.sleep(0.3 if slow.is_set() else 0)
+        return data
+
+    async with link(sshd.port, slowly) as port:
+        connection = await guest.connect(sshd, port=port)
+        slow.set()
+        result = await connection.run(["head", "-c", "60000", "/dev/zero"], timeout=60)
+        assert len(result.stdout) == 60000
+        slow.clear()
+        await connection.close()
+
+
 # --- hostile peers
 
 
@@ -410,35 +485,15 @@ async def test_half_open_link(sshd, impatient):
     """The peer vanishes without a word: a proxy in between swallows everything, and no FIN or RST ever comes."""
     guest = impatient
     swallow = asyncio.Event()
-    proxies: list[asyncio.Task[None]] = []
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            if not swallow.is_set():
-                writer.write(data)
+    async def swallowing(data: bytes) -> bytes:
+        return b"" if swallow.is_set() else data
 
-    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        proxies.append(asyncio.current_task())
-        upstream, upwriter = await asyncio.open_connection("127.0.0.1", sshd.port)
-        pumps = [asyncio.create_task(pump(reader, upwriter)), asyncio.create_task(pump(upstream, writer))]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in pumps:
-                task.cancel()
-            for each in (writer, upwriter):
-                each.transport.abort()
-
-    server = await asyncio.start_server(proxy, "127.0.0.1", 0)
-    await guest.connect(sshd, port=server.sockets[0].getsockname()[1])
-    swallow.set()
-    await until(lambda: bool(guest.lost))
-    assert guest.lost[0].code == "SILENT"
-    server.close()
-    for task in proxies:
-        task.cancel()
-    await asyncio.gather(*proxies, return_exceptions=True)
-    await asyncio.sleep(0)  # the aborted connections are closed in the loop's next turn
+    async with link(sshd.port, swallowing) as port:
+        await guest.connect(sshd, port=port)
+        swallow.set()
+        await until(lambda: bool(guest.lost))
+        assert guest.lost[0].code == "SILENT"
 
 
 async def test_close_is_silent_and_final(sshd, guest):

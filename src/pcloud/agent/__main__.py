@@ -125,14 +125,15 @@ def serve(options: dict[str, str]) -> int:
             read_key(options["authkey"])  # for the warning
         loop = Loop()
         daemon = Daemon(loop, credentials)
+        # Before it listens: whoever sees the port may tell it to end.
+        loop.on_signal(system.SIGTERM, daemon.shutdown)
+        loop.on_signal(system.SIGINT, daemon.shutdown)
+        system.handle(system.SIGPIPE, system.SIG_IGN)
+        system.handle(system.SIGHUP, system.SIG_IGN)
         port = daemon.server.listen(options["address"], int(options["port"]))
     except (OSError, UnicodeError, TlsError) as error:
         log(3, f"can not listen on {options['address'] or 'all addresses'}, port {options['port']}: {error}")
         return 1
-    loop.on_signal(system.SIGTERM, daemon.shutdown)
-    loop.on_signal(system.SIGINT, daemon.shutdown)
-    system.handle(system.SIGPIPE, system.SIG_IGN)
-    system.handle(system.SIGHUP, system.SIG_IGN)
     log(5, f"listening on {options['address'] or 'all addresses'}, port {port}")
     # What starting up needed and does not hold any more goes back to the kernel: 2 MB where the modules were compiled.
     ctypes.CDLL(None).malloc_trim(0)

@@ -20,7 +20,8 @@ def main() -> int:
     if not os.environ.pop(_MARK, "") and _compiled() != before and sys.executable:
         # The modules that are imported late.
         import pcloud.agent.dispatch
-        import pcloud.agent.systemd
+        import pcloud.agent.relay
+        import pcloud.agent.units
         import pcloud.wire.gnutls  # noqa: F401
 
         os.environ[_MARK] = "1"

@@ -222,8 +222,9 @@ class Executor:
             command.signal = ""
             if well and not triggered:
                 resource.quiet = 0
-            if well and not resource.watch and 0 < resource.searches <= len(_SEARCH_AGAIN):
-                wait = min(wait, _SEARCH_AGAIN[resource.searches - 1])
+            if well and not resource.watch and resource.searches <= len(_SEARCH_AGAIN):
+                # None is watched; where an exit hurried this look, nobody has searched yet.
+                wait = min(wait, _SEARCH_AGAIN[max(resource.searches, 1) - 1])
         command.again = False
         command.timer = self._loop.later(wait, lambda: self._due(resource, command))
         if not well:
@@ -296,5 +297,4 @@ class Executor:
             self._cancel(resource, command)
         if resource.watch is not None:
             resource.watch.clear()
-        if resource.resource_class in ("systemd", "service"):
-            self._runner.systemd.release(resource.id, resource.type)
+        self._runner.release(resource)

@@ -1,12 +1,12 @@
 """The agent's event loop: file descriptors, timers, children, signals. One thread; callbacks must not wait.
 
-Owns: epoll, the timer heap, the wake-up pipe of signals and the reaping of every child (also of orphans, as process 1).
+Owns: epoll, the timers, the wake-up pipe of signals and the reaping of every child (also of orphans, as process 1).
 Why not asyncio or `selectors`: they would double the agent's memory and start-up time.
 """
 
 from __future__ import annotations
 
-import heapq
+import bisect
 import os
 import select
 import sys
@@ -81,7 +81,7 @@ class Loop:
     def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call back once, after that many seconds."""
         timer = Timer(time.monotonic() + seconds, callback)
-        heapq.heappush(self._timers, timer)
+        bisect.insort(self._timers, timer)
         return timer
 
     def soon(self, callback: Callable[[], None]) -> None:
@@ -142,10 +142,9 @@ class Loop:
         """Wait for something, and handle what is there."""
         timers = self._timers
         while timers and timers[0].callback is None:
-            heapq.heappop(timers)
+            del timers[0]
         if len(timers) > 256 and sum(timer.callback is None for timer in timers) > len(timers) // 2:
             self._timers = timers = [timer for timer in timers if timer.callback is not None]
-            heapq.heapify(timers)
         if self._ready:
             wait = 0.0
         elif timers:
@@ -158,7 +157,7 @@ class Loop:
                 callback(events)
         now = time.monotonic()
         while timers and timers[0].when <= now:
-            due = heapq.heappop(timers).callback
+            due = timers.pop(0).callback
             if due is not None:
                 due()
         ready, self._ready = self._ready, []

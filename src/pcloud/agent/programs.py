@@ -18,7 +18,6 @@ from pcloud.agent.operation import (
     Result,
     exit_reason,
 )
-from pcloud.agent.units import is_variable
 
 OCF_ROOT = os.environ.get("OCF_ROOT", "/usr/lib/ocf")
 LSB_ROOT = os.environ.get("PCLOUD_LSB_ROOT", "/etc/init.d")
@@ -83,6 +82,11 @@ def ocf_environment(resource_id: str, provider: str, agent: str, parameters: dic
         OCF_RESOURCE_PROVIDER=provider,
     )
     return environment
+
+
+def is_variable(name: str) -> bool:
+    """Return whether a parameter's name can be an environment variable's."""
+    return name.isascii() and name.isidentifier()
 
 
 def lsb_environment(resource_id: str, parameters: dict[str, str]) -> dict[str, str]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     Done = Callable[[Result], None]
     from typing import Union
 
-    from pcloud.agent.systemd import Run, Systemd
+    from pcloud.agent.systemd import Systemd
+    from pcloud.agent.units import Run
 
     Running = Union[Child, Run, "_Service"]
 
@@ -50,8 +51,7 @@ class Runner:
     def run_as(self, kind: str, resource: Resource, command: Command, done: Done) -> Running | None:
         """Start an operation as one of the real classes."""
         if kind == "systemd":
-            timeout = command.timeout / 1000
-            return self.systemd.run(resource.id, resource.type, command.action, command.parameters, timeout, done)
+            return self._unit(resource, command, done)
         if kind == "ocf":
             return self._ocf(resource, command, done)
         if kind == "lsb":
@@ -66,6 +66,19 @@ class Runner:
         """The result is known at once; nothing runs."""
         self._loop.soon(lambda: done(result))
         return None
+
+    def _unit(self, resource: Resource, command: Command, done: Done) -> Running:
+        from pcloud.agent.units import Run  # here: a guest that manages no unit does not pay for it
+
+        timeout, parameters = command.timeout / 1000, command.parameters
+        return Run(self.systemd, self._loop, resource.id, resource.type, command.action, parameters, timeout, done)
+
+    def release(self, resource: Resource) -> None:
+        """The resource is managed no more: leave nothing of ours with its unit."""
+        if resource.resource_class in ("systemd", "service"):
+            from pcloud.agent.units import release
+
+            release(self.systemd, resource.id, resource.type)
 
     def _ocf(self, resource: Resource, command: Command, done: Done) -> Running | None:
         if not resource.provider:

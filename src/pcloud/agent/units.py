@@ -1,152 +1,254 @@
-"""systemd units: their names and object paths, and the run-time files that a managed service gets.
+"""Resource class `systemd`: units are started, stopped and asked for.
 
-Owns: `/run/systemd/system/UNIT.d/99-pcloud.conf` (systemd's own `Restart=` off, since two masters would fight over the
-service; parameters as environment) and `/run/pcloud/resources/NAME.env`. Writes files, talks to nobody.
+Owns: one action on a unit, and when systemd reads its configuration again. Callbacks in the loop. `systemd` talks to
+systemd, `unit_files` writes the files. Imported when a unit is first managed.
 """
 
 from __future__ import annotations
 
 import os
+import time
 
-from pcloud.wire.messages import escape
+from pcloud.agent import unit_files
+from pcloud.agent.dbus import DBusError
+from pcloud.agent.loop import Loop, Timer, log
+from pcloud.agent.operation import (
+    ABSENT,
+    CANCELLED,
+    DONE,
+    ERROR,
+    FAILED,
+    NOT_INSTALLED,
+    NOT_RUNNING,
+    OK,
+    TIMEOUT,
+    UNIMPLEMENTED,
+    Result,
+)
+from pcloud.agent.systemd import UNIT, Systemd, unit_name
 
-DROP_INS = "/run/systemd/system"
-ENVIRONMENTS = "/run/pcloud/resources"
-ENVIRONMENT_NAME = "pcloud_environment"
-"""Parameter that names the environment file (NAME of `/run/pcloud/resources/NAME.env`); the resource's id by default."""
+TYPE_CHECKING = False  # these modules would cost memory in every guest
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-_TYPES = (".service", ".socket", ".mount", ".automount", ".swap", ".target", ".timer", ".path", ".slice", ".scope")
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-def unit_name(agent: str) -> str:
-    """Return the unit's full name; `.service` is the default."""
-    return agent if agent.endswith(_TYPES) else agent + ".service"
+_NO_UNIT = (
+    "org.freedesktop.systemd1.NoSuchUnit",
+    "org.freedesktop.systemd1.LoadFailed",
+    "org.freedesktop.DBus.Error.InvalidArgs",
+    "org.freedesktop.systemd1.InvalidName",
+)
 
 
-def unit_path(unit: str) -> str:
-    """Return the unit's D-Bus object path (systemd loads the unit when it is asked for)."""
-    out = []
-    for at, letter in enumerate(unit.encode()):
-        character = chr(letter)
-        if character in _LETTERS or (character.isdigit() and letter < 128 and at > 0):
-            out.append(character)
+def _prepare(
+    systemd: Systemd,
+    resource_id: str,
+    unit: str,
+    parameters: dict[str, str] | None,
+    ready: Callable[[DBusError | None], None],
+) -> None:
+    """Write drop-in and environment, let systemd read them if they changed, then `ready`."""
+    path = unit_files.drop_in_path(unit)
+    new = not os.path.exists(path)
+    try:
+        changed = unit.endswith(".service") and unit_files.write_files(resource_id, unit, parameters)
+    except (OSError, ValueError) as error:
+        ready(DBusError("", f"{unit} can not be prepared: {error}"))
+        return
+    if not changed:
+        ready(None)
+    elif new:
+        _read_if_unread(systemd, unit, path, ready)
+    else:
+        _reload(systemd, ready)
+
+
+def _read_if_unread(systemd: Systemd, unit: str, path: str, ready: Callable[[DBusError | None], None]) -> None:
+    """Let systemd read its configuration again, unless it reads the unit only now, and the new drop-in with it. That is
+    so after a boot, when reading all anew would take longer than most services take to start."""
+
+    def on_paths(value: object, _error: DBusError | None) -> None:
+        known = isinstance(value, list) and path in value
+        systemd.unit_property(unit, UNIT, "NeedDaemonReload", lambda stale, _failure: on_stale(known, stale))
+
+    def on_stale(known: bool, stale: object) -> None:
+        if known and stale == 0:
+            ready(None)
         else:
-            out.append(f"_{letter:02x}")
-    return "/org/freedesktop/systemd1/unit/" + "".join(out)
+            _reload(systemd, ready)
+
+    systemd.unit_property(unit, UNIT, "DropInPaths", on_paths)
 
 
-def environment_lines(parameters: dict[str, str]) -> str:
-    """Return parameters as systemd reads them from an environment file; names that are no variable names are left out."""
-    lines = []
-    for name, value in sorted(parameters.items()):
-        if name.startswith("CRM_meta_") or name in (ENVIRONMENT_NAME, "crm_feature_set") or not is_variable(name):
-            continue
-        for character in '\\"$`':
-            value = value.replace(character, "\\" + character)
-        lines.append(f'{name}="{value}"\n')
-    return "".join(lines)
+def _reload(systemd: Systemd, ready: Callable[[DBusError | None], None]) -> None:
+    """Let systemd read its configuration again, then `ready`."""
+    systemd.manager("Reload", "", (), lambda _values, error: ready(error))
 
 
-def is_variable(name: str) -> bool:
-    """Return whether a parameter's name can be an environment variable's."""
-    return name.isascii() and name.isidentifier()
+def _unorder(systemd: Systemd, unit: str, ready: Callable[[DBusError | None], None]) -> None:
+    """Take a service out of the order with the agent, then `ready`."""
+    try:
+        changed = unit_files.remove_order(unit)
+    except (OSError, ValueError) as error:
+        ready(DBusError("", f"{unit} can not be taken out of its order: {error}"))
+        return
+    if changed:
+        _reload(systemd, ready)
+    else:
+        ready(None)
 
 
-def drop_in_path(unit: str) -> str:
-    """Return the path of a managed service's drop-in."""
-    return f"{DROP_INS}/{unit}.d/99-pcloud.conf"
+def release(systemd: Systemd, resource_id: str, agent: str) -> None:
+    """Remove what `_prepare` wrote; systemd's own restart rules count again."""
+    if unit_files.remove_files(resource_id, unit_name(agent)):
+        _reload(systemd, lambda _error: None)
 
 
-_ORDER = "[Unit]\nBefore=pcloud-remoted.service\n\n"
+class Run:
+    """One action on a unit."""
 
-
-def drop_in(resource_id: str) -> str:
-    """Return the drop-in's text for a service. By its order the agent ends before what it manages when the guest does."""
-    return (
-        "# Written by pcloud-remoted for as long as it manages this service.\n"
-        f"{_ORDER}"
-        f"[Service]\nRestart=no\nEnvironmentFile=-{ENVIRONMENTS}/{resource_id}.env\n"
+    __slots__ = (
+        "_action",
+        "_call",
+        "_deadline",
+        "_done",
+        "_id",
+        "_job",
+        "_loop",
+        "_parameters",
+        "_systemd",
+        "_timer",
+        "_unit",
+        "_wait",
     )
 
+    def __init__(
+        self,
+        systemd: Systemd,
+        loop: Loop,
+        resource_id: str,
+        agent: str,
+        action: str,
+        parameters: dict[str, str],
+        timeout: float,
+        done: Callable[[Result], None],
+    ) -> None:
+        self._systemd, self._loop, self._id, self._action = systemd, loop, resource_id, action
+        self._unit = unit_name(agent)
+        self._parameters, self._done = parameters, done
+        self._call, self._job = 0, ""
+        self._wait = 0.02
+        self._deadline = time.monotonic() + timeout if timeout > 0 else float("inf")
+        self._timer: Timer | None = loop.later(timeout, self._on_timeout) if timeout > 0 else None
+        loop.soon(self._begin)
 
-def _write(path: str, text: str, mode: int) -> bool:
-    """Write a file if its text differs; return whether it did."""
-    try:
-        with open(path, encoding="utf-8") as old:
-            if old.read() == text:
-                return False
-    except (OSError, ValueError):
-        pass  # absent or damaged: written anew
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    made = path + ".new"
-    fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
-        os.fchmod(fd, mode)
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-    os.rename(made, path)
-    return True
+    def kill(self) -> None:
+        """Give up: `done` follows with a time-out's or cancellation's result; systemd's own job goes on."""
+        self._finish(Result(OK, CANCELLED))
+
+    def _begin(self) -> None:
+        if self._action in ("monitor", "status"):
+            self._check()
+        elif self._action == "start":
+            _prepare(self._systemd, self._id, self._unit, self._parameters, self._prepared)
+        elif self._action == "stop" and self._systemd.ending:
+            _unorder(self._systemd, self._unit, self._prepared)
+        elif self._action in ("stop", "restart"):
+            self._submit()
+        elif self._action == "meta-data":
+            self._finish(Result(OK, DONE, output=unit_files.metadata(self._unit)))
+        else:
+            self._finish(Result(UNIMPLEMENTED, FAILED, f"Action {self._action} not implemented for systemd resources"))
+
+    def _prepared(self, error: DBusError | None) -> None:
+        if error is not None:
+            self._failed(error)
+        else:
+            self._submit()
+
+    def _submit(self) -> None:
+        if self._done is _nobody:
+            return
+        method = {"start": "StartUnit", "stop": "StopUnit", "restart": "RestartUnit"}[self._action]
+        self._call = self._systemd.manager(method, "ss", (self._unit, "replace"), self._submitted)
+
+    def _submitted(self, values: list[object], error: DBusError | None) -> None:
+        if self._done is _nobody:
+            return
+        if error is not None:
+            if error.name in _NO_UNIT and self._action == "stop":
+                self._finish(Result(OK))  # what is not there does not run
+            else:
+                self._failed(error)
+            return
+        self._job = str(values[0]) if values else ""
+        self._systemd.when_done(self._job, self._job_done)
+
+    def _job_done(self, result: str) -> None:
+        self._job = ""
+        if result == "done" or self._action == "stop":
+            self._check()
+        else:
+            self._finish(Result(ERROR, DONE, f"systemd job for {self._unit} ended with result '{result}'"))
+
+    def _check(self) -> None:
+        if self._done is not _nobody:
+            self._call = self._systemd.unit_property(self._unit, UNIT, "ActiveState", self._state)
+
+    def _state(self, value: object, error: DBusError | None) -> None:
+        if self._done is _nobody:
+            return
+        if error is not None:
+            self._failed(error)
+            return
+        state = str(value)
+        if state in ("activating", "deactivating", "maintenance", "refreshing"):
+            # In between: ask again soon, then less often, until it settles or time is up.
+            self._loop.later(self._wait, self._check)
+            self._wait = min(self._wait * 1.5, 1.0)
+            return
+        running = state in ("active", "reloading")
+        if self._action == "stop":
+            self._finish(Result(ERROR, DONE, f"{self._unit} is {state} after its stop") if running else Result(OK))
+        elif running:
+            if self._action in ("monitor", "status"):
+                self._adopt()
+            self._finish(Result(OK))
+        elif self._action in ("monitor", "status"):
+            self._finish(Result(NOT_RUNNING, DONE, state))
+        else:
+            self._finish(Result(ERROR, DONE, f"{self._unit} is {state} after its start"))
+
+    def _adopt(self) -> None:
+        """A service that runs already, started by somebody else: its own restart rules must go, too."""
+
+        def ready(error: DBusError | None) -> None:
+            if error is not None:
+                log(4, f"{self._unit}: {error}")
+
+        if self._parameters.get("CRM_meta_interval", "0") != "0":
+            _prepare(self._systemd, self._id, self._unit, None, ready)
+
+    def _failed(self, error: DBusError) -> None:
+        if error.name in _NO_UNIT:
+            self._finish(Result(NOT_INSTALLED, ABSENT, f"systemd unit {self._unit} not found"))
+        else:
+            self._finish(Result(ERROR, FAILED, str(error)))
+
+    def _on_timeout(self) -> None:
+        self._finish(
+            Result(ERROR, TIMEOUT, f"{self._action} action for systemd unit {self._unit} did not complete in time")
+        )
+
+    def _finish(self, result: Result) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._systemd.abandon(self._call)
+        if self._job:
+            self._systemd.forget_job(self._job)
+        done, self._done = self._done, _nobody
+        done(result)
 
 
-def metadata(unit: str) -> str:
-    """Return OCF meta-data for a unit."""
-    name = escape(unit[: -len(".service")] if unit.endswith(".service") else unit)
-    return (
-        f'<?xml version="1.0"?>\n<resource-agent name="{name}" version="0.1">\n  <version>1.1</version>\n'
-        f'  <longdesc lang="en">systemd unit {name}</longdesc>\n'
-        f'  <shortdesc lang="en">systemd unit file for {name}</shortdesc>\n'
-        '  <parameters/>\n  <actions>\n    <action name="start" timeout="100"/>\n    <action name="stop" timeout="100"/>\n'
-        '    <action name="status" timeout="100"/>\n    <action name="monitor" timeout="100" interval="60"/>\n'
-        '    <action name="meta-data" timeout="5"/>\n  </actions>\n  <special tag="systemd"/>\n</resource-agent>\n'
-    )
-
-
-def is_file_name(name: str) -> bool:
-    """Return whether a name from outside may become part of a path here."""
-    return bool(name) and not name.startswith(".") and not set(name) & set("/\n%\0") and len(name) < 200
-
-
-def write_files(resource_id: str, unit: str, parameters: dict[str, str] | None) -> bool:
-    """Write a service's run-time files; without parameters (a service that ran before we came) only where there are none
-    yet. Return whether systemd must read its configuration again. OSError, ValueError (a name that is none)."""
-    name = resource_id if parameters is None else parameters.get(ENVIRONMENT_NAME, resource_id)
-    if not is_file_name(name) or not is_file_name(unit):
-        raise ValueError(f"{name!r} of {unit!r} can not name a file")
-    path = drop_in_path(unit)
-    if parameters is not None:
-        _write(f"{ENVIRONMENTS}/{name}.env", environment_lines(parameters), 0o600)
-    elif os.path.exists(path):
-        return False
-    return _write(path, drop_in(name), 0o644)
-
-
-def remove_order(unit: str) -> bool:
-    """Take the order out of a service's drop-in; return whether systemd must read its configuration again. OSError."""
-    path = drop_in_path(unit)
-    if not is_file_name(unit) or not os.path.exists(path):
-        return False
-    with open(path, encoding="utf-8") as held:
-        text = held.read()
-    return _write(path, text.replace(_ORDER, ""), 0o644)
-
-
-def remove_files(resource_id: str, unit: str) -> bool:
-    """Remove what `write_files` wrote; return whether there was a drop-in."""
-    if not is_file_name(unit):
-        return False
-    if is_file_name(resource_id):
-        try:
-            os.unlink(f"{ENVIRONMENTS}/{resource_id}.env")
-        except OSError:
-            pass  # it never had parameters
-    try:
-        os.unlink(drop_in_path(unit))
-    except OSError:
-        return False
-    try:
-        os.rmdir(f"{DROP_INS}/{unit}.d")
-    except OSError:
-        pass  # somebody else's drop-in is beside it
-    return True
+def _nobody(_result: Result) -> None:
+    """Stands where the callback was after it has been called."""

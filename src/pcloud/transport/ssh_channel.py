@@ -20,7 +20,10 @@ OUTPUT_LIMIT = 64 * 1024
 """Bytes kept of each of stdout and stderr; more is read and dropped, so that the agent never blocks on a full pipe."""
 
 _DRAIN = 0.2
-"""Seconds to wait for output after the exit status: a daemon that an agent started may hold the pipe open for ever."""
+"""Seconds to wait for the end of the output after the exit status: a daemon that an agent started may hold the pipe open for
+ever."""
+_ROUNDS = 32
+"""Questions after that at most: each brings some KiB of what was in the pipe, which holds 64 or, as a socket, some more."""
 
 
 class CommandSession(asyncssh.SSHClientSession[bytes]):
@@ -31,6 +34,8 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
         self._on_line = on_line
         self._partial = b""
         self._loop = asyncio.get_running_loop()
+        self.received = 0
+        """Bytes that came, also those that were not kept."""
         self.stdout = bytearray()
         self.stderr = bytearray()
         self.returncode = -1
@@ -42,6 +47,7 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Keep output up to the limit."""
+        self.received += len(data)
         if self._on_line is not None and datatype is None:
             *lines, self._partial = (self._partial + data).split(b"\n")
             self._partial = self._partial[-self._limit :]
@@ -101,9 +107,7 @@ async def run(
             await asyncio.shield(session.ended)
             if session.returncode < 0 and not session.signal:
                 raise LinkLost("the connection was lost while a command ran")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN):
-                await asyncio.shield(session.drained)
+        await _drain(connection, session, timeout)
     except TimeoutError:
         timed_out = True
         if channel is not None:
@@ -122,6 +126,32 @@ async def run(
         seconds=time.monotonic() - began,
         timed_out=timed_out,
     )
+
+
+async def _drain(connection: asyncssh.SSHClientConnection, session: CommandSession, timeout: float) -> None:
+    """Wait for what an ended command had printed: sshd tells of the end before it has read all of it.
+
+    While nothing says that no more comes, sshd is asked something, which it answers after what it has read until then. An
+    answer with nothing before it ends the wait: how slow sshd or the link is plays no part.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN):
+            await asyncio.shield(session.drained)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            for _ in range(_ROUNDS):
+                before = session.received
+                if session.drained.done():
+                    return
+                asked: asyncio.Future[Any] = asyncio.ensure_future(
+                    connection._make_global_request(b"keepalive@openssh.com")
+                )
+                try:
+                    await asyncio.wait({asked, session.closed}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    asked.cancel()
+                if session.received == before:
+                    return
 
 
 def _finish(future: asyncio.Future[Any]) -> None:

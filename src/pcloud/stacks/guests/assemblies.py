@@ -18,7 +18,7 @@ import msgspec
 
 from pcloud.model.deployable import Assembly, Deployable, ResourceState
 from pcloud.model.errors import NotFound
-from pcloud.model.status import AssemblyStatus
+from pcloud.model.status import AssemblyStatus, DeployableStatus
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord, StackRecord, short_hash
 from pcloud.stacks.types.base import Context, ResourceFailed
@@ -80,6 +80,13 @@ async def put(context: Context, assembly: Assembly) -> None:
         await platform.apply(msgspec.structs.replace(base, assemblies=wanted))
 
 
+def current_state(status: DeployableStatus) -> bool:
+    """Whether a status is of what was asked for last, not of before. ResourceFailed when that can not be made."""
+    if status.change == "failed":
+        raise ResourceFailed(status.reason)
+    return not status.change
+
+
 async def running(
     context: Context, *, services: bool = True, since: float = 0.0, seconds: float = START_SECONDS
 ) -> AssemblyStatus:
@@ -95,16 +102,15 @@ async def running(
         status = await context.services.platform.status(name)
         if status is not None:
             found = next((one for one in status.assemblies if one.name == assembly), None)
-            if status.change == "failed":
-                raise ResourceFailed(status.reason)
+            fresh = current_state(status)
             reason = (found.reason if found is not None else "") or status.reason or reason
             ready = found is not None and (found.state is ResourceState.RUNNING or (found.answers and not services))
-            if found is not None and ready and found.since >= since and not status.change:
+            if fresh and found is not None and ready and found.since >= since:
                 context.record.data.pop("began", None)  # the next wait has its own time
                 return found
-            if found is not None and found.state is ResourceState.UNRECOVERABLE:
+            if fresh and found is not None and found.state is ResourceState.UNRECOVERABLE:
                 raise ResourceFailed(f"the guest can not be started: {reason}")
-            if status.state is ResourceState.FAILED:
+            if fresh and status.state is ResourceState.FAILED:
                 raise ResourceFailed(status.reason or f"the guests of {name} were given up")
         if context.services.now() >= began + seconds:
             raise ResourceFailed(f"the guest did not run within {seconds:g} s{': ' if reason else ''}{reason}")

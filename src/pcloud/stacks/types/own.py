@@ -172,7 +172,9 @@ class ResourceOfGuest(ResourceType):
 
         async def runs() -> bool:
             status = await context.services.platform.status(where[0])
-            guests = [one for one in status.assemblies if one.name == where[1]] if status is not None else []
+            if status is None or not assemblies.current_state(status):
+                return False
+            guests = [one for one in status.assemblies if one.name == where[1]]
             found = [each for one in guests for each in one.resources if each.name == wanted.name]
             if found and found[0].state is ResourceState.UNRECOVERABLE:
                 raise ResourceFailed(found[0].reason or f"{wanted.name} can not be started")
@@ -238,7 +240,7 @@ class DeployableType(ResourceType):
 
         async def runs() -> bool:
             status = await platform.status(wanted.name)
-            if status is None:
+            if status is None or not assemblies.current_state(status):
                 return False
             if status.state in (ResourceState.FAILED, ResourceState.UNRECOVERABLE):
                 raise ResourceFailed(status.reason or f"{wanted.name} can not be started")
