@@ -1,5 +1,7 @@
-"""A stack whose server is a machine: what its user data, its metadata, its security group and its further address do there,
-what a killed QEMU brings back, and what is left in the end. One machine, which boots twice.
+"""A stack whose guests are machines: what user data, metadata, a security group and a further address do in a server, what a
+killed QEMU brings back, a balancer, a database and an alarm beside it, and what is left in the end.
+
+One stack that grows from test to test, so that few machines are booted: an emulated one takes 15 to 30 s.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ pytest.importorskip("libvirt", reason="libvirt-python is not installed (make set
 
 from pcloud.environment.infrastructure import Capability
 from pcloud.infrastructure.libvirt_checks import lacking
-from tests.e2e.stack_stage import StackStage, guarded_server
+from pcloud.model.errors import PcloudError
+from tests.e2e.stack_stage import StackStage, guarded_server, shows
 from tests.e2e.stage import until
 from tests.infrastructure.libvirtd import Libvirtd, run_libvirtd
 
@@ -32,13 +35,65 @@ systemctl start serve@8081
 """
 
 
-def document(port: int) -> str:
-    """A server that configures itself and tells so, of whose two services one may be reached."""
+SECRET = "it's \\ a 'secret'"
+BEYOND: dict[str, Any] = {
+    "Balancer": {
+        "Type": "AWS::ElasticLoadBalancing::LoadBalancer",
+        "Properties": {
+            "AvailabilityZones": {"Fn::GetAZs": ""},
+            "Instances": [{"Ref": "Server"}],
+            "Listeners": [{"LoadBalancerPort": "80", "InstancePort": "8080", "Protocol": "HTTP"}],
+            "HealthCheck": {
+                "Target": "HTTP:8080/greeting", "HealthyThreshold": "1", "UnhealthyThreshold": "2",
+                "Interval": "2", "Timeout": "20",
+            },
+        },
+    },
+    "Data": {
+        "Type": "AWS::RDS::DBInstance",
+        "Properties": {
+            "Engine": "MySQL",
+            "DBInstanceClass": "db.t1.micro",
+            "AllocatedStorage": "5",
+            "DBName": "shop",
+            "MasterUsername": "keeper",
+            "MasterUserPassword": SECRET,
+        },
+    },
+    "Spare": {
+        "Type": "PCloud::Resource",
+        "Properties": {
+            "assembly": {"Ref": "Server"}, "class": "systemd", "type": "spare", "monitor": "20s",
+            "timeouts": {"monitor": "5m"},
+        },
+    },
+    "Restart": {"Type": "OS::Heat::HARestarter", "Properties": {"InstanceId": {"Ref": "Server"}}},
+    "Alarm": {
+        "Type": "AWS::CloudWatch::Alarm",
+        "Properties": {
+            "MetricName": "ServiceFailure",
+            "Namespace": "system/linux",
+            "Dimensions": [{"Name": "Service", "Value": "Spare"}],
+            "Statistic": "SampleCount",
+            "Period": "300",
+            "EvaluationPeriods": "1",
+            "Threshold": "0",
+            "ComparisonOperator": "GreaterThanThreshold",
+            "AlarmActions": [{"Fn::GetAtt": ["Restart", "AlarmUrl"]}],
+        },
+    },
+}  # fmt: skip
+"""What comes to the server later: a service of it fails only when the test has it fail, and no such failure is forgiven."""
+
+
+def document(port: int, beyond: bool = False) -> str:
+    """A server that configures itself and tells so, of whose services one may be reached; with or without what is beyond."""
     config = {
         "files": {
             "/srv/greeting": {"content": "hello from a machine", "mode": "000644"},
             "/etc/systemd/system/serve@.service": {"content": UNIT, "mode": "000644"},
             "/etc/systemd/system/front.service": {"content": UNIT.replace("%i", "8080"), "mode": "000644"},
+            "/etc/systemd/system/spare.service": {"content": UNIT.replace("%i", "8083"), "mode": "000644"},
         },
         "services": {"systemd": {"front": {"enabled": "true", "ensureRunning": "true"}}},
     }
@@ -57,11 +112,17 @@ def document(port: int) -> str:
             "Properties": {"EIP": {"Ref": "Address"}, "InstanceId": {"Ref": "Server"}},
         },
     }
-    outputs = {
+    outputs: dict[str, Any] = {
         "Told": {"Value": {"Fn::GetAtt": ["Ready", "Data"]}},
         "Own": {"Value": {"Fn::GetAtt": ["Server", "PublicIp"]}},
         "Further": {"Value": {"Ref": "Address"}},
     }
+    if beyond:
+        resources |= BEYOND
+        outputs |= {
+            "Url": {"Value": {"Fn::Join": ["", ["http://", {"Fn::GetAtt": ["Balancer", "DNSName"]}, "/greeting"]]}},
+            "Database": {"Value": {"Fn::GetAtt": ["Data", "Endpoint.Address"]}},
+        }
     return json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources, "Outputs": outputs})
 
 
@@ -94,13 +155,22 @@ def answers(address: str, port: int) -> bool:
         return False
 
 
-def test_a_stack_on_machines(stage: StackStage, libvirtd: Libvirtd) -> None:
-    def body(port: int) -> str:
-        return stage.write("machine.template", document(port))
-
-    assert "guests are made on libvirt" in stage.pcloud("stack", "plan", "machine", "-t", body(8080))
-    done = stage.run("stack", "create", "machine", "-t", body(8080), "--wait", timeout=1200)
+def deploy(stage: StackStage, command: str, port: int, *, beyond: bool = False) -> None:
+    """Make the stack, or change it, and wait until that is done."""
+    body = stage.write("machine.template", document(port, beyond))
+    done = stage.run("stack", command, "machine", "-t", body, "--wait", timeout=1200)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}{stage.diary()}"
+
+
+def boot_of(stage: StackStage, place: str) -> str:
+    """Return what differs after each boot; empty while the guest does not run commands."""
+    return stage.guest(place, "cat", "/proc/sys/kernel/random/boot_id") if stage.answers(place) else ""
+
+
+def test_a_server_on_a_machine(stage: StackStage, libvirtd: Libvirtd) -> None:
+    body = stage.write("machine.template", document(8080))
+    assert "guests are made on libvirt" in stage.pcloud("stack", "plan", "machine", "-t", body)
+    deploy(stage, "create", 8080)
     told = stage.outputs("machine")
     place = stage.places("machine")["server"]
     deployable, assembly = place.split("/")
@@ -114,7 +184,7 @@ def test_a_stack_on_machines(stage: StackStage, libvirtd: Libvirtd) -> None:
     assert not answers(told["Own"], 8081)
     assert not answers(told["Further"], 8081)
     boot = stage.guest(place, "cat", "/proc/sys/kernel/random/boot_id")
-    stage.pcloud("stack", "update", "machine", "-t", body(8081), "--wait")
+    deploy(stage, "update", 8081)
     until("8081 answers", lambda: answers(told["Own"], 8081), PATIENCE)
     assert not answers(told["Own"], 8080)
     assert stage.guest(place, "cat", "/proc/sys/kernel/random/boot_id") == boot, "without a restart"
@@ -135,7 +205,46 @@ def test_a_stack_on_machines(stage: StackStage, libvirtd: Libvirtd) -> None:
     until("8082 listens", lambda: "8082" in stage.guest(place, "ss", "-ltn"), PATIENCE)
     assert not answers(told["Further"], 8082)
 
-    # Nothing of it is left
+
+def restarted(stage: StackStage, place: str, before: str) -> bool:
+    """Tell whether a guest runs commands after another boot than the one before."""
+    try:
+        return boot_of(stage, place) not in ("", before)
+    except (AssertionError, PcloudError):
+        return False  # it went down between two questions
+
+
+def test_a_balancer_a_database_and_an_alarm_on_machines(stage: StackStage, libvirtd: Libvirtd) -> None:
+    """haproxy leads to the server, MariaDB lets its user in, and the third guest is restarted when an alarm says so; what
+    the balancer's machine loses when it dies is there again."""
+    deploy(stage, "update", 8080, beyond=True)
+    told, places = stage.outputs("machine"), stage.places("machine")
+    deployable, balancer = places["balancer"].split("/")
+    stage.running(deployable, PATIENCE)
+    shows(told["Url"], "hello from a machine", PATIENCE)
+
+    # The database: from outside by its greeting, and by its user's password over the network
+    with socket.create_connection((told["Database"], 3306), timeout=60) as connection:
+        assert b"MariaDB" in connection.recv(200)
+    query = ["mariadb", "-h", told["Database"], "-u", "keeper", f"--password={SECRET}", "-N", "-e", "show databases"]
+    assert "shop" in stage.guest(places["data"], *query).split()
+
+    # A service fails: the alarm has its guest restarted. Meanwhile the balancer's machine dies
+    before, cursor = {name: boot_of(stage, place) for name, place in places.items()}, stage.cursor()
+    stage.guest(places["server"], "systemctl", "kill", "-s", "KILL", "spare")
+    os.kill(libvirtd.qemu(f"{PREFIX}{deployable}.{balancer}"), signal.SIGKILL)
+    for name in ("server", "balancer"):
+        until(f"{name} restarted", lambda name=name: restarted(stage, places[name], before[name]), PATIENCE)
+    shows(told["Url"], "hello from a machine", PATIENCE)
+    stage.running(deployable, PATIENCE)
+    assert boot_of(stage, places["data"]) == before["data"], "the database was left alone"
+    escalations = [event["data"] for event in stage.events(cursor) if event["type"].endswith("escalation")]
+    assert [each["assembly"] for each in escalations] == [places["server"].split("/")[1]]
+    assert "Threshold Crossed" in escalations[0]["reason"]
+    assert stage.guest(places["server"], "systemctl", "is-active", "spare") == "active"
+
+
+def test_nothing_is_left(stage: StackStage, libvirtd: Libvirtd) -> None:
     done = stage.run("stack", "delete", "machine", "--wait", timeout=600)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}{stage.diary()}"
     assert stage.json("get") == []
