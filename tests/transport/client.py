@@ -59,10 +59,16 @@ async def connected(daemon, **settings):
         await transport.close()
 
 
+def thing(daemon) -> str:
+    """Return the id of the daemon's resource. No other daemon's: an agent searches its whole machine for the processes that
+    inherited a resource's id, and tests run beside each other."""
+    return f"thing-{daemon.port}"
+
+
 def operation(daemon, action: str, **changes) -> Operation:
     """An operation of the OCF agent `test:service`."""
     values = {
-        "resource": "thing-1",
+        "resource": thing(daemon),
         "resource_class": "ocf",
         "provider": "test",
         "type": "service",

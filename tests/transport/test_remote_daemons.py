@@ -10,7 +10,7 @@ import pytest
 
 from pcloud.environment.transport import ExitCode, OperationStatus, TransportError
 from pcloud.transport.remote import RemoteTransport
-from tests.transport.client import connected, endpoint, operation
+from tests.transport.client import connected, endpoint, operation, thing
 
 
 async def test_start_probe_monitor_stop(daemon):
@@ -20,7 +20,7 @@ async def test_start_probe_monitor_stop(daemon):
         assert probe.signal == "request"
         asked = int(time.time())  # the daemon tells whole seconds
         started = await connection.execute(operation(daemon, "start"))
-        assert (started.rc, started.status, started.resource, started.action) == (0, 0, "thing-1", "start")
+        assert (started.rc, started.status, started.resource, started.action) == (0, 0, thing(daemon), "start")
         assert asked <= started.started <= time.time()
         assert (await connection.execute(operation(daemon, "monitor"))).rc == ExitCode.OK
         assert (await connection.execute(operation(daemon, "stop"))).rc == ExitCode.OK
@@ -65,8 +65,8 @@ async def test_cancel_stops_the_repetition(daemon):
     async with connected(daemon) as (connection, recorder):
         await connection.execute(operation(daemon, "start"))
         await connection.execute(operation(daemon, "monitor", interval=0.1))
-        await connection.cancel("thing-1", "monitor", 0.1)
-        await connection.cancel("thing-1", "monitor", 0.1)  # unknown by now
+        await connection.cancel(thing(daemon), "monitor", 0.1)
+        await connection.cancel(thing(daemon), "monitor", 0.1)  # unknown by now
         await connection.cancel("nothing", "monitor", 5)
         calls = daemon.calls()
         await asyncio.sleep(0.4)  # four of them would have run by now
@@ -190,7 +190,7 @@ async def test_parameters_and_environment(daemon):
         "OCF_RESKEY_CRM_meta_name=validate-all",
         "OCF_CHECK_LEVEL=10",
         "OCF_RA_VERSION_MAJOR=1",
-        "OCF_RESOURCE_INSTANCE=thing-1",
+        f"OCF_RESOURCE_INSTANCE={thing(daemon)}",
         "OCF_RESOURCE_TYPE=service",
         "OCF_RESOURCE_PROVIDER=test",
         "OCF_EXIT_REASON_PREFIX=ocf-exit-reason:",
@@ -250,8 +250,8 @@ async def test_forget_ends_repetition_and_a_later_operation_registers_anew(daemo
     async with connected(daemon) as (connection, recorder):
         await connection.execute(operation(daemon, "start"))
         await connection.execute(operation(daemon, "monitor", interval=0.1))
-        await connection.forget("thing-1")
-        await connection.forget("thing-1")
+        await connection.forget(thing(daemon))
+        await connection.forget(thing(daemon))
         calls = daemon.calls()
         await asyncio.sleep(0.4)  # four of them would have run by now
         assert len(daemon.calls()) <= len(calls) + 1, "one may have been running"
@@ -262,7 +262,7 @@ async def test_forget_ends_repetition_and_a_later_operation_registers_anew(daemo
 async def test_a_second_engine_forgot_the_resource_meanwhile(daemon):
     async with connected(daemon) as (one, _), connected(daemon) as (other, _):
         await one.execute(operation(daemon, "start"))
-        await other.forget("thing-1")
+        await other.forget(thing(daemon))
         assert (await one.execute(operation(daemon, "monitor"))).rc == 0
 
 
