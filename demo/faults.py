@@ -72,7 +72,7 @@ class Play:
             if not address:
                 return False
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(f"http://{address}/", timeout=5 * self.stage.slow) as answer:
+            with opener.open(f"http://{address}/", timeout=15 * self.stage.slow) as answer:
                 return self.title in answer.read().decode(errors="replace")
         except (OSError, urllib.error.URLError, PcloudError):
             return False
@@ -161,7 +161,7 @@ class Play:
         began = time.time()
         for pid in old:
             os.kill(pid, signal.SIGKILL)
-        found = wait_for("a new engine", lambda: len(set(self.stage.engine_pids()) - set(old)) == len(old), 30)
+        found = wait_for("a new engine", lambda: len(set(self.stage.engine_pids()) - set(old)) == len(old), 120)
         fault.detected_s = found - began
         self._found_running(start)
         fault.recovered_s = self._healthy() - began
@@ -176,7 +176,7 @@ class Play:
         before, start, pid = self.processes(), self.client.cursor(), self.stage.daemon_pid()
         began = time.time()
         os.kill(pid, signal.SIGKILL)
-        fault.detected_s = wait_for("the end of the daemon", lambda: not self._answers(), 10) - began
+        fault.detected_s = wait_for("the end of the daemon", lambda: not self._answers(), 60) - began
         self.stage.pcloud("up", "--detach")
         fault.recovered_s = self._healthy() - began
         self._collect(fault, start)
@@ -215,12 +215,12 @@ class Play:
             found.extend(event for event in page.events if wanted(event))
             return bool(found)
 
-        wait_for(what, look, 60 * self.stage.slow)
+        wait_for(what, look, 120 * self.stage.slow)
         return datetime.fromisoformat(found[0].time.replace("Z", "+00:00")).timestamp()
 
     def _healthy(self) -> float:
         return wait_for(
-            "WordPress with a page out of the database", lambda: self.page() and self.running(), 120 * self.stage.slow
+            "WordPress with a page out of the database", lambda: self.page() and self.running(), 300 * self.stage.slow
         )
 
     def _collect(self, fault: Fault, cursor: str) -> None:

@@ -120,7 +120,7 @@ class Stage:
             if any(each.name == NAME for each in self.client().deployables()):
                 self.pcloud("delete", NAME, "--wait", "--yes", check=False)
             self.pcloud("down", check=False)
-        wait_for("the end of the engine processes", lambda: not self.engine_pids(), 20)
+        wait_for("the end of the engine processes", lambda: not self.engine_pids(), 120)
         if LIBVIRT.exists():
             from demo import libvirtd
 

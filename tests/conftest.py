@@ -5,11 +5,24 @@ lock is one piece of work, as are rooms that share them with each other; of the 
 pieces come first.
 """
 
+import os
 import signal
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
+
+# An example takes what it takes on a slow machine; and a run tells of the change at hand, not of chance: the examples are
+# the same each time. Who searches for more says how many: PCLOUD_EXAMPLES=3000.
+settings.register_profile(
+    "pcloud",
+    deadline=None,
+    derandomize="PCLOUD_EXAMPLES" not in os.environ,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("pcloud")
 
 # Contracts are modules of their own: their assertions shall tell what they saw, too.
 pytest.register_assert_rewrite("tests.infrastructure.contract", "tests.transport.contract")

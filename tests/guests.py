@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import ipaddress
 import os
 import secrets
 import shutil
@@ -37,7 +39,10 @@ def base(name: str = "rootfs", packages: str = PACKAGES, suite: str = "bookworm"
             shutil.rmtree(fresh, ignore_errors=True)
             command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", f"--include={packages}"]
             command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale")]
-            done = subprocess.run([*command, suite, str(fresh)], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [*command, suite, str(fresh)], capture_output=True, text=True, check=False,
+                pass_fds=(lock.fileno(),),  # it holds the lock as we do: who is killed here leaves it running
+            )  # fmt: skip
             if done.returncode:
                 pytest.skip(f"needs a Debian mirror to build a guest: {done.stderr[-300:]}")
             fresh.rename(root)
@@ -69,15 +74,36 @@ def put_services(upper: Path) -> None:
     (upper / "etc/init.d/daemon").chmod(0o755)
 
 
+_held: list[socket.socket] = []
+"""What reserves networks, as `tests.ports` does ports: gone with this process."""
+
+
+def free_network() -> ipaddress.IPv4Network:
+    """Return four addresses that no other guest on this machine has or will be given."""
+    for _ in range(1000):
+        number = secrets.randbelow(16000)
+        network = ipaddress.IPv4Network((f"10.98.{number // 64}.{number % 64 * 4}", 30))
+        with contextlib.ExitStack() as made, contextlib.suppress(OSError):
+            held = made.enter_context(socket.socket(socket.AF_UNIX))
+            held.bind(f"\0pcloud-test-network-{number}")
+            with socket.socket() as probe:
+                try:
+                    probe.bind((str(network[1]), 0))
+                except OSError:  # this host does not have it: no guest of a run that was killed does
+                    made.pop_all()
+                    _held.append(held)
+                    return network
+    raise RuntimeError("no network is free")
+
+
 class Guest:
     """One running guest; `address` is reachable from here."""
 
     def __init__(self, folder: Path) -> None:
-        number = secrets.randbelow(16000)
         self.name = f"agt{secrets.token_hex(3)}"
         self.folder = folder
-        self.host_address = f"10.98.{number // 64}.{number % 64 * 4 + 1}"
-        self.address = f"10.98.{number // 64}.{number % 64 * 4 + 2}"
+        network = free_network()
+        self.host_address, self.address = str(network[1]), str(network[2])
         self.port = 3121
         self.key = secrets.token_bytes(4096)
         self.kind = "pcloud"

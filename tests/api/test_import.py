@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.cpe.harness import DaemonProcess, until
+from tests.cpe.harness import PATIENCE, DaemonProcess, until
 
 MANIFEST = """\
 deployable: box
@@ -74,7 +74,9 @@ def test_what_is_refused(daemon: DaemonProcess, disk: Path) -> None:
     wrong = send(daemon, text, digest=f"sha256:{hashlib.sha256(text).hexdigest()}")
     assert refused(wrong) == (422, "NOT_A_DISK")
     made = daemon.call("POST", "/v1/tokens", 201, json={"name": "eve", "role": "viewer"})
-    anonymous = httpx2.Client(base_url=daemon.client.base_url, headers={"X-Auth-Token": made["token"]})
+    anonymous = httpx2.Client(
+        base_url=daemon.client.base_url, headers={"X-Auth-Token": made["token"]}, timeout=PATIENCE
+    )
     assert refused(anonymous.put("/v1/jeos/a/x86_64", content=content, params={"digest": right})) == (403, "FORBIDDEN")
     anonymous.close()
     assert left(daemon) == []

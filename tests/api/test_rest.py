@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.cpe.harness import DaemonProcess, manifest, until
+from tests.cpe.harness import PATIENCE, DaemonProcess, manifest, until
 
 
 def code(response: httpx2.Response) -> tuple[int, str]:
@@ -21,7 +21,7 @@ def code(response: httpx2.Response) -> tuple[int, str]:
 
 
 def test_tokens_and_roles(daemon: DaemonProcess) -> None:
-    anonymous = httpx2.Client(base_url=daemon.client.base_url)
+    anonymous = httpx2.Client(base_url=daemon.client.base_url, timeout=PATIENCE)
     assert anonymous.get("/healthz").text == "ok\n"
     assert code(anonymous.get("/metrics")) == (401, "UNAUTHORIZED")
     assert code(anonymous.get("/v1/deployables", headers={"X-Auth-Token": "x" * 40})) == (401, "UNAUTHORIZED")
@@ -54,8 +54,12 @@ def test_apply_change_and_delete(daemon: DaemonProcess) -> None:
     assert daemon.apply(changed, dry_run=True)["changed"] == ["assemblies.db.resources.httpd.monitor_interval changed"]
     assert daemon.apply(manifest("shop", assemblies=("db",)))["changed"] == ["assemblies.web removed"]
     until(lambda: "shop.web" not in daemon.guest_files("shop"), "only the removed guest goes")
-    line = daemon.call("GET", "/v1/deployables")[0]
-    assert (line["name"], line["state"], line["assemblies"], line["running"]) == ("shop", "running", 1, 1)
+
+    def told() -> tuple[object, ...]:
+        line = daemon.call("GET", "/v1/deployables")[0]
+        return line["name"], line["state"], line["assemblies"], line["running"]
+
+    until(lambda: told() == ("shop", "running", 1, 1), "the engine tells of the one that is left")
     for form in ("yaml", "json"):
         text = daemon.client.get("/v1/deployables/shop/manifest", params={"format": form}).text
         again = daemon.client.post("/v1/deployables", content=text, headers={"Content-Type": f"application/{form}"})
@@ -176,7 +180,9 @@ def test_stream_resumes_without_gap_or_repetition(daemon: DaemonProcess) -> None
     path = "/v1/deployables/streamed/assemblies/web/exec"
     body = {"argv": ["flood", "300"]}
     sender = threading.Thread(
-        target=lambda: httpx2.post(f"{daemon.client.base_url}{path}", headers=daemon.client.headers, json=body)
+        target=lambda: httpx2.post(
+            f"{daemon.client.base_url}{path}", headers=daemon.client.headers, json=body, timeout=PATIENCE
+        )
     )
     sender.start()
     first = frames(daemon, {}, {**query, "after": start}, 120)

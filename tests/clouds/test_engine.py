@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -111,9 +112,10 @@ def test_one_list_a_poll_for_all_guests(fleet):
     fleet.api.forget()
     began = time.monotonic()
     until("five lists", lambda: fleet.api.seen("GET", LIST) >= 5)
-    lists, polls = fleet.api.seen("GET", LIST), time.monotonic() - began
-    assert lists <= polls + 2, f"{lists} lists in {polls:.1f} s, one a second"
-    assert len(fleet.api.requests) == lists, f"and nothing else: {fleet.api.requests}"
+    requests, polls = list(fleet.api.requests), time.monotonic() - began
+    others = [path for method, path in requests if method != "GET" or not re.search(LIST, path)]
+    assert others == [], "lists and nothing else"
+    assert len(requests) <= polls + 2, f"{len(requests)} lists in {polls:.1f} s, one a second"
 
 
 def test_deleted_and_broken_servers_are_replaced(fleet, nova):
@@ -200,11 +202,11 @@ def test_the_example_in_the_documents_is_stopped_started_and_deleted(fleet, nova
         return {each.id: each.status for each in nova.compute.servers() if each.name.startswith(f"{PREFIX}books.")}
 
     before = servers()
-    fleet.stage.pcloud("stop", "books", "--wait", "--timeout", "120s")
+    fleet.stage.pcloud("stop", "books", "--wait", "--timeout", "600s")
     assert servers() == dict.fromkeys(before, "SHUTOFF")
-    fleet.stage.pcloud("start", "books", "--wait", "--timeout", "120s")
+    fleet.stage.pcloud("start", "books", "--wait", "--timeout", "600s")
     assert servers() == dict.fromkeys(before, "ACTIVE"), "the same servers"
-    fleet.stage.pcloud("delete", "books", "--yes", "--wait", "--timeout", "120s")
+    fleet.stage.pcloud("delete", "books", "--yes", "--wait", "--timeout", "600s")
     left = [each.name for each in nova.compute.servers() if "books" in each.name]
     assert left == []
     assert [each.name for each in nova.image.images() if each.name.startswith(PREFIX)] != []
@@ -256,7 +258,7 @@ def test_doctor_asks_the_cloud(fleet):
 
 
 def test_a_deleted_deployable_leaves_nothing(fleet, nova):
-    fleet.stage.pcloud("delete", NAME, "--yes", "--wait", "--timeout", "180s")
+    fleet.stage.pcloud("delete", NAME, "--yes", "--wait", "--timeout", "600s")
     left = {
         "servers": [each.name for each in nova.compute.servers() if each.name.startswith(PREFIX)],
         "ports": [each.id for each in nova.network.ports(device_owner="compute:nova")],

@@ -151,16 +151,15 @@ async def test_nobody_calls_while_one_was_asked_to_wait(driver, proxies):
     """Whoever calls waits, not only the one that was told to."""
     await driver.list_guests()
     proxies["nova"].forget()
-    proxies["nova"].fail("GET", LIST, status=429, headers={"Retry-After": "2"})
+    proxies["nova"].fail("GET", LIST, status=429, headers={"Retry-After": "4"})
+    asked = time.monotonic()
     first = asyncio.create_task(driver.list_guests())
-    while not proxies["nova"].seen("GET", LIST):
+    while not driver._session._not_before:  # it was told to wait
         await asyncio.sleep(0.01)
-    told = time.monotonic()
-    await asyncio.sleep(0.2)
     await asyncio.gather(*(driver.inspect(f"shop.{number}") for number in range(30)), driver._session.call(
         lambda c: list(c.compute.server_groups())
     ))  # fmt: skip
-    assert time.monotonic() - told >= 1.9
+    assert time.monotonic() - asked >= 4
     await first
     assert proxies["nova"].seen("GET", LIST) == 3, "the refused one, the one again, and one for all thirty"
 
@@ -213,9 +212,9 @@ async def test_409_on_a_stop_is_tried_again_by_who_asks(driver, proxies, image):
     await driver.start(spec(image))
     proxies["nova"].fail("POST", "/servers/[^/]+/action$", status=409, message="Cannot 'stop' instance: task_state")
     with pytest.raises(InfrastructureError) as caught:
-        await driver.stop("shop.web", timeout=5)
+        await driver.stop("shop.web", timeout=120)
     assert not caught.value.permanent
-    await driver.stop("shop.web", timeout=5)
+    await driver.stop("shop.web", timeout=120)
     assert (await driver.inspect("shop.web")).state is GuestState.STOPPED
 
 

@@ -15,9 +15,11 @@ from typing import Any
 import httpx2
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 300.0
+"""Seconds that anything may take: a busy machine is no failure."""
 
 
-def until(check: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
+def until(check: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
     """Return what `check` returns once that is true; fail when it does not become so."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -28,13 +30,24 @@ def until(check: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
     raise AssertionError(f"did not happen within {timeout} s: {what}")
 
 
+def end_engines(home: Path) -> None:
+    """End the stand-in engine processes of a home, also those that have not written down yet who they are."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = entry.read_bytes().split(b"\0")
+            if any(word.endswith(b"fake_engine.py") for word in words) and any(
+                word.startswith(str(home).encode() + b"/") for word in words
+            ):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+
+
 class DaemonProcess:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.guests = home.with_name("guests")
         self.guests.mkdir(exist_ok=True)
         self.process: subprocess.Popen[str] | None = None
-        self.client = httpx2.Client(timeout=60)
+        self.client = httpx2.Client(timeout=PATIENCE)
         self.environment = {**os.environ, "FAKE_GUESTS": str(self.guests), "PCLOUD__ENGINE__SLOTS": "2"}
         self.environment.pop("PCLOUD_URL", None)
 
@@ -59,7 +72,7 @@ class DaemonProcess:
         assert url, self.log()
         self.client.close()
         token = (self.home / "token").read_text().strip()
-        self.client = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        self.client = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE)
 
     def log(self) -> str:
         return self.home.with_name("cped.log").read_text()
@@ -75,7 +88,7 @@ class DaemonProcess:
     def terminate(self) -> int:
         assert self.process is not None
         self.process.terminate()
-        code = self.process.wait(60)
+        code = self.process.wait(PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.client.close()
@@ -99,14 +112,7 @@ class DaemonProcess:
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
-        # Also those that have not written down yet who they are.
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                words = entry.read_bytes().split(b"\0")
-                if any(word.endswith(b"fake_engine.py") for word in words) and any(
-                    word.startswith(str(self.home).encode() + b"/") for word in words
-                ):
-                    os.kill(int(entry.parent.name), signal.SIGKILL)
+        end_engines(self.home)
 
     # --- what a client does
 
@@ -124,7 +130,7 @@ class DaemonProcess:
         response = self.client.get(f"/v1/deployables/{name}")
         return response.json()["state"] if response.status_code == 200 else ""
 
-    def running(self, name: str, timeout: float = 60.0) -> None:
+    def running(self, name: str, timeout: float = PATIENCE) -> None:
         until(lambda: self.state(name) == "running", f"{name} runs", timeout)
 
     def guest_files(self, name: str) -> dict[str, str]:

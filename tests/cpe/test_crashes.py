@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from tests.cpe.harness import DaemonProcess, manifest, until
+from tests.cpe.harness import PATIENCE, DaemonProcess, manifest, until
 
 
 def test_engines_and_guests_outlive_the_daemon_and_are_adopted(daemon: DaemonProcess) -> None:
@@ -237,7 +237,7 @@ def test_one_daemon_a_home(daemon: DaemonProcess) -> None:
     second = DaemonProcess(daemon.home)
     second.start(wait=False)
     assert second.process is not None
-    assert second.process.wait(60) == 1
+    assert second.process.wait(PATIENCE) == 1
     second.process.stdout.close()  # type: ignore[union-attr]
     assert "ALREADY_RUNNING" in daemon.log()
     second.client.close()
@@ -254,12 +254,12 @@ def test_orderly_end_leaves_engines_and_shutdown_ends_them(daemon: DaemonProcess
     daemon.start()
     daemon.call("POST", "/v1/shutdown", 202, json={"engines": True})
     assert daemon.process is not None
-    assert daemon.process.wait(60) == 0
+    assert daemon.process.wait(PATIENCE) == 0
     daemon.process.stdout.close()  # type: ignore[union-attr]
     assert daemon.engines() == {}
     assert daemon.guest_files("shop") == guests
     daemon.start()
     daemon.call("POST", "/v1/shutdown", 202, json={"guests": True})
-    assert daemon.process.wait(60) == 0
+    assert daemon.process.wait(PATIENCE) == 0
     daemon.process.stdout.close()
     assert not daemon.guest_files("shop").keys() & {"shop.db", "shop.web"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -96,13 +97,13 @@ async def test_every_fault_is_reported_recorded_and_compared_with_those_before(t
         await cpe.put(sample("shop"))
         await eventually(lambda: "shop" in cpe.desired.statuses, "loaded")
         for fault in FAULTS:
-            first = await drills.run("shop", fault, budget=120)
+            first = await drills.run("shop", fault, budget=600)
             assert first.passed, first
             assert first.previous is None
             assert first.detected_s is not None
             assert first.recovered_s is not None
             assert first.detected_s <= first.recovered_s
-            second = await drills.run("shop", fault, budget=120)
+            second = await drills.run("shop", fault, budget=600)
             assert second.previous is not None
             assert second.previous.count == 1
             assert second.previous.recovered_s == first.recovered_s
@@ -122,12 +123,14 @@ async def test_every_fault_is_reported_recorded_and_compared_with_those_before(t
 async def test_what_nobody_notices_or_mends_fails(tmp_path: Path) -> None:
     async with engine(tmp_path) as cpe:
         drills = Drills(cpe)
-        # The second budget is long enough to be noticed in, however busy the machine is.
-        for name, words, budget in (("mute", "nobody noticed", 1), ("lame", "not all ran again", 5)):
+        for name, words in (("mute", "nobody noticed"), ("lame", "not all ran again")):
             await cpe.put(sample(name))
             await eventually(lambda name=name: name in cpe.desired.statuses, "loaded")
-            report = await drills.run(name, "service-killed", budget=budget)
-            assert not report.passed
+            for budget in (1, 10, 100):  # on a busy machine a fault may not even be noticed within a second
+                report = await drills.run(name, "service-killed", budget=budget, force=True)
+                assert not report.passed
+                if words in report.reason:
+                    break
             assert words in report.reason
             assert report.recovered_s is None
             assert (await drills.reports(name))[0]["passed"] is False
@@ -147,10 +150,8 @@ async def test_it_refuses_by_default_and_one_at_a_time(tmp_path: Path) -> None:
         await refused(drills, "DRILL_IMPOSSIBLE", force=True)
         await cpe.put(sample("shop"))
         await eventually(lambda: "shop" in cpe.desired.statuses, "loaded")
-        import asyncio
-
-        first = asyncio.create_task(drills.run("shop", "service-killed"))
-        await asyncio.sleep(0.05)
+        first = asyncio.create_task(drills.run("shop", "service-killed", budget=600))
+        await asyncio.sleep(0)  # it has begun
         with pytest.raises(Conflict, match="goes on already"):
             await drills.run("shop", "guest-killed")
         assert (await first).passed

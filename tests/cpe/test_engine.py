@@ -30,7 +30,7 @@ from pcloud.model.errors import InvalidDocument, NotFound
 from pcloud.store.database import sqlite_url
 from pcloud.store.store import Store
 from tests.cpe.fakes import FolderImages
-from tests.cpe.harness import DaemonProcess, manifest, until
+from tests.cpe.harness import PATIENCE, DaemonProcess, manifest, until
 
 
 @asynccontextmanager
@@ -60,7 +60,7 @@ async def engine(tmp_path: Path, settings: DaemonSettings | None = None) -> Asyn
         del os.environ["FAKE_GUESTS"]
 
 
-async def eventually(check, what: str, timeout: float = 60.0) -> None:  # type: ignore[no-untyped-def]
+async def eventually(check, what: str, timeout: float = PATIENCE) -> None:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + timeout
     while not check():
         assert time.monotonic() < deadline, what
@@ -87,7 +87,7 @@ async def test_a_thousand_deployables(tmp_path: Path) -> None:
         def running() -> int:
             return sum(one.state is ResourceState.RUNNING for one in second.desired.statuses.values())
 
-        await eventually(lambda: running() == 1000, "all of them run", timeout=300)
+        await eventually(lambda: running() == 1000, "all of them run", timeout=800)
         assert len(second.summaries()) == 1000
         slots = [len(second.desired.of_slot(slot)) for slot in second.shared_slots()]
         assert max(slots) - min(slots) <= 1, "placed evenly"
@@ -133,7 +133,7 @@ async def test_a_connection_on_its_way_in_ends_with_the_daemon(tmp_path: Path, t
             for _ in range(turns):
                 await asyncio.sleep(0)
             await cpe.fleet.close(engines=True)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 with contextlib.suppress(ConnectionResetError):  # nobody had taken it up yet
                     assert await asyncio.get_running_loop().sock_recv(late, 1) == b""
         gc.collect()
@@ -229,6 +229,26 @@ async def test_a_build_that_the_corrected_document_needs_as_well_goes_on(tmp_pat
         await cpe.put(Deployable(name="shop", assemblies=two))
         await eventually(lambda: cpe.summaries()[0].state is ResourceState.RUNNING, "it runs")
         assert (cpe.home.path / "images" / "builds.log").read_text() == "trixie-\n"
+
+
+async def test_no_key_outlives_the_row_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that dies in the middle of a deletion goes on with it for as long as there is a row."""
+    left: list[bool] = []
+    async with engine(tmp_path) as cpe:
+        await cpe.put(sample("shop"))
+        await eventually(lambda: "shop" in cpe.desired.statuses, "loaded")
+        folder, remove = cpe.home.keys / "shop", cpe.store.deployables.remove
+        assert folder.is_dir()
+
+        async def watched(name: str) -> None:
+            left.append(folder.exists())
+            await remove(name)
+
+        monkeypatch.setattr(cpe.store.deployables, "remove", watched)
+        await cpe.delete("shop")
+        await eventually(lambda: "shop" not in cpe.desired.rows, "deleted")
+        assert left == [False]
+        assert not folder.exists()
 
 
 async def test_two_deployables_share_one_build(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from pcloud.cpe.certificates import self_signed
-from tests.cpe.harness import DaemonProcess, manifest, until
+from tests.cpe.harness import PATIENCE, DaemonProcess, end_engines, manifest, until
 from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
@@ -42,7 +42,7 @@ class Place:
         with out.open("w") as file:  # a daemon would hold a pipe open
             done = subprocess.run(
                 [BIN / "pcloud", *words], env=self.environment | environment, stdin=subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+                stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, check=False,
             )  # fmt: skip
         done.stdout = out.read_text()
         return done
@@ -74,14 +74,13 @@ def test_tls_by_one_word_from_up_to_down(place: Place, tmp_path: Path) -> None:
     assert up.returncode == 0, up.stdout
     assert place.url in up.stdout
     assert place.pcloud("get", "-o", "json").stdout.strip() == "[]"
-    events = place.pcloud("events", "-o", "json")
-    assert "daemon.started" in events.stdout
+    until(lambda: "daemon.started" in place.pcloud("events", "-o", "json").stdout, "its start is told")
     for file in ("certificate.pem", "key.pem"):
         assert (place.home / "tls" / file).stat().st_mode & 0o777 == 0o600
     with pytest.raises(httpx2.ConnectError, match="certificate"):
-        httpx2.get(f"{place.url}/healthz", trust_env=False)
+        httpx2.get(f"{place.url}/healthz", trust_env=False, timeout=PATIENCE)
     with pytest.raises(httpx2.TransportError):
-        httpx2.get(f"{place.url.replace('https', 'http')}/healthz", trust_env=False)
+        httpx2.get(f"{place.url.replace('https', 'http')}/healthz", trust_env=False, timeout=PATIENCE)
     # From elsewhere: without the state folder, with a copy of the certificate.
     token = (place.home / "token").read_text().strip()
     elsewhere = {"PCLOUD_HOME": str(tmp_path / "nowhere"), "PCLOUD_TOKEN": token}
@@ -107,7 +106,7 @@ def test_a_certificate_of_ones_own(daemon: DaemonProcess, tmp_path: Path) -> Non
     url = daemon.process.stdout.readline().strip()
     assert url.startswith("https://")
     trusting = ssl.create_default_context(cafile=str(certificate))
-    assert httpx2.get(f"{url}/healthz", verify=trusting, trust_env=False).status_code == 200
+    assert httpx2.get(f"{url}/healthz", verify=trusting, trust_env=False, timeout=PATIENCE).status_code == 200
     assert not (daemon.home / "tls").exists()
 
 
@@ -131,12 +130,9 @@ def test_a_wrong_certificate_is_said_at_the_start(tmp_path: Path, settings: str,
     environment.pop("PCLOUD_URL", None)
     done = subprocess.run(
         [sys.executable, "-m", "tests.cpe.fake_daemon", str(home)],
-        env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=False,
+        env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
-    for lock in (home / "run").glob("dped-*.lock"):  # engines outlive the daemon, on purpose
-        text = lock.read_text().strip()
-        if text.isdigit() and str(home).encode() in _command(int(text)):
-            os.kill(int(text), signal.SIGKILL)
+    end_engines(home)  # they outlive the daemon, on purpose
     assert done.returncode == 1
     assert what in done.stderr
     assert "Traceback" not in done.stderr
@@ -152,7 +148,7 @@ class Manager:
         self.path = folder / "notify"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(self.path))
-        self.socket.settimeout(60)
+        self.socket.settimeout(PATIENCE)
 
     def next(self, *, but: str = "WATCHDOG=1") -> str:
         while True:
@@ -169,7 +165,7 @@ class Manager:
                 found.append(self.socket.recv(4096).decode())
             except TimeoutError:
                 break
-        self.socket.settimeout(60)
+        self.socket.settimeout(PATIENCE)
         return found
 
 
@@ -199,7 +195,7 @@ def test_the_service_manager_is_told_and_the_watchdog_is_fed(manager: Manager, d
     assert manager.next(but="") == "WATCHDOG=1"
     daemon.process.send_signal(signal.SIGTERM)
     assert manager.next() == "STOPPING=1"
-    assert daemon.process.wait(60) == 0
+    assert daemon.process.wait(PATIENCE) == 0
     assert daemon.process.stdout is not None
     daemon.process.stdout.close()
 

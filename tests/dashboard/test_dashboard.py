@@ -111,7 +111,7 @@ def browse(site: Running, script: str, shots: Path, during: Any = None) -> dict[
         check=False,
     )
     if during is not None:
-        helper.join(120)
+        helper.join(700)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return found
@@ -147,7 +147,7 @@ def test_live_changes_and_an_outage(site: Running, shots: Path) -> None:
     (shots / "offline").unlink(missing_ok=True)
 
     def until(condition: Any) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -89,6 +89,38 @@ def test_a_resource_removed_while_it_is_being_started_does_not_run_on(moment: fl
     assert trial.world.actions("stop", "boot")[2:] == ([] if fails else ["stop rsc_web_memcached"])
 
 
+@pytest.mark.parametrize("first", ["silence", "change"])
+def test_a_resource_removed_while_its_start_is_lost_with_the_connection_does_not_run_on(first: str) -> None:
+    """In the guest the start goes on to its end, though nobody hears of it."""
+    db, web = shop().assemblies
+    more = replace(web, resources=(*web.resources, resource("memcached")))
+
+    async def story(s: Trial) -> None:
+        await s.until("running")
+        s.configure(replace(shop(), assemblies=(db, more)))
+        async with asyncio.timeout(60):
+            while "start rsc_web_memcached" not in s.world.actions("start"):
+                await asyncio.sleep(0.001)
+        if first == "change":
+            s.configure(shop())
+            await s.settle(0.02)
+        s.world.cut_off("shop.web")
+        if first == "silence":
+            await s.settle(0.02)
+            s.configure(shop())
+        await s.settle(5)
+        assert s.world.guests["shop.web"].services["rsc_web_memcached"], "it went on"
+        s.world.heal("shop.web")
+        await s.settle(60)
+        s.violations += s.world_differs()
+        assert s.state == "running"
+        assert s.engine.state.leaving_resources == {}
+
+    trial = attempt(shop(), story)
+    assert trial.violations == []
+    assert trial.world.actions("stop", "boot")[2:] == ["stop rsc_web_memcached"]
+
+
 def test_a_changed_parameter_reconfigures_and_restarts_only_its_service() -> None:
     db, web = shop().assemblies
     httpd = replace(web.resources[0], parameters=(*web.resources[0].parameters, Parameter(name="port", value="81")))
@@ -118,6 +150,25 @@ def test_a_changed_monitor_interval_restarts_nothing() -> None:
 
     s = play(shop(), story)
     assert s.world.actions() == ["monitor/3 rsc_web_httpd"]
+
+
+def test_a_changed_image_and_the_first_parameter_of_a_service_in_one_change() -> None:
+    """Nothing is known of the configure step that the service has from now on, and nothing need be."""
+    httpd = resource("httpd")
+    web = Assembly(name="web", resources=(httpd,))
+    deployable = replace(shop(), assemblies=(web,))
+    new = replace(web, image="trixie", resources=(replace(httpd, parameters=(Parameter(name="port", value="81"),)),))
+
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        s.world.log.clear()
+        s.configure(replace(deployable, assemblies=(new,)))
+        await s.settle(10)
+        assert s.state == "running"
+        assert s.world.actions("boot") == ["boot shop.web"]
+        assert s.world.actions("start") == ["start cfg_web_httpd", "start rsc_web_httpd"]
+
+    play(deployable, story)
 
 
 def test_a_changed_image_makes_only_that_guest_anew() -> None:

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.environment.transport import Endpoint, TransportError
-from pcloud.model.deployable import Assembly, Deployable, Parameter
-from pcloud.policy.observation import Configured
+from pcloud.model.deployable import Assembly, Dependency, Deployable, Parameter
+from pcloud.policy.observation import Configured, Restart
 from pcloud.policy.state import Fault, Memory
 from pcloud.simulator.transport import SimulatedConnection, SimulatedTransport
 from tests.dpe.harness import Scenario, play, resource, shop
@@ -240,6 +240,27 @@ def test_a_fault_of_ours_blocks_one_deployable_and_does_not_spin(caplog: pytest.
 
     play(pair(), story)
     assert 1 <= len(caplog.records) <= 12
+
+
+def test_a_guest_that_is_to_be_made_anew_and_one_that_starts_do_not_wait_for_each_other() -> None:
+    """What stops with the first is asked for in the second, and the way into the second waited for the end of the first."""
+    web = Assembly(name="web", resources=(resource("httpd"),), after=(Dependency(assembly="db", restart=True),))
+    deployable = Deployable(name="shop", assemblies=(Assembly(name="db"), web))
+
+    async def story(s: Trial) -> None:
+        await s.until("running")
+        s.world.stubborn.add("shop.db")
+        s.engine.post(Restart(assembly="db", why="the alarm went off"))
+        while not s.world.actions("shutdown"):
+            await s.settle(0.01)
+        s.world.kill_guest("shop.web")
+        await s.settle(2)
+        s.world.stubborn.clear()
+        await s.settle(60)
+        assert s.state == "running"
+        s.violations += s.world_differs()
+
+    assert attempt(deployable, story).violations == []
 
 
 async def test_cancelled_waiters_of_the_brake_lose_no_place() -> None:

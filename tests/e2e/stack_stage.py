@@ -88,7 +88,7 @@ class StackStage(Stage):
         changed.write_text(json.dumps(waiters))
         return folder
 
-    def aws(self, *words: str, code: int = 0, timeout: float = 900) -> str:
+    def aws(self, *words: str, code: int = 0, timeout: float = 1500) -> str:
         """Run `aws cloudformation …`, unmodified, and return what it prints."""
         done = subprocess.run(
             [CLIENTS / "aws", "cloudformation", *words], env=self.clients, stdin=subprocess.DEVNULL,
@@ -102,7 +102,7 @@ class StackStage(Stage):
         """Run `aws cloudformation …` and return its JSON."""
         return json.loads(self.aws(*words, "--output", "json"))
 
-    def boto3(self, script: str, *words: str, timeout: float = 900) -> str:
+    def boto3(self, script: str, *words: str, timeout: float = 1500) -> str:
         """Run a script with boto3 and return what it prints."""
         done = subprocess.run(
             [CLIENTS / "python", "-c", script, *words], env=self.clients, stdin=subprocess.DEVNULL,
@@ -167,7 +167,7 @@ def opener() -> urllib.request.OpenerDirector:
 
 def post(url: str) -> None:
     """Post nothing to a webhook."""
-    with opener().open(urllib.request.Request(url, method="POST", data=b""), timeout=30) as answer:
+    with opener().open(urllib.request.Request(url, method="POST", data=b""), timeout=PATIENCE) as answer:
         assert answer.status == 200
 
 

@@ -8,6 +8,7 @@ The state folder has a fixed name, so that the next run finds what an aborted on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -123,11 +124,12 @@ class Stage:
         if (self.home / "token").exists():
             self.run("up", "--detach")
             for each in self.json("get"):
-                self.run("delete", each["name"], "--yes", "--wait", "--timeout", "60s")
+                self.run("delete", each["name"], "--yes", "--wait", "--timeout", "300s")
             self.run("down")
         for line in about(str(self.home)):
             if "pcloud-cped" in line or "pcloud-dped" in line or "pcloud.dpe" in line:
-                os.kill(int(line.split()[0]), signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                    os.kill(int(line.split()[0]), signal.SIGKILL)
         for folder in (self.home / "infrastructure/lxc/guests").glob("*/config"):
             subprocess.run(
                 ["lxc-stop", "-k", "-P", str(folder.parents[1]), "-n", folder.parent.name],
@@ -146,7 +148,7 @@ class Stage:
 
     # --- commands
 
-    def run(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
         """Run `pcloud` and return what came of it."""
         log = self.files / f"{time.monotonic_ns()}.out"
         with log.open("w") as out, log.with_suffix(".err").open("w") as err:  # the daemon would hold pipes open
@@ -174,7 +176,7 @@ class Stage:
 
     def apply(self, text: str, *words: str) -> str:
         """Apply a manifest and wait until all of it runs."""
-        return self.pcloud("apply", "-f", self.write("manifest.yaml", text), "--wait", "--timeout", "10m", *words)
+        return self.pcloud("apply", "-f", self.write("manifest.yaml", text), "--wait", "--timeout", "25m", *words)
 
     # --- looking
 
@@ -244,7 +246,7 @@ class Stage:
         """Fetch the page of the web guest."""
         address = next(each["address"] for each in self.status(name)["assemblies"] if each["name"] == "web")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{address}/", timeout=30) as answer:
+        with opener.open(f"http://{address}/", timeout=PATIENCE) as answer:
             return str(answer.read().decode())
 
     def cursor(self) -> int:
@@ -293,6 +295,16 @@ class Stage:
         """Return the process id of a guest's init on the host."""
         words = ["lxc-info", "-P", str(self.home / "infrastructure/lxc/guests"), "-n", guest_id, "-p", "-H"]
         return int(subprocess.run(words, capture_output=True, check=True).stdout)
+
+    def reborn(self, subject: str, before: int) -> bool:
+        """Tell whether a guest runs commands whose init was another one before. It may go down between two questions, and
+        one that was killed a moment ago may still answer."""
+        if not self.answers(subject):
+            return False
+        try:
+            return self.guest_init(subject.replace("/", ".")) not in (0, before)
+        except (subprocess.CalledProcessError, ValueError):
+            return False
 
     def left(self) -> list[str]:
         """What of guests is left: processes, mounts, folders, links."""

@@ -16,7 +16,7 @@ from tests.e2e.stage import CHECKOUT, ROOT, about, missing, names, until
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(2700),
     pytest.mark.skipif(bool(missing()), reason=missing() or "-"),
 ]
 HOME = Path(f"/var/tmp/pcloud-e2e-{CHECKOUT}-demo")
@@ -43,7 +43,7 @@ def output(tmp_path: Path) -> Iterator[Path]:
 
 def finish(running: subprocess.Popen[bytes], output: Path) -> None:
     """Wait for the end and look at what it says and leaves."""
-    code = running.wait(900)
+    code = running.wait(1500)
     text = output.read_text()
     assert code == 0, text[-4000:]
     last = json.loads(text.splitlines()[-1])

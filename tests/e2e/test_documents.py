@@ -34,7 +34,7 @@ def test_the_demo_decides_the_same_from_xml_and_yaml() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_bad_manifest_applies_nothing(stage: Stage) -> None:
     path = stage.write("bad.yaml", BAD)
     done = stage.run("apply", "-f", path, "--wait")
@@ -45,7 +45,7 @@ def test_a_bad_manifest_applies_nothing(stage: Stage) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_same_in_xml_changes_nothing_of_what_runs(shop: Stage, tmp_path: Path) -> None:
     before = shop.processes()
     document = shop.pcloud("manifest", "shop", "--format", "xml")

@@ -14,7 +14,7 @@ from tests.e2e.stage import BIN, SHOP, Stage, until
 from tests.guests import BOOT
 from tests.ports import free_port
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 SMALL = """\
 deployable: NAME
 infrastructure: lxc
@@ -211,7 +211,7 @@ def test_settings_are_read_again_and_a_stopped_engine_is_noticed(shop: Stage) ->
     settings = shop.home / "pcloud.toml"
     kept = settings.read_text()
     try:
-        settings.write_text(f"[engine]\nsilence_timeout = 2\n{kept}")
+        settings.write_text(f"[engine]\nsilence_timeout = 6\n{kept}")
         os.kill(shop.daemon_pid(), signal.SIGHUP)
         until("settings", lambda: any("reloaded" in e["data"]["reason"] for e in shop.events(cursor)), 10)
         pids = shop.engine_pids()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.stage import SHOP, Stage, names
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 
 def test_it_is_accepted_as_it_stands_and_runs(shop: Stage) -> None:

@@ -18,10 +18,10 @@ import pytest
 
 from tests.e2e.stack_stage import opener, post
 from tests.e2e.stack_stage import template as corpus
-from tests.e2e.stage import Stage, missing, until
+from tests.e2e.stage import PATIENCE, Stage, missing, until
 from tests.ports import free_port
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 
 class GroupStage(Stage):
@@ -35,7 +35,7 @@ class GroupStage(Stage):
     def make(self, name: str, template: dict[str, Any], *words: str, command: str = "create") -> None:
         """Make (or change) a stack and wait for it."""
         path = self.write(f"{name}.json", json.dumps(template))
-        done = self.run("stack", command, name, "-t", path, "--wait", *words, timeout=800)
+        done = self.run("stack", command, name, "-t", path, "--wait", *words)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.run('events', '--limit', '40').stdout}"
 
     def remove(self, name: str) -> None:
@@ -53,7 +53,7 @@ class GroupStage(Stage):
         request = urllib.request.Request(
             self.environment["PCLOUD_URL"] + path, method=method, headers={"X-Auth-Token": token}
         )
-        with opener().open(request, timeout=30) as answer:
+        with opener().open(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read())
 
     def outputs(self, name: str) -> dict[str, str]:
@@ -196,7 +196,7 @@ BALANCED = {
                 "Listeners": [{"LoadBalancerPort": "80", "InstancePort": "80", "Protocol": "HTTP"}],
                 "HealthCheck": {
                     "Target": "HTTP:80/", "HealthyThreshold": "2", "UnhealthyThreshold": "2",
-                    "Interval": "1", "Timeout": "1",
+                    "Interval": "1", "Timeout": "20",
                 },
             },
         },
@@ -236,7 +236,7 @@ def test_a_page_answers_while_one_of_two_guests_is_dead(stage: GroupStage) -> No
 def test_wordpress_with_high_availability_from_the_corpus(stage: GroupStage) -> None:
     """`WordPress_Single_Instance_With_HA.yaml`, unmodified: its alarm and its restarter do what they say."""
     template = corpus("cfn/F17/WordPress_Single_Instance_With_HA.yaml")
-    done = stage.run("stack", "create", "wpha", "-t", str(template), "-p", "KeyName=anybody", "--wait", timeout=800)
+    done = stage.run("stack", "create", "wpha", "-t", str(template), "-p", "KeyName=anybody", "--wait")
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{stage.run('events', '--limit', '40').stdout}"
     url = stage.outputs("wpha")["WebsiteURL"]
     until("the page answers", lambda: "WordPress" in page(url), 120)
@@ -309,7 +309,7 @@ GROUP: dict[str, Any] = {
             "Properties": {
                 "AvailabilityZones": {"Fn::GetAZs": ""},
                 "Listeners": [{"LoadBalancerPort": "80", "InstancePort": "80", "Protocol": "HTTP"}],
-                "HealthCheck": {"Target": "HTTP:80/", "Interval": "1", "Timeout": "1", "HealthyThreshold": "1"},
+                "HealthCheck": {"Target": "HTTP:80/", "Interval": "1", "Timeout": "20", "HealthyThreshold": "1"},
             },
         },
         "Config": {
@@ -410,7 +410,7 @@ def test_autoscaling_from_the_corpus(stage: GroupStage) -> None:
         "network": "private", "subnet_id": "private", "external_network_id": "public",
     }  # fmt: skip
     words = [word for name, value in given.items() for word in ("-p", f"{name}={value}")]
-    done = stage.run("stack", "create", "auto", "-t", template, "-f", "lb_server.yaml", *words, "--wait", timeout=600)
+    done = stage.run("stack", "create", "auto", "-t", template, "-f", "lb_server.yaml", *words, "--wait")
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{stage.run('events', '--limit', '40').stdout}"
     balancer = stage.places("auto")["lb"]
 

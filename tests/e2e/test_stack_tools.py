@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.stack_stage import StackStage
 from tests.e2e.stage import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 USER_DATA = """#!/bin/bash
 umask 077

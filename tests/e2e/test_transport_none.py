@@ -13,7 +13,7 @@ from tests.e2e.stage import BIN, Stage, missing, until
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(missing()), reason=missing() or "-"),
 ]
 MANIFEST = """\
@@ -44,11 +44,11 @@ def test_a_killed_guest_is_made_again_and_a_silent_one_left_alone(stage: Stage) 
         stage.pcloud("up", "--detach")
         stage.running("quiet")
         assert (stage.guest_init("quiet.one"), stage.guest_init("quiet.two")) == (before, other)
-        stage.pcloud("stop", "quiet", "--wait", "--timeout", "60s")
+        stage.pcloud("stop", "quiet", "--wait")
         until("stopped", lambda: stage.status("quiet")["state"] == "stopped", 10)
-        stage.pcloud("start", "quiet", "--wait", "--timeout", "60s")
+        stage.pcloud("start", "quiet", "--wait")
     finally:
-        stage.pcloud("delete", "quiet", "--yes", "--wait", "--timeout", "60s")
+        stage.pcloud("delete", "quiet", "--yes", "--wait")
 
 
 @pytest.mark.parametrize(("word", "transport"), [("am", "remote"), ("pm", "ssh"), ("none", "none")])
@@ -56,7 +56,7 @@ def test_the_shells_last_word_reaches_the_assemblies(stage: Stage, word: str, tr
     def shell(*words: str) -> None:
         done = subprocess.run(
             [BIN / "pcloudsh", *words], env=stage.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            check=False, timeout=300,
+            check=False, timeout=1500,
         )  # fmt: skip
         assert done.returncode == 0, (words, done.stdout, done.stderr)
 

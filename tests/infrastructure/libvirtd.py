@@ -55,7 +55,7 @@ class Libvirtd:
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         log.close()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             done = subprocess.run(["virsh", "-c", self.uri, "uri"], capture_output=True, check=False)
             if done.returncode == 0:
@@ -87,12 +87,12 @@ class Libvirtd:
     def names(self, listing: str) -> list[str]:
         """Names of all machines (`list`), networks (`net-list`) or pools (`pool-list`), active or not."""
         virsh = ["virsh", "-q", "-c", self.uri, listing, "--all", "--name"]
-        return subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+        return subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=300).stdout.split()
 
     def filters(self) -> list[str]:
         """Names of all network filters."""
         virsh = ["virsh", "-q", "-c", self.uri, "nwfilter-list"]
-        lines = subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        lines = subprocess.run(virsh, capture_output=True, text=True, check=True, timeout=300).stdout.splitlines()
         return [line.split()[1] for line in lines if line.strip()]
 
     def sweep(self) -> None:
@@ -108,19 +108,30 @@ class Libvirtd:
 
     def qemu(self, name: str) -> int:
         """Process id of a machine's QEMU."""
+        for pid in self.inhabitants():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"qemu" in words[0] and f"guest={name},debug-threads=on".encode() in words:
+                    return pid
+        raise LookupError(name)
+
+    def inhabitants(self) -> list[int]:
+        """Processes in the mount namespace of this libvirtd: it, its machines and their helpers, and nothing of another run
+        of the tests, which may have machines of the same names."""
+        own, found = Path(f"/proc/{self.holder.pid}/ns/mnt").readlink(), []
+        assert own != Path("/proc/self/ns/mnt").readlink()
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 with contextlib.suppress(OSError):
-                    words = (folder / "cmdline").read_bytes().split(b"\0")
-                    if b"qemu" in words[0] and f"guest={name},debug-threads=on".encode() in words:
-                        return int(folder.name)
-        raise LookupError(name)
+                    if (folder / "ns/mnt").readlink() == own:
+                        found.append(int(folder.name))
+        return found
 
     def freeze(self, name: str) -> int:
         """Stop a machine's QEMU with all its threads, and return its process id."""
         pid = self.qemu(name)
         os.kill(pid, signal.SIGSTOP)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while any(state(task) != "T" for task in Path(f"/proc/{pid}/task").iterdir()):
             assert time.monotonic() < deadline, f"{name} does not stop"
             time.sleep(0.01)
@@ -157,7 +168,7 @@ def hold(folder: Path, script: str, *namespaces: str) -> subprocess.Popen[bytes]
     holder = subprocess.Popen(
         ["unshare", *namespaces, "sh", "-ec", script, "sh", str(folder), str(CAPABILITIES)], start_new_session=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (folder / "ready").exists():
         assert holder.poll() is None
         assert time.monotonic() < deadline
@@ -189,6 +200,9 @@ def running(server: Libvirtd) -> Iterator[None]:
         if server.process is not None:
             server.process.kill()
             server.process.wait()
+        for pid in server.inhabitants():  # machines too, where libvirtd did not answer any more
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         server.holder.kill()
         server.holder.wait()
 
@@ -205,4 +219,4 @@ def remove_all(server: Libvirtd) -> None:
             for name in server.names(listing):
                 for words in ([destroy], undefine):
                     virsh = ["virsh", "-q", "-c", server.uri, *words, name]
-                    subprocess.run(virsh, capture_output=True, check=False, timeout=60)
+                    subprocess.run(virsh, capture_output=True, check=False, timeout=300)

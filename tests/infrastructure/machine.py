@@ -36,8 +36,9 @@ def rootfs() -> Path:
             options = [f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDE]
             subprocess.run(
                 ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", f"--include={PACKAGES}", *options,
-                 "bookworm", str(partial)], check=True,
+                 "bookworm", str(partial)], check=True, pass_fds=(lock.fileno(),),
             )  # fmt: skip
+            # It holds the lock as we do: who is killed here leaves it running.
             partial.rename(final)
     return final
 

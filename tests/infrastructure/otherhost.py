@@ -2,7 +2,7 @@
 
 Its machines' consoles are written by virtlogd, as is libvirt's default, which begins another file at 4 KiB.
 
-What it shares with this one is the kernel. Its folders are in memory and seen by nobody else; the images of the tests are
+What it shares with this one is the kernel. Its folders are in memory and seen by nobody else; images of this host are
 hidden from it. So nothing that is done by files, sockets or addresses of this host can work there.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from pcloud.images.machine import DEFAULT_ROOT
 from tests.infrastructure.libvirtd import READY, STATE, Libvirtd, configure, hold, running
 from tests.infrastructure.machine import CACHE
 
@@ -27,13 +28,19 @@ SUBNET = "10.118.0.0/16"
 """Of the guests: routed to that host."""
 _SETUP = f"""
 hostname {NAME}
-mkdir -p "{CACHE}"; mount -t tmpfs tmpfs "{CACHE}"
+for d in "{CACHE}" "{DEFAULT_ROOT}"; do mkdir -p "$d"; mount -t tmpfs tmpfs "$d"; done
 mkdir -p /var/lib/pctother && mount -t tmpfs tmpfs /var/lib/pctother
 mount -t sysfs sysfs /sys
 echo "127.0.0.1 localhost {NAME}" > "$1/hosts"; mount --bind "$1/hosts" /etc/hosts
 mkdir -p /run/sshd
 ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward
+"""
+_SILENCE = f"""
+table inet {NAME} {{
+  chain in {{ type filter hook prerouting priority raw; iifname "eth0" drop; }}
+  chain out {{ type filter hook postrouting priority raw; oifname "eth0" drop; }}
+}}
 """
 _SSHD = """
 Port 22
@@ -67,6 +74,15 @@ class OtherHost(Libvirtd):
         """By TLS, with a certificate for each side."""
         return f"qemu+tls://{THERE}/system?pkipath={self.folder}/pki"
 
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Have its link lose everything in both directions meanwhile, which nobody is told."""
+        subprocess.run(self.inside("nft", "-f", "-"), input=_SILENCE, text=True, check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(self.inside("nft", "delete", "table", "inet", NAME), check=True)
+
     @property
     def state(self) -> str:
         """The setting `state`: a folder that only that host has."""
@@ -80,7 +96,7 @@ class OtherHost(Libvirtd):
 @contextlib.contextmanager
 def run_other_host(folder: Path) -> Iterator[OtherHost]:
     """Start the host; at the end nothing of it is left."""
-    for program in ("sshd", "ssh", "openssl"):
+    for program in ("sshd", "ssh", "openssl", "nft"):
         if shutil.which(program, path="/usr/sbin:/usr/bin") is None:
             pytest.skip(f"{program} is not installed (make setup-libvirt)")
     pki = _certificates(folder)

@@ -40,7 +40,7 @@ from tests.infrastructure.libvirtd import Libvirtd
 from tests.infrastructure.machine import machine_image, tiny_image
 from tests.transport.sshd import connected, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 BRIDGE = f"pct{os.getpid()}"
 USER = asyncssh.generate_private_key("ssh-ed25519")
 HOST = asyncssh.generate_private_key("ssh-ed25519")
@@ -72,6 +72,7 @@ def spec(image: Image, **changes: object) -> GuestSpec:
         "image": image,
         "memory": 256,
         "digest": "d1",
+        "start_timeout": 900.0,
         "identity": Identity(
             hostname="web1",
             authorized_key=USER.export_public_key().decode(),
@@ -90,8 +91,11 @@ async def driver(
     events: list[GuestEvent] = []
 
     async def watch() -> None:
-        async for event in infrastructure.watch():
-            events.append(event)  # noqa: PERF401 - seen as they come
+        while True:  # as the engine does
+            with contextlib.suppress(InfrastructureUnavailable):
+                async for event in infrastructure.watch():
+                    events.append(event)  # noqa: PERF401 - seen as they come
+            await asyncio.sleep(0.1)
 
     task = asyncio.create_task(watch())
     try:
@@ -117,7 +121,7 @@ async def delete_all(libvirtd: Libvirtd, infrastructure: LibvirtInfrastructure) 
     assert libvirtd.guests_volumes() == libvirtd.names("list") == []
 
 
-async def alive(infrastructure: LibvirtInfrastructure, seconds: float = 120) -> None:
+async def alive(infrastructure: LibvirtInfrastructure, seconds: float = 600) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while await infrastructure.check("shop.web", timeout=5) is not Vitality.ALIVE:
         assert asyncio.get_running_loop().time() < deadline, await infrastructure.console("shop.web")
@@ -201,10 +205,9 @@ async def test_life_of_a_machine(libvirtd, guest, image):
     await connection.run(["sh", "-c", "head -c 9000000 /dev/urandom > /root/mark; sync"])
     await connection.close()
     events.clear()
-    await infrastructure.stop("shop.web", timeout=60)
+    await infrastructure.stop("shop.web", timeout=300)
     assert (await infrastructure.inspect("shop.web")).state is GuestState.STOPPED
-    await until(lambda: bool(events), 5)
-    assert events[0].reason == "shutdown", await infrastructure.console("shop.web")
+    await told_that_it_ended(events, "shutdown")
     again = await infrastructure.start(spec(image))
     assert again.boot_id != info.boot_id
     assert again.address == info.address, "a guest keeps its address"
@@ -215,7 +218,7 @@ async def test_life_of_a_machine(libvirtd, guest, image):
     assert await verdict(infrastructure, "shop.web") is Vitality.HUNG
     await infrastructure.destroy("shop.web")
     assert not Path(f"/proc/{pid}").exists(), "confirmed isolation: the process is gone when destroy returns"
-    assert await infrastructure.check("shop.web", timeout=4) is Vitality.GONE
+    assert await verdict(infrastructure, "shop.web") is Vitality.GONE
     await infrastructure.destroy("shop.web")
 
     # of something else: made anew
@@ -226,8 +229,7 @@ async def test_life_of_a_machine(libvirtd, guest, image):
     # killed from outside: a crash, told as such
     events.clear()
     os.kill(libvirtd.qemu("pct-shop.web"), signal.SIGKILL)
-    await until(lambda: any(event.state is GuestState.STOPPED for event in events), 10)
-    assert [event.reason for event in events if event.state is GuestState.STOPPED] == ["crashed"]
+    await told_that_it_ended(events, "crashed")
     assert (await infrastructure.inspect("shop.web")).state is GuestState.STOPPED
 
     # deleted: nothing is left
@@ -235,6 +237,16 @@ async def test_life_of_a_machine(libvirtd, guest, image):
     await infrastructure.delete("shop.web")
     assert (await infrastructure.inspect("shop.web")).state is GuestState.ABSENT
     assert_nothing_left(libvirtd)
+
+
+async def told_that_it_ended(events: list[GuestEvent], reason: str) -> None:
+    """Wait until libvirt's event has told how a guest ended; a look at all guests may have told that it did before."""
+
+    def told() -> set[str]:
+        return {event.reason for event in events if event.state is GuestState.STOPPED} - {"seen"}
+
+    await until(told)
+    assert told() == {reason}
 
 
 def written(libvirtd: Libvirtd, volume: str) -> int:
@@ -254,7 +266,8 @@ async def test_saved_state(libvirtd, guest, image):
     infrastructure, events = guest
     wanted = spec(image, saved_state=True)
     first = await infrastructure.start(wanted)
-    assert [event.state for event in events] == [GuestState.RUNNING], "saving is no end of the guest"
+    await until(lambda: bool(events))
+    assert {event.state for event in events} == {GuestState.RUNNING}, "saving is no end of the guest"
     assert [path.name for path in (libvirtd.volumes).glob("pct-shop.web.*.saved")]
 
     async def facts() -> list[bytes]:
@@ -321,14 +334,14 @@ async def test_libvirtd_away_and_back(libvirtd, guest, image):
     assert events == []
     libvirtd.start()
     await until(lambda: bool(events), 30)
-    assert [(event.guest_id, event.state) for event in events] == [("shop.db", GuestState.STOPPED)]
+    assert {(event.guest_id, event.state) for event in events} == {("shop.db", GuestState.STOPPED)}
     assert (await infrastructure.inspect("shop.web")).boot_id == first.boot_id, "it ran on, and is known again"
     assert (await infrastructure.inspect("shop.db")).digest == second.digest
 
     # a new process of ours adopts it
     async with driver(libvirtd) as (other, other_events):
         assert await other.inspect("shop.web") == await infrastructure.inspect("shop.web")
-        await until(lambda: len(other_events) == 2, 10)
+        await until(lambda: len({event.guest_id for event in other_events}) == 2)
         assert {(event.guest_id, event.state) for event in other_events} == {
             ("shop.web", GuestState.RUNNING),
             ("shop.db", GuestState.STOPPED),
@@ -437,7 +450,7 @@ async def test_user_mode_network(libvirtd, image):
             host, port = info.reach(22)
             assert host == "127.0.0.1"
             banner = b""
-            async with asyncio.timeout(240):  # QEMU accepts connections before the guest's sshd does
+            async with asyncio.timeout(600):  # QEMU accepts connections before the guest's sshd does
                 while not banner.startswith(b"SSH-2.0"):
                     banner = await asyncio.to_thread(first_words, host, port)
             assert info.reach(80)[0] == "127.0.0.1"

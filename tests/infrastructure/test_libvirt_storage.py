@@ -167,7 +167,7 @@ async def test_the_last_guest_leaves_while_another_is_made(libvirtd, image):
     infrastructure = LibvirtInfrastructure(settings(libvirtd), prepare)
     await infrastructure.start(spec("first", image))
     making = asyncio.create_task(infrastructure.start(spec("second", Image(name="tiny", digest="tiny"))))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         await begun.wait()
     await infrastructure.delete("shop.first")
     assert libvirtd.names("net-list") == libvirtd.names("pool-list") == ["pcts"]
@@ -247,7 +247,7 @@ async def test_a_hung_guest_is_asked_about_again_and_again(libvirtd, image):
     for _ in range(8):
         assert await verdict(infrastructure, "shop.hung") is Vitality.HUNG
     await infrastructure.destroy("shop.hung")
-    assert await infrastructure.check("shop.hung", timeout=4) is Vitality.GONE
+    assert await verdict(infrastructure, "shop.hung") is Vitality.GONE
     assert (await infrastructure.start(spec("hung", image))).state is GuestState.RUNNING
     assert await infrastructure.check("shop.hung", timeout=20) is Vitality.UNKNOWN, (
         "its QEMU answers, nothing in it does"

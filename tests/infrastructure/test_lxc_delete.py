@@ -15,7 +15,7 @@ def test_a_delete_killed_at_every_change_of_the_disk_leaves_nothing(tmp_path: Pa
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     left = json.loads(done.stdout.splitlines()[-1])

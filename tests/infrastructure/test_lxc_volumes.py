@@ -52,7 +52,7 @@ def state(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 async def driver(state: Path) -> AsyncIterator[LxcInfrastructure]:
-    driver = LxcInfrastructure(LxcSettings(state=str(state), bridge="pctvol0"))
+    driver = LxcInfrastructure(LxcSettings(state=str(state), bridge=f"pctvol{os.getpid()}"))
     yield driver
     for info in await driver.list_guests():
         await driver.delete(info.guest_id)
@@ -88,7 +88,7 @@ async def test_a_volume_outlives_what_happens_to_its_guest(driver, state, image)
     await said(driver, "mkfs.ext4 -q /dev/vdc", "mount /dev/vdc /mnt", "echo kept >/mnt/file", "sync")
     init = await init_of(state / "guests/shop.db")
     os.kill(init, signal.SIGKILL)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while (await driver.inspect("shop.db")).state is not GuestState.STOPPED:
             await asyncio.sleep(0.05)
     await driver.start(spec(image, data))
@@ -134,7 +134,7 @@ async def test_partitions_made_while_the_guest_runs_have_their_nodes(driver, sta
             (["delpart", f"/dev/{loop}", "2"], ["vdb", "vdb1"]),
         ):
             subprocess.run(words, check=True, capture_output=True)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(300):
                 while (await said(driver, "cd /dev", "echo vdb*")).split() != parts:
                     await asyncio.sleep(0.05)
         await said(driver, "mkfs.ext3 -q /dev/vdb1", "mount /dev/vdb1 /mnt", "echo x >/mnt/x", "umount /mnt")
@@ -273,12 +273,12 @@ async def test_services_that_run_already_may_use_it_too(driver, state, image):
     await driver.start(spec(image))
     folder = state / "guests/shop.db"
     wait = "while ! [ -e /dev/vdc ]; do sleep 0.1; done; blockdev --getsize64 /dev/vdc >/run/told 2>&1"
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while (await driver.execute("shop.db", ["systemd-run", "-q", "--wait", "true"])).returncode:
             await asyncio.sleep(0.1)
     await said(driver, f"systemd-run -q --unit=waits --collect sh -c '{wait}'")
     volumes.apply(folder, [AttachedVolume(volume="vol-5", device="/dev/vdc")], await init_of(folder))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while (told := await driver.execute("shop.db", ["cat", "/run/told"])).stdout == b"":
             await asyncio.sleep(0.1)
     assert told.stdout == b"%d\n" % MIB
@@ -377,7 +377,7 @@ async def test_what_was_lost_of_the_kernels_messages_is_looked_up(driver, state,
     loop = LxcVolumes(state).connected()[0]
     kept.open()
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while kept._tasks:  # the first look is over: only what is told now counts
                 await asyncio.sleep(0.01)
         kept._watch._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -386,10 +386,10 @@ async def test_what_was_lost_of_the_kernels_messages_is_looked_up(driver, state,
         for _ in range(200):
             Path(f"/sys/block/{loop}/uevent").write_text("change")
         subprocess.run(["addpart", f"/dev/{loop}", "1", "2048", "32768"], check=True, capture_output=True)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while (await said(driver, "cd /dev", "echo vdb*")).split() != ["vdb", "vdb1"]:
                 await asyncio.sleep(0.05)
-        assert told == []
+        assert loop not in told, "of others' devices something may be told"
     finally:
         await kept.close()
     await driver.delete("shop.db")

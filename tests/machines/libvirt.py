@@ -21,7 +21,7 @@ class LibvirtWorld(World):
         self.libvirtd = libvirtd
 
     def settings(self, home: Path) -> str:
-        names = 'network = "pcmeng"\npool = "pcmeng"\nbridge = "virbrpcmeng"\nprefix = "pcme-"\nmemory = 320\n'
+        names = f'network = "pcmeng"\npool = "pcmeng"\nbridge = "pcme{os.getpid()}"\nprefix = "pcme-"\nmemory = 320\n'
         return f'[infrastructures.libvirt]\nuri = "{self.libvirtd.uri}"\n{names}'
 
     def kill(self, home: Path, guest_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ assemblies:
     transport: ssh
     resources:
       front: {template: nginx, monitor: 10s}
-    escalation: {failures: 5, period: 600s}
+    escalation: {failures: 9, period: 6h}
   web:
     image: bookworm
     after: [db]
@@ -39,8 +40,8 @@ assemblies:
         template: nginx
         monitor: 10s
         parameters: {db_host: {reference: db.ipaddress}}
-        escalation: {failures: 3, period: 120s}
-    escalation: {failures: 5, period: 600s}
+        escalation: {failures: 3, period: 6h}
+    escalation: {failures: 9, period: 6h}
   app:
     image: bookworm
     after: [db]
@@ -50,8 +51,8 @@ assemblies:
         template: nginx
         monitor: 10s
         parameters: {db_host: {reference: db.ipaddress}}
-        escalation: {failures: 3, period: 120s}
-    escalation: {failures: 5, period: 600s}
+        escalation: {failures: 3, period: 6h}
+    escalation: {failures: 9, period: 6h}
 """
 """One deployable for both transports: `web` is watched by our agent, `app` by its sshd. Every fault is made in both."""
 NAME = "pctshop"
@@ -64,8 +65,9 @@ class World:
     slow = 1.0
     """How much longer everything may take."""
 
-    def __init__(self, bridge: str = "pcm0") -> None:
-        self.bridge = bridge
+    def __init__(self) -> None:
+        # Others' of the same name are in the way: of a run that was killed, too.
+        self.bridge = f"pcm{os.getpid()}"
 
     def settings(self, home: Path) -> str:
         """The daemon's settings."""
@@ -113,6 +115,10 @@ class Stage:
         assert not check or done.returncode == 0, done.stdout[-3000:]
         return done
 
+    def up(self, *, check: bool = True) -> None:
+        """Start the daemon, unless it runs."""
+        self.pcloud("up", "--detach", "--timeout", "300s", check=check)
+
     def apply_text(self, text: str, timeout: str) -> None:
         """Apply a manifest, `@INFRASTRUCTURE@` in it being the one word that changes, and wait until all of it runs."""
         manifest = self.home.parent / "manifest.yaml"
@@ -147,7 +153,7 @@ class Stage:
                 and (not state or event.text("state") == state)
             )
 
-        deadline = time.monotonic() + max(60, seconds * self.world.slow)
+        deadline = time.monotonic() + max(300, seconds * self.world.slow)
         while True:
             page = self.client.events({"deployable": deployable}, after=cursor, limit=1000)
             for event in page.events:
@@ -162,20 +168,31 @@ class Stage:
     def kill_engines(self) -> None:
         """`kill -9` of every engine process."""
         for lock in (self.home / "run").glob("dped-*.lock"):
-            os.kill(int(lock.read_text()), signal.SIGKILL)
+            kill(int(lock.read_text()))
 
     def kill_daemon(self) -> None:
         """`kill -9` of the daemon."""
-        os.kill(int((self.home / "run/cped.lock").read_text().split()[0]), signal.SIGKILL)
+        kill(int((self.home / "run/cped.lock").read_text().split()[0]))
 
     def running(self, seconds: float = 120) -> None:
         self.until(lambda: self.client.status(NAME).state.value == "running", seconds)
 
     def until(self, condition: Callable[[], bool], seconds: float) -> None:
-        deadline = time.monotonic() + max(60, seconds * self.world.slow)
+        deadline = time.monotonic() + max(300, seconds * self.world.slow)
         while not condition():
             assert time.monotonic() < deadline, self.client.status(NAME)
             time.sleep(0.2)
+
+
+def kill(pid: int) -> None:
+    """`kill -9`; returns when the process is gone: until then it holds its locks, and its port."""
+    gone = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        ended, _, _ = select.select([gone], [], [], 120)
+        assert ended, f"{pid} does not end"
+    finally:
+        os.close(gone)
 
 
 @contextlib.contextmanager
@@ -190,14 +207,14 @@ def stage(folder: Path, world: World) -> Iterator[Stage]:
     home.mkdir(mode=0o700)
     it = Stage(home, world)
     (home / "pcloud.toml").write_text(world.settings(home))
-    it.pcloud("up", "--detach")
+    it.up()
     try:
         token = (home / "token").read_text().strip()
         it.client = Client(Settings(url=it.environment["PCLOUD_URL"], token=token, home=str(home)))
         yield it
         it.client.close()
     finally:
-        it.pcloud("up", "--detach", check=False)
+        it.up(check=False)
         it.pcloud("delete", NAME, "--wait", "--yes", check=False)
         for other in it.others:
             it.pcloud("delete", other, "--wait", "--yes", check=False)

@@ -14,7 +14,7 @@ import pytest
 from tests.guests import BOOT
 from tests.machines.stage import NAME, Stage, World, stage
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 MANIFEST = """\
 deployable: pctshop
 infrastructure: lxc
@@ -39,7 +39,7 @@ x-files: &files
       *) exit 2 ;;
       esac
 x-resources: &resources
-  unit: {type: "systemd:unit", monitor: 2s, escalation: {failures: 3, period: 120s}}
+  unit: {type: "systemd:unit", monitor: 2s, escalation: {failures: 3, period: 6h}}
   script: {type: "lsb:script", monitor: 2s, after: [unit]}
   program:
     type: "ocf:heartbeat:anything"
@@ -75,8 +75,8 @@ def shop(request, tmp_path_factory) -> Iterator[Stage]:
     """The running deployable."""
     if shutil.which("lxc-start") is None:
         pytest.skip("lxc is not installed")
-    with stage(tmp_path_factory.mktemp(request.param), World(f"pca{request.param[1:4]}")) as it:
-        it.apply_text(MANIFEST.replace("@AGENT@", request.param), "10m")
+    with stage(tmp_path_factory.mktemp(request.param), World()) as it:
+        it.apply_text(MANIFEST.replace("@AGENT@", request.param), "20m")
         it.agent = request.param  # type: ignore[attr-defined]
         yield it
 
@@ -182,7 +182,7 @@ def test_engine_killed(shop):
 def test_daemon_killed(shop):
     before = processes(shop)
     shop.kill_daemon()
-    shop.pcloud("up", "--detach")
+    shop.up()
     shop.running()
     assert processes(shop) == before, "nothing that runs was restarted"
     cursor = shop.cursor()
@@ -209,7 +209,7 @@ def test_agent_killed(shop):
 def test_a_resource_taken_out_of_the_manifest_is_stopped_in_the_running_guest(shop):
     before, boot = processes(shop), shop.guest("web", *BOOT)
     without = MANIFEST[: MANIFEST.index("  program:")] + MANIFEST[MANIFEST.index("assemblies:") :]
-    shop.apply_text(without.replace("@AGENT@", shop.agent), "10m")
+    shop.apply_text(without.replace("@AGENT@", shop.agent), "20m")
     shop.running()
     for assembly in ("db", "web"):
         alive = f"kill -0 {before[assembly, 'program']} 2>/dev/null && echo alive || echo ended"

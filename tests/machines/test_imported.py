@@ -13,7 +13,7 @@ from tests.infrastructure.machine import cloud_disk
 from tests.machines.libvirt import LibvirtWorld
 from tests.machines.stage import Stage, stage
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(2400)]
 IMPORTED = """\
 deployable: pctimported
 infrastructure: @INFRASTRUCTURE@
@@ -23,7 +23,7 @@ assemblies:
     transport: ssh
     memory: 384M
     saved_state: true
-    timeouts: {start: 5m}
+    timeouts: {start: 20m}
     resources:
       front: {template: nginx, monitor: 10s}
 """
@@ -54,7 +54,7 @@ def test_an_imported_image(shop):
     listed = shop.pcloud("image", "list").stdout
     assert any(line.split()[:3] == ["appliance", "x86_64", "ready"] for line in listed.splitlines()), listed
     shop.others.append("pctimported")
-    shop.apply_text(IMPORTED, "10m")
+    shop.apply_text(IMPORTED, "25m")
 
     def inside(*argv: str) -> str:
         return shop.guest("box", *argv, deployable="pctimported")

@@ -86,10 +86,20 @@ start_mariadb() {
   local data=$peer/mysql socket=$peer/mysql/s.sock
   mkdir -p "$data"
   chown mysql "$data"
-  [ -d "$data/mysql" ] || mariadb-install-db --no-defaults --user=mysql --datadir="$data" --auth-root-authentication-method=normal > /dev/null
+  if [ ! -e "$data/.whole" ]; then # half of it, of a start that was killed, is no use
+    rm -rf "${data:?}"/*
+    mariadb-install-db --no-defaults --user=mysql --datadir="$data" --auth-root-authentication-method=normal > /dev/null
+    touch "$data/.whole"
+  fi
   setsid mariadbd --no-defaults --user=mysql --datadir="$data" --socket="$socket" --port=$mariadb_port --bind-address=$ip \
     --pid-file="$data/pid" --innodb-flush-log-at-trx-commit=0 > "$logs/mariadb.log" 2>&1 < /dev/null &
-  for _ in $(seq 200); do mariadb -S "$socket" -uroot -e 'select 1' > /dev/null 2>&1 && break; sleep 0.1; done
+  local daemon=$!
+  # what a killed one left is mended first, and a slow disk takes its time
+  for _ in $(seq 3000); do
+    mariadb -S "$socket" -uroot -e 'select 1' > /dev/null 2>&1 && break
+    kill -0 $daemon 2> /dev/null || { tail -n 20 "$logs/mariadb.log"; return 1; }
+    sleep 0.1
+  done
   # what many write at once is in MariaDB: SQLite answers them with "database is locked"
   local name
   for name in neutron nova nova_api nova_cell0 placement; do
@@ -262,7 +272,7 @@ serve() { # NAME MODULE PORT
 }
 
 wait_port() {
-  for _ in $(seq 300); do curl -s -o /dev/null -m 5 "http://$ip:$1/" && return; sleep 0.2; done
+  for _ in $(seq 1500); do curl -s -o /dev/null -m 5 "http://$ip:$1/" && return; sleep 0.2; done
   say "port $1 does not answer"
   return 1
 }
@@ -348,7 +358,7 @@ import subprocess, sys, time
 import openstack
 
 cloud = openstack.connect()
-for _ in range(120):
+for _ in range(600):
     if any(found.name == "fake1" for found in cloud.compute.hypervisors()):
         break
     subprocess.run(f"nova-manage {sys.argv[1]} cell_v2 discover_hosts", shell=True, capture_output=True)

@@ -14,6 +14,8 @@ import pytest
 from tests.shell.fakeapi import TOKEN, Running, serving
 
 BIN = Path(sys.executable).parent
+PATIENCE = 300.0
+"""Seconds that anything may take: a busy machine is no failure."""
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -46,7 +48,7 @@ def runner(program: str, environment: dict[str, str]) -> Run:
             text=True,
             capture_output=True,
             env={**environment, **more},
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
             **source,
         )
@@ -70,7 +72,7 @@ WaitFor = Callable[[Callable[[], bool]], None]
 @pytest.fixture
 def wait_for() -> WaitFor:
     def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, "it did not happen in time"
             time.sleep(0.01)

@@ -8,68 +8,42 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from tests.e2e.stage import CHECKOUT
+from tests.e2e.stage import Stage, missing, until
 from tests.manifests import ACCEPTANCE as SCRIPT
-from tests.ports import free_port
 from tests.shell.conftest import BIN
 
-BRIDGE = f"pcsh{CHECKOUT}"
 BUILD = 1500
 """Seconds: an image may have to be built from the mirror first."""
-
-
-def needed() -> str:
-    if os.geteuid() != 0:
-        return "guests need root"
-    absent = [name for name in ("lxc-start", "mmdebstrap", "ip") if shutil.which(name) is None]
-    return f"not installed: {', '.join(absent)}" if absent else ""
 
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(2 * BUILD),
-    pytest.mark.skipif(bool(needed()), reason=needed()),
+    pytest.mark.skipif(bool(missing()), reason=missing() or "-"),
 ]
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    home = tmp_path / "home"
-    home.mkdir(mode=0o700)
-    (home / "pcloud.toml").write_text(f'[infrastructures.lxc]\nbridge = "{BRIDGE}"\n')
-    environment = {
-        **{name: value for name, value in os.environ.items() if name in {"PATH", "LANG", "HOME"}},
-        "PCLOUD_HOME": str(home),
-        "PCLOUD_URL": f"http://127.0.0.1:{free_port()}",
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """A daemon of our own, and what a terminal's programs need to know."""
+    stage = Stage("sh")
+    stage.environment |= {
         "XDG_STATE_HOME": str(tmp_path / "state"),
         "TERM": "xterm-256color",
         "PROMPT_TOOLKIT_NO_CPR": "1",
     }
-    pcloud(environment, "up", "--detach")
+    stage.open()
     try:
-        yield environment
+        yield stage
     finally:
-        for found in json.loads(pcloud(environment, "get", "-o", "json")):
-            pcloud(environment, "delete", found["name"], "--yes", "--wait")
-        pcloud(environment, "down")
-        subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True, check=False)
-
-
-def pcloud(environment: dict[str, str], *words: str) -> str:
-    ended = subprocess.run(
-        [BIN / "pcloud", *words], env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
-    )
-    assert ended.returncode == 0, f"pcloud {' '.join(words)}: {ended.stdout}{ended.stderr}"
-    return ended.stdout
+        stage.close()
 
 
 def guest_process(home: str, assembly: str) -> int:
@@ -85,8 +59,10 @@ def guest_process(home: str, assembly: str) -> int:
     raise AssertionError(f"no container of {assembly} runs under {home}")
 
 
-def test_the_acceptance_script(environment: dict[str, str]) -> None:
-    shell = pexpect.spawn(str(BIN / "pcloudsh"), env=environment, encoding="utf-8", timeout=300, dimensions=(50, 180))
+def test_the_acceptance_script(stage: Stage) -> None:
+    shell = pexpect.spawn(
+        str(BIN / "pcloudsh"), env=stage.environment, encoding="utf-8", timeout=300, dimensions=(50, 180)
+    )
     try:
         shell.expect("pcloudsh>")
         for line in SCRIPT.splitlines():
@@ -99,7 +75,8 @@ def test_the_acceptance_script(environment: dict[str, str]) -> None:
                 timeout=BUILD,
             )
             shell.expect("pcloudsh>")
-        found = json.loads(pcloud(environment, "status", "dep1", "-o", "json"))
+        stage.running("dep1")
+        found = json.loads(stage.pcloud("status", "dep1", "-o", "json"))
         assert found["state"] == "running"
         assert [(one["name"], one["resources"][0]["state"]) for one in found["assemblies"]] == [
             ("assy1", "running"),
@@ -109,18 +86,18 @@ def test_the_acceptance_script(environment: dict[str, str]) -> None:
 
         # The user is typing when it happens.
         shell.send("deployable_sta")
-        pcloud(environment, "assembly", "exec", "-n", "dep1/assy1", "--", "pkill", "-9", "apache2")
+        stage.pcloud("assembly", "exec", "-n", "dep1/assy1", "--", "pkill", "-9", "apache2")
         shell.expect("dep1/assy1/httpd  failed")
         shell.expect("dep1/assy1/httpd  recovered, running again after")
 
-        os.kill(guest_process(environment["PCLOUD_HOME"], "assy2"), signal.SIGKILL)
+        os.kill(guest_process(str(stage.home), "assy2"), signal.SIGKILL)
         shell.expect("dep1/assy2  failed")
         shell.expect("dep1/assy2  recovered, running again after")
         shell.send("tus dep1\r")
         shell.expect("ADDRESS")
         shell.expect("pcloudsh>")
 
-        assert "RESTART_RESOURCE" in pcloud(environment, "explain", "dep1/assy1/httpd")
+        until("the decision", lambda: "RESTART_RESOURCE" in stage.pcloud("explain", "dep1/assy1/httpd"))
         shell.sendline("deployable_delete dep1")
         shell.expect("dep1: deleted")
         shell.expect("pcloudsh>")

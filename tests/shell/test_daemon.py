@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
-from tests.shell.conftest import BIN, WaitFor
+from tests.shell.conftest import BIN, PATIENCE, WaitFor
 from tests.shell.fakeapi import TOKEN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,12 @@ class Place:
 
     def pcloud(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [self.bin / "pcloud", *words], env=self.environment, capture_output=True, text=True, timeout=60, check=False
+            [self.bin / "pcloud", *words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
 
     @property
@@ -68,6 +73,14 @@ def place(tmp_path: Path) -> Iterator[Place]:
     yield place
     if (place.home / "run" / "cped.lock").exists() and not (place.home / "asked").exists():
         os.kill(place.pid, signal.SIGKILL)
+
+
+def executes(pid: int) -> bool:
+    """Tell whether a process is there and no zombie."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_up_detached_and_down(place: Place) -> None:
@@ -85,8 +98,7 @@ def test_up_detached_and_down(place: Place) -> None:
     ended = place.pcloud("down")
     assert (ended.returncode, ended.stdout) == (0, "the daemon has ended; guests go on\n"), ended.stderr
     assert (place.home / "asked").read_text() == "[{'engines': True, 'guests': False}]"
-    status = Path(f"/proc/{pid}/status")
-    assert not status.exists() or "State:\tZ" in status.read_text(), "it has ended (init may not have noticed yet)"
+    assert executes(pid) is False, "it has ended (init may not have noticed yet)"
     ended = place.pcloud("down")
     assert (ended.returncode, ended.stdout) == (0, "no daemon runs\n")
 
@@ -106,7 +118,7 @@ def test_up_in_the_foreground_is_the_daemon_itself(place: Place, wait_for: WaitF
         wait_for(lambda: place.pcloud("get").returncode == 0)
         assert place.pid == child.pid
         child.terminate()
-        assert child.wait(60) == 0
+        assert child.wait(PATIENCE) == 0
 
 
 def test_down_does_not_end_a_daemon_with_another_state_folder(place: Place, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.shell.conftest import BIN, Run
+from tests.shell.conftest import BIN, PATIENCE, Run
 from tests.shell.fakeapi import TOKEN, Running
 
 MANIFEST = """\
@@ -63,7 +63,7 @@ def recover_later(api: Running) -> None:
     def shown() -> int:
         return sum(path == "/v1/deployables/shop" for _, path in list(api.fleet.calls))
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while shown() < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     found = api.fleet.deployables["shop"]
@@ -83,7 +83,7 @@ def test_what_is_not_tried_again_ends_the_wait(pcloud: Run, api: Running, manife
 
 
 def test_apply_that_takes_too_long(pcloud: Run, api: Running, manifest: str) -> None:
-    api.fleet.delay = 60
+    api.fleet.delay = 3600
     ended = pcloud("apply", "-f", manifest, "--wait", "--timeout", "500ms")
     assert ended.returncode == 6
     assert "shop is not running after 0.5 s; it is starting" in ended.stderr
@@ -260,7 +260,7 @@ def test_exec_is_not_held_up_by_an_inherited_silent_pipe(environment: dict[str, 
         stderr=subprocess.PIPE,
         env=environment,
     ) as child:
-        assert child.wait(60) == 0
+        assert child.wait(PATIENCE) == 0
         assert child.stderr is not None
         assert b"standard input is silent and was left out" in child.stderr.read()
 
@@ -331,7 +331,7 @@ def test_a_reader_that_has_enough_is_no_error(environment: dict[str, str], api: 
         api.fleet.emit("resource.state", f"shop/web/r{number}", "running")
     shell = f"{BIN}/pcloud events -n 1000 | head -1"
     ended = subprocess.run(
-        ["bash", "-c", shell], env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", shell], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert "r2000" in ended.stdout
     assert ended.stderr == ""

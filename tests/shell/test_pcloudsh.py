@@ -10,7 +10,7 @@ import pexpect
 import pytest
 
 from tests.manifests import ACCEPTANCE
-from tests.shell.conftest import BIN, Run, WaitFor
+from tests.shell.conftest import BIN, PATIENCE, Run, WaitFor
 from tests.shell.fakeapi import Fleet, Running
 
 EVERY = {
@@ -91,7 +91,7 @@ def test_quit_ends_a_script(pcloudsh: Run, api: Running) -> None:
 
 def test_no_wait_returns_at_once(pcloudsh: Run, api: Running) -> None:
     arrange(api.fleet)
-    api.fleet.delay = 60
+    api.fleet.delay = 3600
     ended = pcloudsh("deployable_start", "d", "--no-wait")
     assert (ended.returncode, ended.stdout) == (0, "d: start requested\n")
 
@@ -150,7 +150,7 @@ def terminal(environment: dict[str, str], api: Running) -> Iterator[pexpect.spaw
         str(BIN / "pcloudsh"),
         env={**environment, "PROMPT_TOOLKIT_NO_CPR": "1"},
         encoding="utf-8",
-        timeout=60,
+        timeout=PATIENCE,
         dimensions=(40, 160),
     )
     try:
@@ -199,7 +199,7 @@ def test_events_appear_above_the_line_being_typed(terminal: pexpect.spawn, api: 
 
 def test_events_are_told_while_a_command_waits(terminal: pexpect.spawn, api: Running, wait_for: WaitFor) -> None:
     wait_for(lambda: watching(api))
-    api.fleet.delay = 60
+    api.fleet.delay = 3600
     terminal.sendline("deployable_reload d")
     terminal.expect("starting")
     api.fleet.emit("assembly.state", "d/m", "failed", "the guest is gone")
@@ -212,7 +212,7 @@ def test_events_are_told_while_a_command_waits(terminal: pexpect.spawn, api: Run
 def see(terminal: pexpect.spawn, text: str) -> None:
     """Wait until a text stands on the line. Only what differs is drawn as a rule, so the line is drawn anew (Ctrl-L) until
     the text is in it as a whole."""
-    for _ in range(60):
+    for _ in range(300):
         terminal.send("\x0c")
         if terminal.expect_exact([text, pexpect.TIMEOUT], timeout=1) == 0:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class MemoryNetworks:
         self.subnets: dict[str, Subnet] = {}
         self.leases: dict[tuple[str, str], str] = {}
         self.routers: dict[str, tuple[list[str], bool, list[tuple[str, str]]]] = {}
+        self.ways: dict[str, list[tuple[str, str]] | None] = {}
+        self.told = 0
 
     def refusal(self, cidr: str) -> str:
         own = ipaddress.IPv4Network("10.88.0.0/16")
@@ -50,25 +52,42 @@ class MemoryNetworks:
 
     async def remove_subnet(self, subnet: str) -> None:
         self.subnets.pop(subnet, None)
+        for subnets, _, _ in self.routers.values():
+            if subnet in subnets:
+                subnets.remove(subnet)
 
     async def take(self, subnet: str, holder: str, wanted: str = "") -> str:
-        span = self.subnets[subnet].range
-        free = (str(each) for each in list(span.hosts())[1:] if str(each) not in self.leases.values())
+        span, pools = self.subnets[subnet].range, self.subnets[subnet].pools
+        first = ipaddress.IPv4Address(pools[0][0]) if pools else span[2]
+        free = (str(each) for each in span.hosts() if each >= first and str(each) not in self.leases.values())
         return f"{self.leases.setdefault((subnet, holder), wanted or next(free))}/{span.prefixlen}"
 
     async def give_back(self, subnet: str, holder: str) -> None:
         self.leases.pop((subnet, holder), None)
 
     async def put_router(
-        self, router: str, subnets: Sequence[str], *, outside: bool, floating: Sequence[tuple[str, str]]
+        self,
+        router: str,
+        subnets: Sequence[str],
+        *,
+        outside: bool,
+        floating: Sequence[tuple[str, str]],
+        ways: Sequence[tuple[str, str]] | None = None,
+        within: str = "",
     ) -> None:
         await asyncio.sleep(0)
         assert set(subnets) <= self.subnets.keys()
         self.routers[router] = (list(subnets), outside, list(floating))
+        self.ways[router] = None if ways is None else sorted(ways)
+        self.told += 1
 
     async def remove_router(self, router: str) -> None:
         await asyncio.sleep(0)
         self.routers.pop(router, None)
+        self.ways.pop(router, None)
+
+    async def stands(self, name: str) -> bool:
+        return name in self.networks or name in self.routers
 
     @property
     def empty(self) -> bool:
@@ -273,13 +292,14 @@ async def test_what_can_not_be_made_is_undone(manager: StackManager, platform: N
     assert platform.networks.empty
 
 
-@pytest.mark.parametrize("deleting", [False, True])
-async def test_a_crash_at_every_write_comes_to_the_same_end(tmp_path: Path, deleting: bool) -> None:
-    """Nothing is made twice, nothing is left over, and no router comes back that was removed."""
-    source = hot(**document(**FLOATING))
-    for point in range(0, 1000, 4):
+async def crash_everywhere(
+    folder: Path, source: Source, *, deleting: bool, step: int, whole: Callable[[MemoryNetworks, dict[str, str]], None]
+) -> None:
+    """Make or delete a stack and crash at every so many writes; the next start comes to the same end: all of it is there,
+    which `whole` asserts, or nothing is."""
+    for point in range(0, 10_000, step):
         platform = Networked()
-        store = CrashingStore(tmp_path / f"{point}.db")
+        store = CrashingStore(folder / f"{point}.db")
         manager = StackManager(store, platform)
         await manager.start()
         if deleting:
@@ -301,23 +321,33 @@ async def test_a_crash_at_every_write_comes_to_the_same_end(tmp_path: Path, dele
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         await manager.close()
-        again = StackManager(SqliteStore(tmp_path / f"{point}.db"), platform)
+        again = StackManager(SqliteStore(folder / f"{point}.db"), platform)
         await again.start()
         await settle(again)
-        networks = platform.networks
         live = [stack for stack in again.stacks.values() if stack.live]
         if live and not (deleting and live[0].status == "CREATE_COMPLETE"):
             assert [stack.status for stack in live] == ["CREATE_COMPLETE"], (point, live[0].reason)
         if live:
-            counts = (len(networks.networks), len(networks.subnets), len(networks.routers), len(networks.leases))
-            assert (*counts, len(platform.outer)) == (1, 1, 1, 2, 1), point
-            ((subnets, outside, floating),) = networks.routers.values()
-            assert (len(subnets), outside, floating) == (1, True, [("10.88.1.1", "192.168.7.9")]), point
+            whole(platform.networks, platform.outer)
         else:
-            assert networks.empty, point
+            assert platform.networks.empty, point
         await again.close()
         if not crashed:
             break
     else:
         pytest.fail("it never came to its end")
     assert point > 10
+
+
+@pytest.mark.parametrize("deleting", [False, True])
+async def test_a_crash_at_every_write_comes_to_the_same_end(tmp_path: Path, deleting: bool) -> None:
+    """Nothing is made twice, nothing is left over, and no router comes back that was removed."""
+
+    def whole(networks: MemoryNetworks, outer: dict[str, str]) -> None:
+        counts = (len(networks.networks), len(networks.subnets), len(networks.routers), len(networks.leases))
+        assert (*counts, len(outer)) == (1, 1, 1, 2, 1)
+        ((subnets, outside, floating),) = networks.routers.values()
+        assert (len(subnets), outside, floating) == (1, True, [("10.88.1.1", "192.168.7.9")])
+
+    source = hot(**document(**FLOATING))
+    await crash_everywhere(tmp_path, source, deleting=deleting, step=4, whole=whole)

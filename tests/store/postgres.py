@@ -58,11 +58,11 @@ class Server:
         """Start it and wait until it takes connections."""
         options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=30"
         log = str(self.folder / "log")
-        self._run("pg_ctl", "-D", str(self.data), "-o", options, "-l", log, "-s", "-w", "-t", "60", "start")
+        self._run("pg_ctl", "-D", str(self.data), "-o", options, "-l", log, "-s", "-w", "-t", "300", "start")
 
     def kill(self) -> None:
         """End it as a crash would: no transaction is finished, the next start recovers from the log."""
-        self._run("pg_ctl", "-D", str(self.data), "-m", "immediate", "-s", "-w", "stop")
+        self._run("pg_ctl", "-D", str(self.data), "-m", "immediate", "-s", "-w", "-t", "300", "stop")
 
     def database(self) -> str:
         """Make an empty database and return its address for SQLAlchemy."""

@@ -60,8 +60,7 @@ async def connected(daemon, **settings):
 
 
 def thing(daemon) -> str:
-    """Return the id of the daemon's resource. No other daemon's: an agent searches its whole machine for the processes that
-    inherited a resource's id, and tests run beside each other."""
+    """The resource of `operation`. Agents look for processes by it on the whole machine, so no two daemons have the same."""
     return f"thing-{daemon.port}"
 
 

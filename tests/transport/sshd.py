@@ -105,15 +105,15 @@ def running(pid: int) -> bool:
 
 
 async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until a condition holds; fail when it does not within these seconds, or a minute if that is longer."""
-    deadline = time.monotonic() + max(60.0, seconds)
+    """Wait until a condition holds; fail when it does not within these seconds, or five minutes if that is longer."""
+    deadline = time.monotonic() + max(300.0, seconds)
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.02)
 
 
 async def connected(
-    endpoint: Endpoint, on_result: Callable[[object], None] = print, seconds: float = 180.0
+    endpoint: Endpoint, on_result: Callable[[object], None] = print, seconds: float = 600.0
 ) -> SshConnection:
     """Connect to the sshd of a guest that may be starting still; `on_result` is told of a lost connection, too."""
     deadline = time.monotonic() + seconds
@@ -167,7 +167,7 @@ def start_sshd(state: Path, *, extra: str = "") -> Iterator[Sshd]:
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break

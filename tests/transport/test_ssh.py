@@ -16,6 +16,7 @@ import pytest
 from pcloud.environment.transport import Operation, OperationResult, OperationStatus, TransportError
 from pcloud.transport.checks import checks
 from pcloud.transport.ssh import SshTransport
+from pcloud.transport.ssh_commands import RemoteExit
 from pcloud.transport.ssh_connection import SshConnection, SshSettings
 from tests.ports import free_port
 from tests.transport.contract import TransportContract
@@ -221,6 +222,22 @@ async def test_missing_init_script(sshd, guest):
     operation = fake("monitor", resource_class="service", provider="", type="nothing-there")
     result = await connection.execute(operation)
     assert (result.rc, result.status) == (5, OperationStatus.NOT_INSTALLED)
+
+
+async def test_a_guest_that_does_not_say_what_a_service_is_has_not_said_that_there_is_none(sshd, guest, monkeypatch):
+    """An answer that is lost, or late, is no reason to give a service up as not installed."""
+    connection = await guest.connect(sshd)
+    service = Operation(resource="s", resource_class="service", type="nothing-at-all", action="monitor", timeout=20.0)
+    assert (await connection.execute(service)).rc == 5
+    for silence in (RemoteExit(returncode=0), RemoteExit(timed_out=True)):
+
+        async def silent(words, timeout, *, stdin=b"", silence=silence):
+            return silence
+
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "_run", silent)
+            assert (await connection.execute(service)).status is OperationStatus.TIMEOUT
+    assert (await connection.execute(service)).rc == 5
 
 
 async def test_recurring_monitor_reports_changes_only(sshd, guest):

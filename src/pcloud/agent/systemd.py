@@ -1,7 +1,7 @@
 """What systemd is asked, and what it tells, over D-Bus.
 
-Owns: units' names and object paths, and the jobs under way. Callbacks in the loop. Actions on units are `unit_run`'s, which
-is imported when a unit is first managed: this module is in every guest whose first process is systemd.
+Owns: units' names and object paths, and the jobs under way. Callbacks in the loop. Actions on units are in `units`, which is
+imported when a unit is first managed: this module is in every guest whose first process is systemd.
 """
 
 from __future__ import annotations

@@ -83,9 +83,10 @@ class Deletions:
         progress(0.9, "removing its definition")
         slot = self._owner.desired.rows[name].slot
         await self._owner.ingest.flush()
+        # Before what names them goes: nobody would look for them after a crash in between.
+        await asyncio.to_thread(self._owner.keys.remove, name)
         await self._owner.store.deployables.remove(name)
         self._owner.desired.remove(name)
-        await asyncio.to_thread(self._owner.keys.remove, name)
         self._owner.reconciler.retire_if_empty(slot)
         progress(1.0, f"{name} is deleted")
         self._owner.emit("deployable.deleted", f"deployable {name} was deleted", deployable=name)

@@ -179,8 +179,9 @@ class Executor:
             result = await connection.execute(operation)
         except TransportError as failure:
             return Operated(
-                subject=subject, action=action.task, interval=interval, not_connected=True, reason=str(failure)
-            )
+                subject=subject, action=action.task, interval=interval, not_connected=True, reason=str(failure),
+                digest=digest, definition=resource,
+            )  # fmt: skip
         seen = operated(subject, result)
         if not seen.seconds:  # it never ended
             seen = msgspec.structs.replace(seen, seconds=asyncio.get_running_loop().time() - began)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from pcloud.images.assembly import ImageFile, Plan
+from pcloud.images.sandbox import LOCK
 
 POLICY = "#!/bin/sh\n# No service is started while an image is made.\nexit 101\n"
 STALE = 6 * 3600
@@ -121,7 +122,7 @@ def _apt(plan: Plan, low: float, high: float, *arguments: str) -> None:
         ["chroot", plan.mount, *command],
         stdin=subprocess.DEVNULL,
         env={**_environment(), "APT_CONFIG": "/run/pcloud-apt.conf"},
-        pass_fds=(writer,),
+        pass_fds=(writer, *_held()),
     ) as process:
         os.close(writer)
         with os.fdopen(reader, errors="replace") as status:
@@ -147,7 +148,12 @@ def _write(root: str, file: ImageFile) -> None:
 def _chroot(root: str, command: tuple[str, ...], *, stdin: bytes | None = None, check: bool = True) -> None:
     sys.stdout.flush()
     given: dict[str, Any] = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
-    subprocess.run(["chroot", root, *command], check=check, env=_environment(), **given)
+    subprocess.run(["chroot", root, *command], check=check, env=_environment(), pass_fds=_held(), **given)
+
+
+def _held() -> tuple[int, ...]:
+    """The descriptor of the lock on what we work on: programs that outlive us for a moment hold it for as long."""
+    return (int(os.environ[LOCK]),)
 
 
 def _environment() -> dict[str, str]:

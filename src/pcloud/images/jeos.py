@@ -75,8 +75,12 @@ async def build_rootfs(
     *,
     progress: Progress,
     log: Callable[[bytes], object],
+    lock: int,
 ) -> None:
-    """Build a root file system in the folder `target`, which must not exist. BuildFailed or Unavailable when it fails."""
+    """Build a root file system in the folder `target`, which must not exist. BuildFailed or Unavailable when it fails.
+
+    `lock` is the descriptor of the suite's lock.
+    """
     if shutil.which("mmdebstrap") is None:
         raise Unavailable.of("PROGRAM_MISSING", "mmdebstrap is not installed", hint="apt-get install mmdebstrap")
     progress(0.0, f"looking for a mirror of {definition.title}")
@@ -108,6 +112,7 @@ async def build_rootfs(
         on_line=parser.line,
         log=log,
         what=f"building {definition.name}",
+        lock=lock,
     )
 
 

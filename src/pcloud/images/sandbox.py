@@ -1,7 +1,9 @@
 """Programs that build images: run in mount and PID namespaces of their own, so that nothing of them outlives them.
 
 Mounts are private to the namespace and vanish with its last process; every process in it ends when the first one does; the
-first one ends when we do (`setpriv --pdeathsig`). Cancelling `run` kills the lot and waits for its end.
+first one ends when we do (`setpriv --pdeathsig`), though some time later, and not at all when we are killed before it could
+ask for that: whatever the programs work on is locked by a descriptor that they inherit. Cancelling `run` kills the lot and
+waits for its end.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from pcloud.model.errors import PcloudError
 Progress = Callable[[float, str], None]
 """Called with the finished fraction (0 to 1, never falling) and a short sentence."""
 BASE = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+LOCK = "PCLOUD_BUILD_LOCK"
+"""Environment variable that says which descriptor is the lock's."""
 LONGEST = 4096
 """Bytes of a line that are looked at."""
 ENTER = (
@@ -48,14 +52,19 @@ async def run(
     on_line: Callable[[str], None],
     log: Callable[[bytes], object] = len,
     what: str,
+    lock: int,
 ) -> None:
-    """Run a program in a namespace of its own, each line of its output given to `on_line`. BuildFailed when it fails."""
+    """Run a program in a namespace of its own, each line of its output given to `on_line`. BuildFailed when it fails.
+
+    `lock` is the descriptor of a file lock: it is held until the program is gone, whatever becomes of us.
+    """
     process = await asyncio.create_subprocess_exec(
         *ENTER, *argv,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**BASE, **(environment or {})},
+        env={**BASE, LOCK: str(lock), **(environment or {})},
+        pass_fds=(lock,),
         start_new_session=True,
     )  # fmt: skip
     assert process.stdin is not None

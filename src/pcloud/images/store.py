@@ -1,11 +1,12 @@
 """The folder store of images on this host.
 
     jeos/NAME-ARCH-DIGEST/{rootfs/, manifest.json}      assemblies/DIGEST/{layer/, manifest.json}
-    cache/NAME-ARCH/{archives/, lists/}                 locks/, logs/
+    cache/NAME-ARCH/{archives/, lists/, lock}           logs/
 
 An image is built under a name that begins with `.new-` and gets its final name by one rename, after everything is on disk:
 under a final name there is never a half image. Concurrency: any number of processes; one build at a time for each JEOS name
-and architecture, held by a file lock that dies with its process. Who waits for the lock finds the finished image.
+and architecture, held by a file lock that dies with its process and the programs that it runs. Who waits for the lock finds
+the finished image. The lock lies with the packages that are fetched, which apt lets only one use: stores may share them.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ class ImageStore:
         found = self.find_jeos(name, arch)
         if found is None:
             _need_root()
-            async with self._lock(f"{name}-{arch}", progress):
-                found = self.find_jeos(name, arch) or await self._build_jeos(wanted, arch, progress)
+            async with self._lock(f"{name}-{arch}", progress) as lock:
+                found = self.find_jeos(name, arch) or await self._build_jeos(wanted, arch, progress, lock)
         progress(1.0, f"{name} {arch} is ready")
         return found
 
@@ -123,9 +124,9 @@ class ImageStore:
                 share = 0.6
                 base = await self.build_jeos(spec.jeos, spec.arch, lambda f, m: progress(f * share, m))
             _need_root()
-            async with self._lock(f"{spec.jeos}-{spec.arch}", progress):
+            async with self._lock(f"{spec.jeos}-{spec.arch}", progress) as lock:
                 found = self.find_assembly(spec) or await self._build_assembly(
-                    spec, base, lambda f, m: progress(share + f * (1 - share), m)
+                    spec, base, lambda f, m: progress(share + f * (1 - share), m), lock
                 )
         progress(1.0, "the image is ready")
         return found
@@ -160,13 +161,13 @@ class ImageStore:
                 removed.append(manifest.digest)
         return removed
 
-    async def _build_jeos(self, wanted: JeosDefinition, arch: str, progress: Progress) -> Image:
+    async def _build_jeos(self, wanted: JeosDefinition, arch: str, progress: Progress, lock: int) -> Image:
         digest = wanted.digest(arch)
         began = time.time()
         async with self._building("jeos", f"{wanted.name}-{arch}-{digest}") as (folder, log):
             rootfs = folder / "rootfs"
             cache = self.root / "cache" / f"{wanted.name}-{arch}"
-            await jeos.build_rootfs(wanted, arch, rootfs, cache, progress=progress, log=log.write)
+            await jeos.build_rootfs(wanted, arch, rootfs, cache, progress=progress, log=log.write, lock=lock)
             progress(0.97, "finishing")
             await asyncio.to_thread(jeos.finish_rootfs, wanted, rootfs)
             await self._seal(folder, Manifest(name=wanted.name, kind="jeos", arch=arch, digest=digest, created=began))
@@ -174,7 +175,7 @@ class ImageStore:
         assert found is not None
         return found
 
-    async def _build_assembly(self, spec: AssemblyImageSpec, base: Image, progress: Progress) -> Image:
+    async def _build_assembly(self, spec: AssemblyImageSpec, base: Image, progress: Progress, lock: int) -> Image:
         digest = spec.digest
         began = time.time()
         cache = self.root / "cache" / f"{spec.jeos}-{spec.arch}"
@@ -199,6 +200,7 @@ class ImageStore:
                 on_line=on_line,
                 log=log.write,
                 what=f"building an assembly image on {spec.jeos}",
+                lock=lock,
             )
             for part in ("work", "mount"):
                 await asyncio.to_thread(_remove, folder / part)
@@ -245,8 +247,8 @@ class ImageStore:
         return found
 
     @contextlib.asynccontextmanager
-    async def _lock(self, name: str, progress: Progress) -> AsyncIterator[None]:
-        path = self.root / "locks" / name
+    async def _lock(self, name: str, progress: Progress) -> AsyncIterator[int]:
+        path = self.root / "cache" / name / "lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -260,7 +262,7 @@ class ImageStore:
                         progress(0.0, "waiting for another build of this image")
                         told = True
                     await asyncio.sleep(0.1)
-            yield
+            yield fd
         finally:
             os.close(fd)
 

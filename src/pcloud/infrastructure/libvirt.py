@@ -26,6 +26,7 @@ from pcloud.environment.infrastructure import (
     GuestState,
     Image,
     InfrastructureError,
+    InfrastructureUnavailable,
     Vitality,
 )
 from pcloud.infrastructure import libvirt_agent as agent
@@ -72,6 +73,8 @@ class LibvirtInfrastructure:
         self._maker = Maker(settings, self._storage, self._networks, self._accelerator)
         self._saved = SavedStates(self._libvirt, self._storage, self._maker)
         self.network = self.changes = LibvirtGuestNetwork(settings, self._libvirt, self._networks, self._unused)
+        self._told: dict[str, GuestState] = {}
+        """What the watch told of guests before libvirtd went silent."""
         self._slots: asyncio.Semaphore | None = None
         self._starts = 0
         self._uploads: dict[str, asyncio.Lock] = {}
@@ -200,10 +203,17 @@ class LibvirtInfrastructure:
             return Vitality.UNKNOWN  # QEMU runs; whether anything runs in it, nobody told
         return Vitality.ALIVE
 
-    def watch(self) -> AsyncIterator[GuestEvent]:
-        """Yield changes as libvirt tells them. While libvirtd is away nothing is told; when it is back, what differs
-        is."""
-        return watch(self._libvirt, self._settings.prefix)
+    async def watch(self) -> AsyncIterator[GuestEvent]:
+        """Yield changes as libvirt tells them, of guests that are there first what they are. While libvirtd is away nothing
+        is told of guests: InfrastructureUnavailable. A later watch goes on from what was known then."""
+        known, self._told = self._told, {}
+        try:
+            async with contextlib.aclosing(watch(self._libvirt, self._settings.prefix, known)) as told:
+                async for event in told:
+                    yield event
+        except InfrastructureUnavailable:
+            self._told = known
+            raise
 
     async def execute(
         self, guest_id: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0

@@ -149,6 +149,10 @@ class LibvirtConnection:
         except libvirt.libvirtError as error:
             raise self._translate(error, session) from error
 
+    async def reach(self, timeout: float) -> None:
+        """Return when there is a connection. InfrastructureUnavailable after that time; the try to connect goes on."""
+        await self._open(timeout)
+
     async def close(self) -> None:
         """Close the connection; domains go on."""
         self._closed = True

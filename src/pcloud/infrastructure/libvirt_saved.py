@@ -22,14 +22,18 @@ import libvirt
 
 from pcloud.environment.infrastructure import GuestSpec, InfrastructureError, InfrastructureUnavailable
 from pcloud.infrastructure import libvirt_agent as agent
+from pcloud.infrastructure import libvirt_domains as domains
 from pcloud.infrastructure import libvirt_xml as xml
 from pcloud.infrastructure.libvirt_connection import LibvirtConnection
 from pcloud.infrastructure.libvirt_making import Maker, Making
 from pcloud.infrastructure.libvirt_storage import Storage
 
 _log = logging.getLogger(__name__)
-_PATIENCE = 10.0
-"""Seconds in which a restored guest's agent must have set its clock and random numbers."""
+_PATIENCE = 120.0
+"""Seconds in which a restored guest's agent must have set its clock and random numbers: a guest that is emulated on a busy
+host takes many of them, and a guest that is not told draws the random numbers that it drew before."""
+_COMMAND = 30.0
+"""Seconds for one command in it."""
 _FRESHEN = (
     'date -s "@$1" >/dev/null; cat >/dev/urandom; '
     # RNDRESEEDCRNG: at once, not with the kernel's next reseeding (60 s at most). perl is on every Debian.
@@ -124,7 +128,9 @@ class SavedStates:
         try:
             async with asyncio.timeout(_PATIENCE):
                 while True:
-                    with contextlib.suppress(InfrastructureError):
+                    with contextlib.suppress(TimeoutError, InfrastructureError):  # it is asked again
+                        if not await self._libvirt.call(lambda c: domains.active(c, name)):
+                            return
                         words = ("sh", "-c", _FRESHEN, "sh", f"{time.time():.3f}")
                         await self._run(name, *words, stdin=os.urandom(64))
                         return
@@ -142,7 +148,7 @@ class SavedStates:
             if "No such file" in str(error):
                 return None
             raise
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(_COMMAND):
             while True:
                 result = await self._libvirt.raw(lambda c: agent.command_result(c.lookupByName(name), pid), timeout=6.0)
                 if result is not None:

@@ -243,8 +243,10 @@ class LxcInfrastructure:
             if running is not None:
                 self._tracker.expect_end(guest_id, reason)
                 await self._kill(running, left)
-            # The monitor ends by itself once it has cleaned up; one whose lxc-start died before init was made does not.
-            if monitor is not None and not await _wait_gone(monitor, min(left, 3.0)):
+            # The monitor ends by itself once it has cleaned up, however busy this host is; one whose lxc-start died before
+            # init was made does not.
+            patience = left / 2 if running is not None or self._tracker.seen(guest_id) else 3.0
+            if monitor is not None and not await _wait_gone(monitor, min(left, patience)):
                 lxc_process.send(monitor, signal.SIGKILL)
 
     @staticmethod

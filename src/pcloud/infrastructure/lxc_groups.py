@@ -29,7 +29,7 @@ LOADED = "firewall.pid"
 """In a guest's folder: process id and start time of the init whose network has the guest's rules."""
 RULES = "firewall.nft"
 _AT_ONCE = 8
-_SECONDS = 20.0
+_SECONDS = 60.0
 
 
 def set_name(group: str) -> str:

@@ -11,14 +11,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.environment.infrastructure import ExecResult, InfrastructureError
 from pcloud.infrastructure import lxc_firewall
 from pcloud.infrastructure.lxc_attach import run
 from pcloud.infrastructure.lxc_groups import Groups
 from pcloud.infrastructure.lxc_network import Leases, Network
 from pcloud.model.deployable import Assembly, FirewallRule
 
-_SECONDS = 10.0
+_SECONDS = 60.0
 
 
 async def settle(folder: Path, wanted: Assembly, network: Network) -> None:
@@ -39,14 +39,14 @@ async def settle(folder: Path, wanted: Assembly, network: Network) -> None:
 
 
 async def init_of(folder: Path) -> int | None:
-    """Return the process id of a guest's init, None where it does not run."""
-    found = await run(["lxc-info", "-P", str(folder.parent), "-n", folder.name, "-p", "-H"], timeout=_SECONDS)
+    """Return the process id of a guest's init, None where it does not run. InfrastructureError when nobody says."""
+    found = await _run("lxc-info", "-P", str(folder.parent), "-n", folder.name, "-p", "-H")
     init = found.stdout.decode().strip()
     return int(init) if init.isdigit() else None
 
 
 async def _addresses(inside: Sequence[str], wanted: Sequence[str], network: Network) -> None:
-    shown = await run([*inside, "ip", "-j", "-4", "addr", "show", "dev", "eth0"], timeout=_SECONDS)
+    shown = await _run(*inside, "ip", "-j", "-4", "addr", "show", "dev", "eth0")
     if shown.returncode:
         return  # it ends
     entries = json.loads(shown.stdout or b"[]")
@@ -66,6 +66,13 @@ async def _addresses(inside: Sequence[str], wanted: Sequence[str], network: Netw
 
 
 async def _ip(inside: Sequence[str], *words: str) -> None:
-    done = await run([*inside, "ip", *words], timeout=_SECONDS)
+    done = await _run(*inside, "ip", *words)
     if done.returncode:
         raise InfrastructureError(f"ip {' '.join(words)}: {done.stderr.decode(errors='replace').strip()}")
+
+
+async def _run(*words: str) -> ExecResult:
+    try:
+        return await run(words, timeout=_SECONDS)
+    except TimeoutError:
+        raise InfrastructureError(f"{words[0]} did not end within {_SECONDS:g} s") from None

@@ -3,7 +3,9 @@
 A lease is a symbolic link `leases/INDEX` whose target is the guest's id: made and removed atomically by the kernel, readable
 without a lock, never half written. The address is the subnet's INDEX-th, so a guest keeps it for life. Concurrency: any
 number of processes may share the state folder; making and removing the bridge happens under a file lock, and a guest's
-lease is taken *before* the bridge is made, so that the last guest's removal never takes the bridge from a new one.
+lease is taken *before* the bridge is made, so that the last guest's removal never takes the bridge from a new one. Those of
+other state folders choose from the same names and subnets: from its choice until it is up, a bridge is made under a lock on
+this host's network itself.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import ipaddress
+import math
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,6 +26,9 @@ from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.infrastructure.lxc_settings import LxcSettings
 
 FIRST_SUBNET = ipaddress.IPv4Network("10.88.0.0/16")
+_NAMESPACE = Path("/proc/self/ns/net")
+"""This host's network, or the one that we are in: whoever makes bridges in it can lock it, whatever folder he has."""
+_PATIENCE = 60.0
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,10 +184,11 @@ class Bridge:
             network = self.read()
             if network is not None and self._is_ours(network.bridge):
                 return network
-            network = self._choose(network)
-            # Written first: what a crash leaves of the bridge is then known to be ours and taken up again.
-            write_atomically(self._file, msgspec.json.encode(network))
-            await self._make(network)
+            async with _locked(_NAMESPACE, _PATIENCE):
+                network = self._choose(network)
+                # Written first: what a crash leaves of the bridge is then known to be ours and taken up again.
+                write_atomically(self._file, msgspec.json.encode(network))
+                await self._make(network)
             return network
 
     @staticmethod
@@ -306,15 +313,19 @@ def alone(path: Path) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _locked(path: Path) -> AsyncIterator[None]:
-    """Hold a file lock against other processes; polled, so that a cancelled waiter leaves nothing behind."""
+async def _locked(path: Path, patience: float = math.inf) -> AsyncIterator[None]:
+    """Hold a file lock against other processes; polled, so that a cancelled waiter leaves nothing behind. After `patience`
+    seconds it is gone on without: who has it was stopped."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_CLOEXEC | (os.O_RDONLY if path is _NAMESPACE else os.O_RDWR | os.O_CREAT), 0o600)
+    deadline = asyncio.get_running_loop().time() + patience
     try:
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if asyncio.get_running_loop().time() >= deadline:
+                    break
                 await asyncio.sleep(0.02)
             else:
                 break

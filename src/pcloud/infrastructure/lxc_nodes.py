@@ -26,7 +26,7 @@ BLOCK = Path("/sys/block")
 PERMITTED = "volumes.permitted"
 """In a guest's folder: the numbers that it may use."""
 _permitted = msgspec.json.Decoder(frozenset[str])
-_SECONDS = 20.0
+_SECONDS = 60.0
 
 
 def told_of(path: Path) -> str:

@@ -125,12 +125,21 @@ def rewrite_pid_file(pid_file: Path, lxc_path: Path, name: str) -> None:
 
 
 def find_init(monitor: Process) -> Process | None:
-    """Return the init process of the container that a monitor watches: its only child."""
+    """Return the init process of the container that a monitor watches: its child in another PID namespace. Those in the
+    monitor's own are hooks, which it runs as a container comes and goes."""
+    own = _pid_namespace(monitor.pid)
     for pid in children(monitor.pid):
         process = find_process(pid)
-        if process is not None:
+        if process is not None and _pid_namespace(pid) not in ("", own):
             return process
     return None
+
+
+def _pid_namespace(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115 - the target is no path
+    except OSError:  # it ends
+        return ""
 
 
 def cgroups(process: Process) -> tuple[Path, ...]:

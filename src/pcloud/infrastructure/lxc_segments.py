@@ -26,9 +26,10 @@ import msgspec
 
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.infrastructure.lxc_network import Leases, Network, alone, write_atomically
+from pcloud.infrastructure.lxc_router_rules import OUTSIDE, Router, rules
 
-_SECONDS = 20.0
-_OUTSIDE = "ext"
+_SECONDS = 120.0
+"""For one command: a network that goes holds up all that come, as long as this host is busy."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -53,17 +54,6 @@ class Subnet(msgspec.Struct, frozen=True, kw_only=True):
     def range(self) -> ipaddress.IPv4Network:
         """Its addresses."""
         return ipaddress.IPv4Network(self.cidr)
-
-
-class Router(msgspec.Struct, frozen=True, kw_only=True):
-    """What lets the guests of several networks reach each other."""
-
-    name: str
-    subnets: tuple[str, ...] = ()
-    outside: str = ""
-    """Its own address in the guests' network, `ADDRESS/PREFIX`; empty where it leads to its networks only."""
-    floating: tuple[tuple[str, str], ...] = ()
-    """Addresses of the guests' network, each with the one in its networks that it stands for."""
 
 
 class Segments:
@@ -107,8 +97,16 @@ class Segments:
             self._write("subnets", subnet)
 
     def remove_subnet(self, subnet: str) -> None:
-        """Forget it; no error when there is none."""
+        """Forget it; no error when there is none. A router that still has it loses it."""
         with alone(self._lock):
+            for router in self._all("routers", Router):
+                if subnet not in router.subnets:
+                    continue
+                left = tuple(name for name in router.subnets if name != subnet)
+                self._write("routers", msgspec.structs.replace(router, subnets=left))
+                space, leg = self.space(router.name), self._named("in", subnet)
+                if space in _spaces() and leg in _links(space):
+                    _inside(space, "ip", "link", "del", leg)
             self._forget("subnets", subnet)
 
     def take(self, subnet: str, holder: str, wanted: str = "") -> str:
@@ -183,6 +181,10 @@ class Segments:
                 _run("ip", "netns", "del", space)
             self._forget("routers", router)
 
+    def stands(self, name: str) -> bool:
+        """Tell whether this host's kernel has the bridge of a network of this name, or the namespace of such a router."""
+        return _exists(self.bridge(name)) or self.space(name) in _spaces()
+
     def _bridge(self, network: str) -> bool:
         """Make a bridge where it is missing; return whether it was."""
         name = self.bridge(network)
@@ -203,17 +205,17 @@ class Segments:
         _inside(space, "ip", "link", "set", "lo", "up")
         _inside(space, "tee", "/proc/sys/net/ipv4/ip_forward", given="1")
         wanted: dict[str, tuple[str, list[str]]] = {}
-        ranges = []
+        legs: dict[str, tuple[str, str]] = {}
         for name in router.subnets:
             subnet = self._read("subnets", name, Subnet)
-            ranges.append(subnet.cidr)
+            legs[name] = self._named("in", name), subnet.cidr
             self._bridge(subnet.network)
-            wanted[self._named("in", name)] = (
+            wanted[legs[name][0]] = (
                 self.bridge(subnet.network),
                 [f"{subnet.gateway}/{subnet.range.prefixlen}"],
             )
         if router.outside and guests is not None:
-            wanted[_OUTSIDE] = (guests.bridge, [router.outside, *(f"{one}/32" for one, _ in router.floating)])
+            wanted[OUTSIDE] = (guests.bridge, [router.outside, *(f"{one}/32" for one, _ in router.floating)])
         there = _links(space)
         for link in there - {"lo", *wanted}:
             _inside(space, "ip", "link", "del", link)
@@ -224,9 +226,9 @@ class Segments:
                 _run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", space)
             _run("ip", "link", "set", outer, "master", bridge, "up")
             _settle(space, inner, addresses)
-        _inside(space, "nft", "-f", "-", given=_translation(router, ranges))
-        if _OUTSIDE in wanted and guests is not None:
-            _inside(space, "ip", "route", "replace", "default", "via", str(guests.gateway), "dev", _OUTSIDE)
+        _inside(space, "nft", "-f", "-", given=rules(router, legs))
+        if OUTSIDE in wanted and guests is not None:
+            _inside(space, "ip", "route", "replace", "default", "via", str(guests.gateway), "dev", OUTSIDE)
 
     # --- records
 
@@ -259,27 +261,6 @@ def _address(text: str) -> ipaddress.IPv4Address:
         return ipaddress.IPv4Address(text)
     except ValueError:
         raise InfrastructureError(f"'{text}' is no IPv4 address", permanent=True) from None
-
-
-def _translation(router: Router, ranges: Sequence[str]) -> str:
-    """The router's rules, which replace those before in one transaction."""
-    pre = [f"ip daddr {outer} dnat to {inner}" for outer, inner in router.floating]
-    post = [f'oifname "{_OUTSIDE}" ip saddr {inner} snat to {outer}' for outer, inner in router.floating]
-    if router.outside:
-        post.append(f'oifname "{_OUTSIDE}" snat to {router.outside.partition("/")[0]}')
-    # A guest that calls its neighbour by a floating address is answered through here as well.
-    if ranges:
-        post.append(f'oifname != "{_OUTSIDE}" ct status dnat ip saddr {{ {", ".join(ranges)} }} masquerade')
-    forward = ["ct state established,related accept", "ct status dnat accept", f'iifname != "{_OUTSIDE}" accept']
-    chains = {
-        "pre": ("nat hook prerouting priority -100; policy accept;", pre),
-        "post": ("nat hook postrouting priority 100; policy accept;", post),
-        "forward": ("filter hook forward priority 0; policy drop;", forward),
-    }
-    lines = ["table ip pcloud", "delete table ip pcloud", "table ip pcloud {"]
-    for name, (what, rules) in chains.items():
-        lines += [f"  chain {name} {{", f"    type {what}", *(f"    {rule}" for rule in rules), "  }"]
-    return "\n".join([*lines, "}", ""])
 
 
 def _settle(space: str, device: str, addresses: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ class LxcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Guests that are started or ended at the same time."""
     rescan: float = 1.0
     """Seconds between looks for guests that another process started, while somebody watches."""
-    end_timeout: float = 15.0
+    end_timeout: float = 30.0
     """Seconds a killed guest may take until it is seen to be gone."""
     memory: int = 0
     """MiB for guests that ask for none; 0 sets no limit."""

@@ -54,6 +54,10 @@ class Tracker:
         """Return the guest's live LXC monitor, which ends a little after its init."""
         return lxc_process.find_monitor(self._guests / guest_id / "lxc.pid", self._guests, guest_id)
 
+    def seen(self, guest_id: str) -> bool:
+        """Tell whether somebody has seen the guest run since it was last prepared for a start."""
+        return (self._guests / guest_id / "init").exists()
+
     def expect_end(self, guest_id: str, reason: str) -> None:
         """Give the reason that will be told when the guest ends: it is we who end it."""
         self._ending[guest_id] = reason

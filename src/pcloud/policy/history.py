@@ -20,6 +20,7 @@ GUEST_TIMEOUT = 20_000
 CONNECTION_INTERVAL = 30_000
 """Milliseconds of the connections' recurring monitor, which the scheduler adds by itself for guest nodes."""
 FEATURE_SET = "3.16.2"
+_NOT_DONE = Service(health=Health.STOPPED)
 CHANGED = "0" * 32
 """A digest of nothing: the scheduler restarts the resource because its definition changed."""
 
@@ -66,9 +67,13 @@ def _guest_history(state: State, assembly: str, node: str, now: float) -> Iterat
     if guest.power is not Power.ON:
         yield from _absent(assembly, node)
         return
-    start = CHANGED if guest_changed(state, assembly) else _digest()
+    # A node that failed is fenced before anything else starts, and whatever stops with it is asked for first: neither would
+    # come, where what is to be asked is in guests that are not connected either. Nothing runs in a guest that nobody is
+    # connected with as far as the scheduler knows: it is made anew as one that changed.
+    unknown = guest.fault is not Fault.NONE and guest.link is Link.NONE
+    start = CHANGED if unknown or guest_changed(state, assembly) else _digest()
     operations = _operation(name, "start", 0, 0, node, guest.since, start)
-    if guest.fault is Fault.NONE:
+    if unknown or guest.fault is Fault.NONE:
         operations += _operation(name, "monitor", GUEST_INTERVAL, 0, node, guest.since, _digest(GUEST_TIMEOUT))
     else:
         operations += _operation(name, "monitor", GUEST_INTERVAL, 7, node, now)
@@ -85,6 +90,9 @@ def _guest_history(state: State, assembly: str, node: str, now: float) -> Iterat
 
 def _node_history(state: State, assembly: Assembly, now: float) -> Iterator[str]:
     node = assembly.name
+    # A configure step is asked about before its service stops. In a guest that is made anew it would be asked afterwards,
+    # and the guest does not end before its services do.
+    anew = guest_changed(state, node)
     yield (
         f'<node_state id="{node}" uname="{node}" remote_node="true" in_ccm="true" crmd="online" join="member" '
         f'node_fenced="0"><lrm id="{node}"><lrm_resources>'
@@ -94,6 +102,8 @@ def _node_history(state: State, assembly: Assembly, now: float) -> Iterator[str]
         if needs_configure(resource):
             step = configure_step(subject)
             service = state.service(step)
+            if anew and service.health is Health.UNKNOWN:
+                service = _NOT_DONE
             if operations := _service_history(step, service, configure_digest(state, resource), node, now):
                 yield _resource(resource_id(step), "ocf", "pcloud", "configure", operations)
         service = state.service(subject)

@@ -26,18 +26,21 @@ NOT_INSTALLED = 5
 
 def operated(outcome: Outcome, seen: Operated) -> None:
     """An operation on a service or its configure step ended, or its recurring monitor tells something new."""
-    if seen.not_connected:
-        return
     subject = seen.subject
     resource = _resource(outcome.state, subject)
     if resource is None:
         if seen.action == "start" and seen.definition is not None:
             # It was known to be stopped when it was removed, but its start was under way; a failed one may have left
-            # something running too.
+            # something running too, and one whose connection was lost may go on.
             outcome.state = change.outlived(outcome.state, subject, seen.digest, seen.definition)
             outcome.decide = True
         return
     service = outcome.state.service(subject)
+    if seen.not_connected:
+        if seen.action == "start" and service.health is Health.STOPPED:
+            # It may have reached the guest, and go on there: what was known is known no more.
+            outcome.service(subject, health=Health.UNKNOWN)
+        return
     failed = bool(seen.error) or seen.rc != 0
     match seen.action:
         case "cancel":

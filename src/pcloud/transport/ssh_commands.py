@@ -71,6 +71,7 @@ if [ -f "$f" ]; then rm -f "$f" && rmdir --ignore-fail-on-non-empty "${f%/*}"; s
 _FIND_CLASS = """\
 if [ -d /run/systemd/system ] && systemctl cat -- "$1.service" >/dev/null 2>&1; then echo systemd
 elif [ -x "/etc/init.d/$1" ]; then echo lsb
+else echo none
 fi
 """
 _FIND_PROCESSES = """\
@@ -153,7 +154,7 @@ def script(text: str, *arguments: str) -> list[str]:
 
 
 def find_class(agent: str) -> list[str]:
-    """Return the words that print which class (`lsb`, `systemd`, nothing) a `service` resource is in this guest."""
+    """Return the words that print which class (`lsb`, `systemd`, `none`) a `service` resource is in this guest."""
     return script(_FIND_CLASS, agent)
 
 

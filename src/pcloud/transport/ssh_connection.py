@@ -188,6 +188,9 @@ class SshConnection:
         self._calls += 1
         call, queued = self._calls, time.monotonic()
         resource_class = await self._resource_class(operation)
+        if not resource_class:
+            late = commands.RemoteExit(timed_out=True)
+            return _result(operation, commands.interpret(operation, commands.ServiceClass.LSB, late), call_id=call)
         if resource_class == commands.ServiceClass.SYSTEMD and operation.action == "start":
             self._units[operation.resource] = operation.type
         if operation.action == "stop":  # as the executor in a guest does it: what is being stopped is not watched
@@ -268,14 +271,16 @@ class SshConnection:
 
     async def _resource_class(self, operation: Operation) -> str:
         """Return the operation's class, asking the guest what a `service` is there: a systemd unit, else an init
-        script, as our agent has it."""
+        script, as our agent has it. Empty when it did not say: that is not the same as none."""
         if operation.resource_class != commands.ServiceClass.SERVICE:
             return operation.resource_class
         if operation.type not in self._classes:
             end = await self._run(commands.find_class(operation.type), operation.timeout)
             found = end.stdout.decode("ascii", "replace").strip().rpartition("\n")[2]
-            if found not in (commands.ServiceClass.LSB, commands.ServiceClass.SYSTEMD):
+            if found == "none":
                 return commands.ServiceClass.LSB  # whose answer will be that it is not installed
+            if found not in (commands.ServiceClass.LSB, commands.ServiceClass.SYSTEMD):
+                return ""
             self._classes[operation.type] = found
         return self._classes[operation.type]
 

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
-from pcloud.infrastructure.lxc_segments import Router, Segments, Subnet
+from pcloud.infrastructure.lxc_router_rules import Router
+from pcloud.infrastructure.lxc_segments import Segments, Subnet
 from pcloud.model.errors import Unavailable
 
 _HELD = "_router."
@@ -65,11 +66,26 @@ class GuestNetworks:
         await self._call(lambda: self._segments.give_back(subnet, holder))
 
     async def put_router(
-        self, router: str, subnets: Sequence[str], *, outside: bool, floating: Sequence[tuple[str, str]]
+        self,
+        router: str,
+        subnets: Sequence[str],
+        *,
+        outside: bool,
+        floating: Sequence[tuple[str, str]],
+        ways: Sequence[tuple[str, str]] | None = None,
+        within: str = "",
     ) -> None:
-        """Make a router, or let it become this; `outside` leads it to the guests' own network."""
+        """Make a router, or let it become this; `outside` leads it to the guests' own network. `ways` and `within` are those
+        of `lxc_router_rules.Router`."""
         own = await self._take(router) if outside else ""
-        wanted = Router(name=router, subnets=tuple(subnets), outside=own, floating=tuple(floating) if outside else ())
+        wanted = Router(
+            name=router,
+            subnets=tuple(subnets),
+            outside=own,
+            floating=tuple(floating) if outside else (),
+            ways=None if ways is None else tuple(ways),
+            within=within,
+        )
         await self._call(lambda: self._segments.put_router(wanted, self._own.current()))
         if not outside:
             await self._own.give_back(f"{_HELD}{router}")
@@ -78,6 +94,10 @@ class GuestNetworks:
         """Remove a router; no error when there is none."""
         await self._call(lambda: self._segments.remove_router(router))
         await self._own.give_back(f"{_HELD}{router}")
+
+    async def stands(self, name: str) -> bool:
+        """Tell whether this host has the network or router of a name now."""
+        return await self._call(lambda: self._segments.stands(name))
 
     async def _take(self, router: str) -> str:
         try:

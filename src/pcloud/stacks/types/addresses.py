@@ -15,7 +15,8 @@ from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services, known
-from pcloud.stacks.types.routers import float_to, unfloat
+from pcloud.stacks.types.networks import own_id
+from pcloud.stacks.types.routing import float_to, unfloat
 
 _ONE_NETWORK = "guests share one network that gives the addresses"
 _WAIT = 600.0
@@ -122,10 +123,10 @@ class ElasticIp(Address):
     """AWS::EC2::EIP."""
 
     names = ("AWS::EC2::EIP",)
-    attributes = frozenset({"AllocationId", "InstanceId"})
+    attributes = frozenset({"AllocationId", "InstanceId", "PublicIp"})
     schema: ClassVar[Schema] = {
         "Domain": text(allowed=("vpc", "standard"), inert="there is one kind of address"),
-        "InstanceId": text(),
+        "InstanceId": text(on_change=OnChange.UPDATE),
         "Tags": listing(on_change=OnChange.NOTHING),
     }
 
@@ -133,9 +134,21 @@ class ElasticIp(Address):
         """Take an address, and give it to the instance where one is named."""
         record = context.record
         record.physical = await self.take(context)
-        record.attributes = {"AllocationId": context.token, "InstanceId": context.properties.get("InstanceId") or ""}
-        if instance := context.properties.get("InstanceId"):
-            await attach(context, wanted(context, instance), record.data["address"])
+        record.data["reference"] = own_id("eipalloc", record)  # it is found by that as well
+        record.attributes = {"AllocationId": record.data["reference"], "PublicIp": record.physical}
+        await self._give(context)
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Give it to another instance, or to none."""
+        await detach(context, context.record.data["address"])
+        await self._give(context)
+
+    @staticmethod
+    async def _give(context: Context) -> None:
+        record, instance = context.record, context.properties.get("InstanceId")
+        record.attributes = {**record.attributes, "InstanceId": instance or ""}
+        if instance:
+            await give_to_port(context, str(instance), record.data["address"])
 
 
 class ElasticIpAssociation(ResourceType):
@@ -147,8 +160,8 @@ class ElasticIpAssociation(ResourceType):
         "EIP": text(),
         "AllocationId": text(),
         "InstanceId": text(),
-        "NetworkInterfaceId": text(refused=_ONE_NETWORK),
-        "PrivateIpAddress": text(refused=_ONE_NETWORK),
+        "NetworkInterfaceId": text(),
+        "PrivateIpAddress": text(refused="an interface has one address here"),
     }
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
@@ -158,17 +171,18 @@ class ElasticIpAssociation(ResourceType):
             found.append(
                 PropertyProblem(code="MISSING_PROPERTY", message="EIP or AllocationId is needed", path=("EIP",))
             )
-        if not properties.get("InstanceId"):
-            found.append(PropertyProblem(code="MISSING_PROPERTY", message="InstanceId is needed", path=("InstanceId",)))
+        if not properties.get("InstanceId") and not properties.get("NetworkInterfaceId"):
+            message = "InstanceId or NetworkInterfaceId is needed"
+            found.append(PropertyProblem(code="MISSING_PROPERTY", message=message, path=("InstanceId",)))
         return found
 
     async def create(self, context: Context) -> None:
-        """Give the address to the instance."""
+        """Give the address to the instance, or to one interface of it."""
         given = context.properties
         address = address_of(context, given.get("EIP") or given.get("AllocationId"))
         context.record.physical = context.physical_name()
         context.record.data["address"] = address
-        await attach(context, wanted(context, given["InstanceId"]), address)
+        await give_to_port(context, str(given.get("NetworkInterfaceId") or given["InstanceId"]), address)
 
     async def delete(self, context: Context) -> None:
         """Take it off."""

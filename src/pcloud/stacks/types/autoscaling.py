@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, boolean, integer, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
@@ -12,6 +13,7 @@ from pcloud.stacks.types.disks import EC2_MAPPING, ec2_notes, ec2_problems
 from pcloud.stacks.types.groups import MAX_MEMBERS
 from pcloud.stacks.types.rolling import Members, Roll, aws_roll
 from pcloud.stacks.types.scaling import ScalingGroup
+from pcloud.stacks.types.vpc_instances import in_subnet, listed_lacking, listed_problems, subnet_notes
 
 _UPDATE = OnChange.UPDATE
 _PLACES = "guests are placed by their infrastructure"
@@ -44,7 +46,7 @@ class LaunchConfiguration(ResourceType):
         "BlockDeviceMappings": listing(fields=EC2_MAPPING),
         "LaunchConfigurationName": text(),
         "InstanceId": text(refused="a configuration is not copied from an instance; write it out"),
-        "AssociatePublicIpAddress": boolean(inert="guests have one address"),
+        "AssociatePublicIpAddress": boolean(),
         "EbsOptimized": boolean(inert="there is one kind of storage"),
         "IamInstanceProfile": text(refused="there are no roles to give to guests; make an AWS::IAM::AccessKey"),
         "InstanceMonitoring": boolean(inert="the engine monitors every guest"),
@@ -58,8 +60,11 @@ class LaunchConfiguration(ResourceType):
         return ec2_problems(properties)
 
     def notes(self, properties: Mapping[str, Any]) -> list[str]:
-        """The size of its members' own disks."""
-        return ec2_notes(properties)
+        """The size of its members' own disks, and where an address outside counts."""
+        found = ec2_notes(properties)
+        if properties.get("AssociatePublicIpAddress") is not None:
+            found.append("AssociatePublicIpAddress counts for groups with a VPCZoneIdentifier only: it is one of a VPC")
+        return found
 
     async def create(self, context: Context) -> None:
         """Keep the properties: they are all it is."""
@@ -90,10 +95,13 @@ class InstanceGroup(ScalingGroup):
             raise ResourceFailed(f"there is no launch configuration {name}")
         return found
 
-    def instance(self, context: Context) -> dict[str, Any]:
-        """Return the definition of a member as it is now."""
+    def instance(self, context: Context, index: int) -> dict[str, Any]:
+        """Return the definition of a member as it is now; they are spread over the group's subnets."""
         given = self.configuration(context)
         properties = {key: given.properties[key] for key in COPIED if given.properties.get(key) is not None}
+        if subnets := context.properties.get("VPCZoneIdentifier"):
+            public = given.properties.get("AssociatePublicIpAddress")
+            properties = in_subnet(properties, str(subnets[index % len(subnets)]), public)
         tags = [{"Key": tag["Key"], "Value": tag["Value"]} for tag in context.properties.get("Tags") or []]
         tags += [{"Key": key, "Value": self.name(context)} for key in ("AutoScalingGroupName", "metering.groupname")]
         return {"type": INSTANCE, "properties": {**properties, "Tags": tags}}
@@ -105,10 +113,9 @@ class InstanceGroup(ScalingGroup):
     def members(self, context: Context) -> Members:
         """Members that are there stay as they are, unless a policy says how they are updated; new ones are like the
         configuration now."""
-        fresh = self.instance(context)
         kept = self.current(context.record, context.services) if self.roll(context) is None else {}
         names = [f"member{index}" for index in range(self.size(context))]
-        return {name: kept.get(name, fresh) for name in names}
+        return {name: kept.get(name) or self.instance(context, index) for index, name in enumerate(names)}
 
     def roll(self, context: Context) -> Roll | None:
         """`UpdatePolicy`."""
@@ -142,10 +149,13 @@ class InstanceGroup(ScalingGroup):
         return record.data.get("reference") or record.physical
 
     def attribute(self, record: ResourceRecord, name: str, path: list[Any], services: Services) -> Any:
-        """`InstanceList`: the members' addresses."""
+        """`InstanceList`: the members' addresses; of one without an address outside, its own."""
         if name == "InstanceList":
-            names = self.names_of(record, services)
-            addresses = [self.value(record, item, "PublicIp", [], services) for item in names]
+            addresses = [
+                self.value(record, item, "PublicIp", [], services)
+                or self.value(record, item, "PrivateIp", [], services)
+                for item in self.names_of(record, services)
+            ]
             return ",".join(str(address) for address in addresses if address)
         return super().attribute(record, name, path, services)
 
@@ -192,16 +202,24 @@ class AwsAutoScalingGroup(InstanceGroup):
         ),
         "TargetGroupARNs": listing(refused="use LoadBalancerNames with an AWS::ElasticLoadBalancing::LoadBalancer"),
         "TerminationPolicies": listing(on_change=_UPDATE, inert="the newest member goes first"),
-        "VPCZoneIdentifier": listing(on_change=_UPDATE, inert=_PLACES),
+        "VPCZoneIdentifier": listing(on_change=_UPDATE),
     }
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
-        """A launch configuration is needed."""
-        found = super().check(properties)
+        """A launch configuration is needed, and subnets that there can be."""
+        found = [*super().check(properties), *listed_problems("VPCZoneIdentifier", properties)]
         if properties.get("LaunchConfigurationName") is None:
             message = "LaunchConfigurationName is needed"
             found.append(PropertyProblem(code="MISSING_PROPERTY", message=message, path=("LaunchConfigurationName",)))
         return found
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """Whether there are subnets."""
+        return listed_lacking("VPCZoneIdentifier", properties, platform)
+
+    def notes(self, properties: Mapping[str, Any]) -> list[str]:
+        """Subnets of others."""
+        return subnet_notes("VPCZoneIdentifier", properties.get("VPCZoneIdentifier"))
 
     def name(self, context: Context) -> str:
         """The given name or a generated one."""

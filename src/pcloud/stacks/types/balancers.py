@@ -15,11 +15,15 @@ import msgspec
 
 from pcloud.environment.infrastructure import ExecResult
 from pcloud.model.errors import PcloudError
+from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, integer, listing, mapping, text
-from pcloud.stacks.types.balancer_guest import make, remove
+from pcloud.stacks.types.balancer_guest import enter, make, remove
 from pcloud.stacks.types.balancing import Balancer, Check, Listener, Server, configuration, read_target
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
+from pcloud.stacks.types.networks import of_stack
+from pcloud.stacks.types.security_groups import surround
+from pcloud.stacks.types.vpc_instances import listed_lacking, listed_problems, subnet_notes
 
 _UPDATE = OnChange.UPDATE
 FILE = "/etc/haproxy/haproxy.cfg"
@@ -53,8 +57,12 @@ class HaproxyBalancer(Balancer):
     async def create(self, context: Context) -> None:
         """Make the guest, then let it serve."""
         context.record.data["balancer"] = True
-        await make(context)
+        await self.make(context)
         await self.ready(context)
+
+    async def make(self, context: Context) -> None:
+        """Make the guest."""
+        await make(context)
 
     async def ready(self, context: Context) -> None:
         """Write the configuration, however long the guest takes to come."""
@@ -85,7 +93,7 @@ class HaproxyBalancer(Balancer):
         servers = {}
         for identity in self.instances(context):
             guest = services.find(identity)
-            address = await services.address_of(guest) if guest is not None else ""
+            address = await _reached(context, guest) if guest is not None else ""
             if address:
                 servers[identity] = address
         body = configuration(self.listeners(context, servers))
@@ -101,6 +109,15 @@ class HaproxyBalancer(Balancer):
         record.data["configuration"] = digest
         services.save(record)
         services.note(record, f"serves {len(servers)} of {len(self.instances(context))} instances")
+
+
+async def _reached(context: Context, guest: ResourceRecord) -> str:
+    """Return the address at which the balancer reaches a guest now, empty where it does not: in networks of stacks the first
+    that it has there."""
+    if not context.record.data.get("interfaces"):
+        return await context.services.address_of(guest)
+    found = guest.data.get("interfaces") or [{"address": ""}]
+    return str(found[0]["address"]).partition("/")[0]
 
 
 class ElasticLoadBalancer(HaproxyBalancer):
@@ -149,16 +166,17 @@ class ElasticLoadBalancer(HaproxyBalancer):
         ),
         "LoadBalancerName": text(),
         "Policies": listing(refused="policies of backends are not offered"),
-        "Scheme": text(on_change=_UPDATE, inert="guests share one network"),
-        "SecurityGroups": listing(on_change=_UPDATE, inert="the balancer's ports are those of its listeners"),
-        "Subnets": listing(on_change=_UPDATE, inert="guests share one network"),
+        "Scheme": text(allowed=("internet-facing", "internal")),
+        "SecurityGroups": listing(on_change=_UPDATE),
+        "Subnets": listing(),
         "Tags": listing(on_change=_UPDATE, inert="balancers are not searched by tags"),
     }
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
         """TLS is not ended here, and the health check's target must be one."""
         found = []
-        for index, listener in enumerate(properties.get("Listeners") or []):
+        listeners = properties.get("Listeners")
+        for index, listener in enumerate(listeners if isinstance(listeners, list) else ()):
             if isinstance(listener, dict) and listener.get("Protocol") in ("HTTPS", "SSL"):
                 found.append(
                     PropertyProblem(
@@ -172,7 +190,39 @@ class ElasticLoadBalancer(HaproxyBalancer):
         if isinstance(target, str) and read_target(target) is None:
             message = f"'{target[:80]}' is not of the form HTTP:PORT/PATH or TCP:PORT"
             found.append(PropertyProblem(code="BAD_PROPERTY", message=message, path=("HealthCheck", "Target")))
+        return [*found, *listed_problems("Subnets", properties)]
+
+    def check_on(self, properties: Mapping[str, Any], platform: Platform) -> list[PropertyProblem]:
+        """Whether there are subnets."""
+        return listed_lacking("Subnets", properties, platform)
+
+    def notes(self, properties: Mapping[str, Any]) -> list[str]:
+        """What has an effect in a VPC only."""
+        found = subnet_notes("Subnets", properties.get("Subnets"))
+        if not self._inside(properties):
+            given = [key for key in ("Scheme", "SecurityGroups") if properties.get(key)]
+            found += [f"{key} has no effect here: the balancer is in no subnet of a stack" for key in given]
         return found
+
+    @staticmethod
+    def _inside(properties: Mapping[str, Any]) -> list[Any]:
+        """Return its subnets of stacks, those that may be some included."""
+        named = properties.get("Subnets")
+        return [name for name in (named if isinstance(named, list) else [named]) if name is not None and of_stack(name)]
+
+    async def make(self, context: Context) -> None:
+        """Make the guest, in its subnets."""
+        given = context.properties
+        public = given.get("Scheme") != "internal"
+        subnets = [str(name) for name in self._inside(given)]
+        await make(context, subnets=subnets, groups=given.get("SecurityGroups") or [], public=public)
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Serve by the changed properties, in the changed groups."""
+        if "SecurityGroups" in changed and context.record.data.get("interfaces"):
+            enter(context, context.properties.get("SecurityGroups") or [])
+            await surround(context, context.record)
+        await super().update(context, old, changed)
 
     def fixed(self, context: Context) -> list[str]:
         """`Instances`."""

@@ -6,6 +6,7 @@ A network's id begins with `net-`, a subnet's with `subnet-`: a template that na
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -24,11 +25,20 @@ NO_NEUTRON = "there is no Neutron behind this API"
 _WAIT = 600.0
 
 
-class Net(ResourceType):
+class OnHost(ResourceType):
+    """Base of what this host has under the physical id: networks and routers."""
+
+    needs = NEEDS
+
+    async def drift(self, context: Context) -> dict[str, Any] | None:
+        """None when this host has it no more."""
+        return {} if await context.services.platform.networks.stands(context.record.physical) else None
+
+
+class Net(OnHost):
     """A network of its own."""
 
     names = ("OS::Neutron::Net",)
-    needs = NEEDS
     attributes = frozenset({"name", "status", "subnets", "admin_state_up", "tenant_id", "mtu", "show", "segments"})
     schema: ClassVar[Schema] = {
         "name": text(on_change=_NOTHING),
@@ -193,7 +203,16 @@ def found(context: Context, reference: str, *kinds: type[ResourceType]) -> Resou
     """Return the resource of an id and one of the types; ResourceFailed when no stack has it."""
     record = context.services.find(reference)
     if record is None or not any(record.type in kind.names for kind in kinds):
-        raise ResourceFailed(f"no stack has the {kinds[0].__name__.lower()} {reference}")
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kinds[0].__name__).lower()
+        raise ResourceFailed(f"no stack has the {words} {reference}")
+    return record
+
+
+def subnet_of(context: Context, reference: str) -> ResourceRecord:
+    """Return the subnet of an id, of either language; ResourceFailed when no stack has it."""
+    record = context.services.find(reference)
+    if record is None or not {"network", "cidr", "gateway"} <= record.data.keys():
+        raise ResourceFailed(f"no stack has the subnet {reference}")
     return record
 
 
@@ -220,7 +239,7 @@ async def join(context: Context, reference: str, holder: str, wanted: str = "") 
         if not subnets() and not await _until(context, subnets):
             raise ResourceFailed(f"the network {net.name} has no subnet")
         reference = subnets()[0]
-    subnet = found(context, reference, Subnet)
+    subnet = subnet_of(context, reference)
     # Noted first: what is taken is given back, whatever comes between.
     context.record.data["held"] = {**context.record.data.get("held", {}), holder: subnet.physical}
     services.save(context.record)

@@ -15,12 +15,11 @@ from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, mapping, text
 from pcloud.stacks.types import disks
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services, known
-from pcloud.stacks.types.networks import join, leave, of_stack
-from pcloud.stacks.types.servers import ServerType
+from pcloud.stacks.types.networks import of_stack
+from pcloud.stacks.types.servers import NOT_BOTH, Part, ServerType
 from pcloud.stacks.types.software import boot_data
 
 _NOTHING = OnChange.NOTHING
-_NOT_BOTH = "a server is in the guests' own network or in networks of stacks, not in both"
 _KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?\n?")
 
 
@@ -114,7 +113,7 @@ class NovaServer(ServerType):
         networks = properties.get("networks")
         given = [each for each in (networks if isinstance(networks, list) else ()) if isinstance(each, Mapping)]
         if len({_inside(each) is not None for each in given if each.get("port") is None}) > 1:
-            found.append(PropertyProblem(code="REFUSED", message=_NOT_BOTH, path=("networks",)))
+            found.append(PropertyProblem(code="REFUSED", message=NOT_BOTH, path=("networks",)))
         asked = self.fixed(properties)[1]
         for index, network in enumerate(networks if isinstance(networks, list) else ()):
             for key in ("subnet", "floating_ip", "fixed_ip") if isinstance(network, Mapping) else ():
@@ -147,6 +146,15 @@ class NovaServer(ServerType):
         """As it stands, or a configuration's text."""
         return boot_data(context.services, context.properties.get("user_data") or "")
 
+    def parts(self, context: Context) -> list[Part]:
+        """`networks`."""
+        found = []
+        for network in context.properties.get("networks") or []:
+            given = network if isinstance(network, Mapping) else {}
+            port, fixed = str(given.get("port") or ""), str(given.get("fixed_ip") or "")
+            found.append(Part(port=port, inside=str(_inside(given) or ""), fixed=fixed))
+        return found
+
     def ports(self, context: Context) -> list[ResourceRecord]:
         """Those of its networks."""
         named = [each.get("port") for each in context.properties.get("networks") or [] if isinstance(each, Mapping)]
@@ -165,9 +173,7 @@ class NovaServer(ServerType):
         ]
 
     async def create(self, context: Context) -> None:
-        """Take its part in networks of stacks, make the guest, and give its root a password where one is asked for (for its
-        console: sshd takes keys only)."""
-        await self._enter(context)
+        """Make the guest, and give its root a password where one is asked for (for its console: sshd takes keys only)."""
         await super().create(context)
         if context.properties.get("admin_pass"):
             await self._password(context)
@@ -177,29 +183,6 @@ class NovaServer(ServerType):
         await super().update(context, old, changed)
         if "admin_pass" in changed and context.properties.get("admin_pass"):
             await self._password(context)
-
-    async def _enter(self, context: Context) -> None:
-        interfaces: list[dict[str, str]] = []
-        for index, network in enumerate(context.properties.get("networks") or []):
-            if not isinstance(network, Mapping):
-                continue
-            port = context.services.find(str(network["port"])) if network.get("port") else None
-            inside = _inside(network) if port is None else None
-            if port is not None and "interface" in port.data:
-                interfaces.append({**port.data["interface"], "owner": port.physical})
-            elif inside is not None:
-                holder = f"{context.token}.{index}"
-                taken = await join(context, str(inside), holder, str(network.get("fixed_ip") or ""))
-                interfaces.append({**taken, "owner": context.token})
-        if interfaces and any("address" in port.data for port in self.ports(context)):
-            raise ResourceFailed(_NOT_BOTH)
-        context.record.data["interfaces"] = interfaces
-        context.services.save(context.record)
-
-    async def delete(self, context: Context) -> None:
-        """Remove the guest, and give back what it has in networks of stacks."""
-        await super().delete(context)
-        await leave(context)
 
     async def _password(self, context: Context) -> None:
         where = context.services.place_of(context.record)
@@ -254,7 +237,7 @@ class NovaServer(ServerType):
         for one in interfaces:
             plain = one["address"].partition("/")[0]
             net = context.services.find(one["network"])
-            for key in {one["network"], str(net.attributes["name"]) if net is not None else one["network"]}:
+            for key in {one["network"], str((net.attributes if net is not None else {}).get("name", one["network"]))}:
                 shown.setdefault(key, []).append({"addr": plain, "version": 4, "port": one["owner"]})
         first = interfaces[0]["address"].partition("/")[0]
         return {

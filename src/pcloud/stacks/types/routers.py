@@ -1,7 +1,6 @@
 """OS::Neutron::Router, RouterInterface and RouterGateway: what lets the guests of several networks reach each other.
 
-A router's record holds what others bring to it: `data["interfaces"]` the subnets, `data["gateways"]` that it leads to the
-guests' own network, `data["floating"]` addresses there and what they stand for. The platform is always told all of it.
+What others bring to a router is in its record, see `routing`.
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ from typing import Any, ClassVar
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
-from pcloud.stacks.types.networks import NEEDS, NO_NEUTRON, Subnet, found, of_stack, own_id
+from pcloud.stacks.types.networks import NEEDS, NO_NEUTRON, OnHost, Subnet, found, of_stack, own_id
+from pcloud.stacks.types.routing import bring, remove, settle
 
 _NOTHING = OnChange.NOTHING
 _OUTSIDE = "a router leads outside to the guests' own network only"
 _ONE_HOST = "there is one host"
-_WAIT = 600.0
 
 
-class Router(ResourceType):
+class Router(OnHost):
     """A router."""
 
     names = ("OS::Neutron::Router",)
-    needs = NEEDS
     attributes = frozenset({"name", "status", "external_gateway_info", "admin_state_up", "tenant_id", "show"})
     schema: ClassVar[Schema] = {
         "name": text(on_change=_NOTHING),
@@ -75,11 +73,7 @@ class Router(ResourceType):
 
     async def delete(self, context: Context) -> None:
         """Remove it."""
-        record, services = context.record, context.services
-        async with services.lock(record.id):
-            record.data["gone"] = True  # an address that stands for something here may be taken back at the same time
-            services.save(record)
-            await services.platform.networks.remove_router(own_id("router", record))
+        await remove(context, own_id("router", context.record))
 
 
 class RouterInterface(ResourceType):
@@ -182,58 +176,6 @@ def _outward(network: Any, path: tuple[str, ...]) -> list[PropertyProblem]:
 
 def _router(context: Context) -> ResourceRecord:
     return found(context, str(context.properties.get("router") or context.properties.get("router_id")), Router)
-
-
-def bring(router: ResourceRecord, what: str, owner: str, value: Any) -> None:
-    """Note what an owner brings to a router; None for nothing."""
-    kept = {key: other for key, other in router.data.get(what, {}).items() if key != owner}
-    router.data[what] = kept if value is None else {**kept, owner: value}
-
-
-async def settle(context: Context, router: ResourceRecord) -> None:
-    """Let a router become what its record says; durable before anything is made."""
-    services = context.services
-    async with services.lock(router.id):
-        if router.data.get("gone"):
-            return
-        await services.keep(router)
-        subnets = [str(name) for name in router.data.get("interfaces", {}).values()]
-        floating = [
-            (outer, inner) for outer, inner, subnet in router.data.get("floating", {}).values() if subnet in subnets
-        ]
-        await services.platform.networks.put_router(
-            router.physical, subnets, outside=bool(router.data.get("gateways")), floating=floating
-        )
-
-
-async def float_to(context: Context, interface: Mapping[str, str], address: str) -> ResourceRecord:
-    """Let an address of the guests' network stand for an interface, at the router of its subnet; return that router. Waits
-    for a router that is just being connected."""
-    services = context.services
-
-    def router() -> ResourceRecord | None:
-        subnet = services.find(interface["subnet"])
-        one = services.find(str(subnet.data.get("router", ""))) if subnet is not None else None
-        return one if one is not None and one.data.get("gateways") else None
-
-    try:
-        one = await context.until(router, deadline=services.now() + _WAIT)
-    except ResourceFailed:
-        raise ResourceFailed("no router leads from the port's subnet to the guests' own network") from None
-    assert isinstance(one, ResourceRecord)
-    context.record.data["router"] = one.physical
-    services.save(context.record)
-    plain = [text_.partition("/")[0] for text_ in (address, interface["address"])]
-    bring(one, "floating", context.record.id, [*plain, interface["subnet"]])
-    await settle(context, one)
-    return one
-
-
-async def unfloat(context: Context) -> None:
-    """Take back what `float_to` did."""
-    if router := context.services.find(str(context.record.data.pop("router", ""))):
-        bring(router, "floating", context.record.id, None)
-        await settle(context, router)
 
 
 TYPES: tuple[type[ResourceType], ...] = (Router, RouterInterface, RouterGateway)

@@ -24,6 +24,7 @@ from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, listing, text
 from pcloud.stacks.types import security_rules
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
+from pcloud.stacks.types.vpc import is_vpc, vpc_of
 
 _NEEDS = frozenset({"guests", "firewall"})
 _UPDATE = OnChange.UPDATE
@@ -101,16 +102,30 @@ class SecurityGroup(GroupOfRules):
     """EC2's: nothing comes in but what a rule lets in; everything goes out unless a rule says what may."""
 
     names = ("AWS::EC2::SecurityGroup",)
-    attributes = frozenset({"GroupId"})
+    attributes = frozenset({"GroupId", "VpcId"})
     rule_properties = ("SecurityGroupIngress", "SecurityGroupEgress")
     schema: ClassVar[Schema] = {
         "GroupDescription": text(required=True),
         "GroupName": text(),
-        "VpcId": text(inert="guests share one network of the infrastructure"),
+        "VpcId": text(),
         "SecurityGroupIngress": listing(fields=security_rules.INGRESS, single=True, on_change=_UPDATE),
         "SecurityGroupEgress": listing(fields=security_rules.EGRESS, single=True, on_change=_UPDATE),
         "Tags": listing(on_change=OnChange.NOTHING),
     }
+
+    def notes(self, properties: Mapping[str, Any]) -> list[str]:
+        """A VPC of others."""
+        vpc = properties.get("VpcId")
+        note = f"VpcId has no effect here: '{vpc}' is no VPC of a stack; the group is for guests in any network"
+        return [] if vpc is None or is_vpc(vpc) else [note]
+
+    async def create(self, context: Context) -> None:
+        """Besides: it is for guests of its VPC."""
+        vpc = context.properties.get("VpcId")
+        if vpc is not None and is_vpc(vpc):
+            context.record.data["vpc"] = vpc_of(context, vpc).physical
+        await super().create(context)
+        context.record.attributes["VpcId"] = vpc or ""
 
     def identity(self, context: Context) -> str:
         """A generated name; the given one means the group as well."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import msgspec
+
 from pcloud.environment.infrastructure import Capability
 from pcloud.model.deployable import Assembly, AttachedVolume, FileAttributes, Interface
 from pcloud.stacks.guests import assemblies, seed
@@ -14,7 +16,21 @@ from pcloud.stacks.schema import PropertyProblem
 from pcloud.stacks.types import disks
 from pcloud.stacks.types.addresses import claim, not_fixed
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, known
+from pcloud.stacks.types.networks import join, leave
 from pcloud.stacks.types.security_groups import member_of, surround, walls
+
+NOT_BOTH = "a server is in the guests' own network or in networks of stacks, not in both"
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the networks that a server names."""
+
+    port: str = ""
+    """A port's id; its network is meant where it is in one that a stack made."""
+    inside: str = ""
+    """The network or subnet of a stack; empty for the guests' own."""
+    fixed: str = ""
+    """The address that is asked for there."""
 
 
 class ServerType(ResourceType):
@@ -73,6 +89,10 @@ class ServerType(ResourceType):
         """Return the ports that it takes."""
         return []
 
+    def parts(self, context: Context) -> list[Part]:
+        """Return the networks that it names, those that mean the guests' own as well."""
+        return []
+
     def disks(self, context: Context) -> list[disks.Disk]:
         """Return the disks that it asks for besides its own."""
         return []
@@ -129,6 +149,7 @@ class ServerType(ResourceType):
     async def create(self, context: Context) -> None:
         """Make the guest; it is there when its agent answers. Its user data may still run then, as on EC2."""
         context.record.physical = self.instance(context)
+        await self.enter(context)
         self._join(context)
         wanted = await assemblies.current(context)
         if wanted is None:
@@ -140,6 +161,21 @@ class ServerType(ResourceType):
         await self.arrived(context)
         if context.record.data["groups"]:
             await surround(context, context.record)  # rules may have changed while it was made
+
+    async def enter(self, context: Context) -> None:
+        """Take its part in networks of stacks, before the guest is made."""
+        interfaces: list[dict[str, str]] = []
+        for index, part in enumerate(self.parts(context)):
+            port = context.services.find(part.port) if part.port else None
+            if port is not None and "interface" in port.data:
+                interfaces.append({**port.data["interface"], "owner": port.physical})
+            elif port is None and part.inside:
+                taken = await join(context, part.inside, f"{context.token}.{index}", part.fixed)
+                interfaces.append({**taken, "owner": context.token})
+        if interfaces and any("address" in port.data for port in self.ports(context)):
+            raise ResourceFailed(NOT_BOTH)
+        context.record.data["interfaces"] = interfaces
+        context.services.save(context.record)
 
     def _join(self, context: Context) -> None:
         """Note the groups that it is in, before its rules are read: who changes a group finds its members by that."""
@@ -179,9 +215,10 @@ class ServerType(ResourceType):
         await self.arrived(context, since)
 
     async def delete(self, context: Context) -> None:
-        """Remove the guest with all of it, and the volumes that go with it."""
+        """Remove the guest with all of it, the volumes that go with it, and what it has in networks of stacks."""
         await assemblies.remove(context)
         await disks.drop(context)
+        await leave(context)
 
     async def drift(self, context: Context) -> dict[str, Any] | None:
         """None when there is no guest any more."""
