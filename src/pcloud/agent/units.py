@@ -7,7 +7,6 @@ systemd, `unit_files` writes the files. Imported when a unit is first managed.
 from __future__ import annotations
 
 import os
-import time
 
 from pcloud.agent import unit_files
 from pcloud.agent.dbus import DBusError
@@ -109,7 +108,6 @@ class Run:
     __slots__ = (
         "_action",
         "_call",
-        "_deadline",
         "_done",
         "_id",
         "_job",
@@ -137,7 +135,6 @@ class Run:
         self._parameters, self._done = parameters, done
         self._call, self._job = 0, ""
         self._wait = 0.02
-        self._deadline = time.monotonic() + timeout if timeout > 0 else float("inf")
         self._timer: Timer | None = loop.later(timeout, self._on_timeout) if timeout > 0 else None
         loop.soon(self._begin)
 

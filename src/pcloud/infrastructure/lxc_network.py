@@ -184,7 +184,7 @@ class Bridge:
             network = self.read()
             if network is not None and self._is_ours(network.bridge):
                 return network
-            async with _locked(_NAMESPACE, _PATIENCE):
+            async with _held(os.open(_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC), _PATIENCE):
                 network = self._choose(network)
                 # Written first: what a crash leaves of the bridge is then known to be ours and taken up again.
                 write_atomically(self._file, msgspec.json.encode(network))
@@ -313,11 +313,17 @@ def alone(path: Path) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _locked(path: Path, patience: float = math.inf) -> AsyncIterator[None]:
-    """Hold a file lock against other processes; polled, so that a cancelled waiter leaves nothing behind. After `patience`
-    seconds it is gone on without: who has it was stopped."""
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """Hold a file lock against other processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_CLOEXEC | (os.O_RDONLY if path is _NAMESPACE else os.O_RDWR | os.O_CREAT), 0o600)
+    async with _held(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _held(fd: int, patience: float = math.inf) -> AsyncIterator[None]:
+    """Hold the lock of a file, and close it; polled, so that a cancelled waiter leaves nothing behind. After `patience`
+    seconds it is gone on without: who has it was stopped."""
     deadline = asyncio.get_running_loop().time() + patience
     try:
         while True:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pcloud.model.deployable import Assembly, Interface, Resource
+from pcloud.model.deployable import Assembly, Resource
 from pcloud.stacks.guests import assemblies
 from pcloud.stacks.types.base import Context
-from pcloud.stacks.types.networks import join, leave
+from pcloud.stacks.types.networks import interfaces, join, leave
 from pcloud.stacks.types.security_groups import member_of, surround, walls
 from pcloud.stacks.types.vpc_instances import addresses, fitting, publish, vpc_of, withdraw
 
@@ -23,13 +23,13 @@ async def make(
     an address outside where it is public."""
     _, name = assemblies.place(context)
     record, services = context.record, context.services
-    interfaces = [
+    joined = [
         {**await join(context, subnet, f"{context.token}.{index}"), "owner": context.token}
         for index, subnet in enumerate(subnets)
     ]
-    record.data["interfaces"] = interfaces
+    record.data["interfaces"] = joined
     services.save(record)
-    if interfaces:
+    if joined:
         enter(context, groups)
         if public:
             await publish(context)
@@ -39,16 +39,14 @@ async def make(
         image=IMAGE,
         packages=PACKAGES,
         resources=(service,),
-        interfaces=tuple(
-            Interface(network=one["network"], address=one["address"], gateway=one["gateway"]) for one in interfaces
-        ),
+        interfaces=interfaces(record),
         **walls(services, record.data.get("groups", ())),
     )
     await assemblies.put(context, wanted)
     status = await assemblies.running(context)
     if record.data.get("groups"):
         await surround(context, record)  # rules may have changed while it was made
-    own, outer = addresses(record, services) if interfaces else (status.address, "")
+    own, outer = addresses(record, services) if joined else (status.address, "")
     record.physical = str(context.properties.get("LoadBalancerName") or context.physical_name())
     record.attributes = {**record.attributes, "address": outer or own}
     services.save(record)

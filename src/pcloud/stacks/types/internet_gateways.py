@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
 from pcloud.stacks.types.networks import NEEDS, found, own_id
-from pcloud.stacks.types.routing import bring, settle
+from pcloud.stacks.types.routing import bring, settle, take_back
 from pcloud.stacks.types.vpc import TAGS, vpc_of
 
 
@@ -81,9 +81,7 @@ class GatewayAttachment(ResourceType):
     async def delete(self, context: Context) -> None:
         """Detach the gateway."""
         self._let_go(context)
-        if vpc := context.services.find(str(context.record.data.get("vpc", ""))):
-            bring(vpc, "gateways", context.record.id, None)
-            await settle(context, vpc)
+        await take_back(context, "gateways", context.record.data.get("vpc", ""))
 
     @staticmethod
     def _let_go(context: Context) -> None:

@@ -10,7 +10,7 @@ from pcloud.stacks.types.base import Context, ResourceType
 from pcloud.stacks.types.networks import NEEDS, found, join, leave, own_id
 from pcloud.stacks.types.security_groups import member_of, surround
 from pcloud.stacks.types.vpc import NO_IPV6, TAGS
-from pcloud.stacks.types.vpc_instances import ONE_ADDRESS, fitting, group_names, primary, secondary
+from pcloud.stacks.types.vpc_instances import ADDRESSES, ONE_ADDRESS, fitting, group_names, primary, secondary
 from pcloud.stacks.types.vpc_subnets import Subnet
 
 _NOTHING = OnChange.NOTHING
@@ -27,9 +27,7 @@ class NetworkInterface(ResourceType):
         "Description": text(on_change=_NOTHING),
         "GroupSet": listing(on_change=OnChange.UPDATE),
         "PrivateIpAddress": text(),
-        "PrivateIpAddresses": listing(
-            fields={"PrivateIpAddress": text(required=True), "Primary": boolean(required=True)}
-        ),
+        "PrivateIpAddresses": ADDRESSES,
         "SourceDestCheck": boolean(on_change=_NOTHING, inert="guests do not route"),
         "Tags": TAGS,
         "SecondaryPrivateIpAddressCount": integer(refused=ONE_ADDRESS),

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from pcloud.environment.infrastructure import Capability
 from pcloud.infrastructure.lxc_segments import Subnet as Addresses
+from pcloud.model.deployable import Interface
 from pcloud.stacks.functions.evaluation import Unknown
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord, short_hash
@@ -221,9 +222,22 @@ def own_id(kind: str, record: ResourceRecord) -> str:
     return f"{kind}-{short_hash(record.id, length=16)}"
 
 
+def is_own_id(kind: str, reference: Any) -> bool:
+    """Tell whether something is an id as `own_id` gives it."""
+    return re.fullmatch(rf"{kind}-[a-z2-7]{{16}}", str(reference)) is not None
+
+
 def of_stack(reference: Any) -> bool:
     """Tell whether a network or subnet is one that a stack made, or, while that is not known, may be."""
     return isinstance(reference, Unknown) or str(reference).startswith(("net-", "subnet-"))
+
+
+def interfaces(record: ResourceRecord) -> tuple[Interface, ...]:
+    """Return a guest's interfaces in networks of stacks, as its assembly has them."""
+    return tuple(
+        Interface(network=one["network"], address=one["address"], gateway=one["gateway"])
+        for one in record.data.get("interfaces", ())
+    )
 
 
 async def join(context: Context, reference: str, holder: str, wanted: str = "") -> dict[str, str]:

@@ -13,7 +13,7 @@ from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, known
 from pcloud.stacks.types.internet_gateways import InternetGateway
 from pcloud.stacks.types.networks import NEEDS, found, own_id
-from pcloud.stacks.types.routing import bring, settle
+from pcloud.stacks.types.routing import bring, settle, take_back
 from pcloud.stacks.types.vpc import NO_IPV6, TAGS, of_vpc, span, vpc_of
 from pcloud.stacks.types.vpc_subnets import Subnet
 
@@ -117,7 +117,7 @@ class Route(ResourceType):
 
     async def delete(self, context: Context) -> None:
         """Take it out of its table."""
-        await _take_back(context, "routes")
+        await take_back(context, "routes", context.record.data.get("vpc", ""))
 
 
 class Association(ResourceType):
@@ -152,13 +152,7 @@ class Association(ResourceType):
         if subnet is not None and subnet.data.get("association", [""])[0] == context.record.id:
             del subnet.data["association"]
             context.services.save(subnet)
-        await _take_back(context, "associations")
-
-
-async def _take_back(context: Context, what: str) -> None:
-    if vpc := context.services.find(str(context.record.data.get("vpc", ""))):
-        bring(vpc, what, context.record.id, None)
-        await settle(context, vpc)
+        await take_back(context, "associations", context.record.data.get("vpc", ""))
 
 
 TYPES: tuple[type[ResourceType], ...] = (RouteTable, Route, Association)

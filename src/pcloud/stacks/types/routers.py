@@ -13,7 +13,7 @@ from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
 from pcloud.stacks.types.networks import NEEDS, NO_NEUTRON, OnHost, Subnet, found, of_stack, own_id
-from pcloud.stacks.types.routing import bring, remove, settle
+from pcloud.stacks.types.routing import bring, remove, settle, take_back
 
 _NOTHING = OnChange.NOTHING
 _OUTSIDE = "a router leads outside to the guests' own network only"
@@ -122,9 +122,7 @@ class RouterInterface(ResourceType):
         if subnet := services.find(str(data.get("subnet", ""))):
             subnet.data.pop("router", None)
             services.save(subnet)
-        if router := services.find(str(data.get("router", ""))):
-            bring(router, "interfaces", context.record.id, None)
-            await settle(context, router)
+        await take_back(context, "interfaces", data.get("router", ""))
 
 
 class RouterGateway(ResourceType):
@@ -155,9 +153,7 @@ class RouterGateway(ResourceType):
 
     async def delete(self, context: Context) -> None:
         """No longer."""
-        if router := context.services.find(str(context.record.data.get("router", ""))):
-            bring(router, "gateways", context.record.id, None)
-            await settle(context, router)
+        await take_back(context, "gateways", context.record.data.get("router", ""))
 
 
 def _named(properties: Mapping[str, Any], *keys: str) -> list[PropertyProblem]:

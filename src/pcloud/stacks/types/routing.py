@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcloud.stacks.records import ResourceRecord
-from pcloud.stacks.types.base import Context, ResourceFailed
+from pcloud.stacks.types.base import Context, ResourceFailed, Services
 
 _WAIT = 600.0
 LAUNCH = ".launch"
@@ -23,6 +23,13 @@ def bring(router: ResourceRecord, what: str, owner: str, value: Any) -> None:
     """Note what an owner brings to a router; None for nothing. What is brought anew counts as the newest."""
     kept = {key: other for key, other in router.data.get(what, {}).items() if key != owner}
     router.data[what] = kept if value is None else {**kept, owner: value}
+
+
+async def take_back(context: Context, what: str, router: Any) -> None:
+    """Let the router of an id, where there is one, be without what this record brought to it."""
+    if one := context.services.find(str(router)):
+        bring(one, what, context.record.id, None)
+        await settle(context, one)
 
 
 async def settle(context: Context, router: ResourceRecord) -> None:
@@ -84,7 +91,7 @@ async def float_to(context: Context, interface: Mapping[str, str], address: str)
     services = context.services
 
     def router() -> ResourceRecord | None:
-        one = router_of(context, interface["subnet"])
+        one = router_of(services, interface["subnet"])
         return one if one is not None and one.data.get("gateways") else None
 
     try:
@@ -109,12 +116,10 @@ async def stand(
 
 async def unfloat(context: Context) -> None:
     """Take back what `float_to` did."""
-    if router := context.services.find(str(context.record.data.pop("router", ""))):
-        bring(router, "floating", context.record.id, None)
-        await settle(context, router)
+    await take_back(context, "floating", context.record.data.pop("router", ""))
 
 
-def router_of(context: Context, subnet: str) -> ResourceRecord | None:
+def router_of(services: Services, subnet: str) -> ResourceRecord | None:
     """Return the router of a subnet; None while it has none."""
-    found = context.services.find(subnet)
-    return context.services.find(str(found.data.get("router", ""))) if found is not None else None
+    found = services.find(subnet)
+    return services.find(str(found.data.get("router", ""))) if found is not None else None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from pcloud.environment.infrastructure import Capability
-from pcloud.model.deployable import Assembly, AttachedVolume, FileAttributes, Interface
+from pcloud.model.deployable import Assembly, AttachedVolume, FileAttributes
 from pcloud.stacks.guests import assemblies, seed
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
@@ -16,7 +16,7 @@ from pcloud.stacks.schema import PropertyProblem
 from pcloud.stacks.types import disks
 from pcloud.stacks.types.addresses import claim, not_fixed
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, known
-from pcloud.stacks.types.networks import join, leave
+from pcloud.stacks.types.networks import interfaces, join, leave
 from pcloud.stacks.types.security_groups import member_of, surround, walls
 
 NOT_BOTH = "a server is in the guests' own network or in networks of stacks, not in both"
@@ -126,10 +126,7 @@ class ServerType(ResourceType):
             memory=size.memory if size else 0,
             cpus=size.cpus if size else 0.0,
             address=str(self.fixed(given)[0] or ""),
-            interfaces=tuple(
-                Interface(network=one["network"], address=one["address"], gateway=one["gateway"])
-                for one in context.record.data.get("interfaces", ())
-            ),
+            interfaces=interfaces(context.record),
             **walls(services, context.record.data.get("groups", ())),
             volumes=volumes,
             addresses=tuple(address for port in self.ports(context) for address in addresses_of(port)),
@@ -164,17 +161,17 @@ class ServerType(ResourceType):
 
     async def enter(self, context: Context) -> None:
         """Take its part in networks of stacks, before the guest is made."""
-        interfaces: list[dict[str, str]] = []
+        found: list[dict[str, str]] = []
         for index, part in enumerate(self.parts(context)):
             port = context.services.find(part.port) if part.port else None
             if port is not None and "interface" in port.data:
-                interfaces.append({**port.data["interface"], "owner": port.physical})
+                found.append({**port.data["interface"], "owner": port.physical})
             elif port is None and part.inside:
                 taken = await join(context, part.inside, f"{context.token}.{index}", part.fixed)
-                interfaces.append({**taken, "owner": context.token})
-        if interfaces and any("address" in port.data for port in self.ports(context)):
+                found.append({**taken, "owner": context.token})
+        if found and any("address" in port.data for port in self.ports(context)):
             raise ResourceFailed(NOT_BOTH)
-        context.record.data["interfaces"] = interfaces
+        context.record.data["interfaces"] = found
         context.services.save(context.record)
 
     def _join(self, context: Context) -> None:

@@ -7,7 +7,6 @@ anything else. What others bring to it is in its record, see `routing`.
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, integer, listing, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, known
-from pcloud.stacks.types.networks import OnHost, found, own_id
+from pcloud.stacks.types.networks import OnHost, found, is_own_id, own_id
 from pcloud.stacks.types.routing import remove, settle
 
 NO_IPV6 = "networks of stacks are IPv4"
@@ -111,7 +110,7 @@ def foreign(cidr: Any, platform: Platform) -> list[PropertyProblem]:
 
 def is_vpc(reference: Any) -> bool:
     """Tell whether an id is one of ours, or, while it is not known, may be."""
-    return isinstance(reference, Unknown) or re.fullmatch(r"vpc-[a-z2-7]{16}", str(reference)) is not None
+    return isinstance(reference, Unknown) or is_own_id("vpc", reference)
 
 
 def vpc_of(context: Context, reference: Any) -> ResourceRecord:

@@ -5,7 +5,6 @@ Also read by scaling groups and balancers, whose guests are in subnets by the sa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,18 +13,19 @@ from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import PropertyProblem, Schema, boolean, integer, listing, text
 from pcloud.stacks.types.base import Context, ResourceFailed, Services, known
-from pcloud.stacks.types.networks import of_stack
+from pcloud.stacks.types.networks import is_own_id, of_stack
 from pcloud.stacks.types.routing import LAUNCH, router_of, stand, standing
 from pcloud.stacks.types.servers import Part
 from pcloud.stacks.types.vpc import NO_IPV6
 
 ONE_ADDRESS = "an interface has one address here"
+ADDRESSES = listing(fields={"PrivateIpAddress": text(required=True), "Primary": boolean(required=True)})
 INTERFACE: Schema = {
     "DeviceIndex": integer(minimum=0),
     "NetworkInterfaceId": text(),
     "SubnetId": text(),
     "PrivateIpAddress": text(),
-    "PrivateIpAddresses": listing(fields={"PrivateIpAddress": text(required=True), "Primary": boolean(required=True)}),
+    "PrivateIpAddresses": ADDRESSES,
     "AssociatePublicIpAddress": boolean(),
     "GroupSet": listing(),
     "DeleteOnTermination": boolean(inert="an interface that an instance makes goes with it, no other does"),
@@ -35,7 +35,6 @@ INTERFACE: Schema = {
     "Ipv6AddressCount": integer(refused=NO_IPV6),
     "Ipv6Addresses": listing(refused=NO_IPV6),
 }
-_OWN = re.compile(r"subnet-[a-z2-7]{16}")
 Path = tuple[str | int, ...]
 
 
@@ -83,7 +82,7 @@ def problems(properties: Mapping[str, Any]) -> list[PropertyProblem]:
 
 def subnet_problems(subnet: Any, path: Path) -> list[PropertyProblem]:
     """Return why a subnet can not be one of a stack."""
-    if not known(subnet) or not str(subnet).startswith("subnet-") or _OWN.fullmatch(str(subnet)):
+    if not known(subnet) or not str(subnet).startswith("subnet-") or is_own_id("subnet", subnet):
         return []
     return [PropertyProblem(code="REFUSED", message=f"no stack can have the subnet {subnet}", path=path)]
 
@@ -201,10 +200,14 @@ def fitting(context: Context, groups: list[Any], vpc: str) -> None:
             raise ResourceFailed(f"the security group {one.physical} is of another VPC than the guest")
 
 
+def _first(record: ResourceRecord) -> Mapping[str, str] | None:
+    return next(iter(record.data.get("interfaces", ())), None)
+
+
 def vpc_of(context: Context, record: ResourceRecord) -> str:
     """Return the VPC of a guest; empty where it is in none."""
-    first = next(iter(record.data.get("interfaces", ())), None)
-    router = router_of(context, first["subnet"]) if first is not None else None
+    first = _first(record)
+    router = router_of(context.services, first["subnet"]) if first is not None else None
     return router.physical if router is not None and "cidr" in router.data else ""
 
 
@@ -213,7 +216,7 @@ def wants_public(context: Context) -> bool:
     given = _interfaces(context.properties)
     if given and (said := given[0].get("AssociatePublicIpAddress")) is not None:
         return bool(said)
-    first = next(iter(context.record.data.get("interfaces", ())), None)
+    first = _first(context.record)
     if first is None or first["owner"] != context.token:
         return False  # the interface is there already, with what addresses it has
     subnet = context.services.find(first["subnet"])
@@ -223,10 +226,10 @@ def wants_public(context: Context) -> bool:
 async def publish(context: Context) -> None:
     """Give a guest an address outside at its VPC's router, for as long as it is there; the same again after a crash."""
     record, services = context.record, context.services
-    first = next(iter(record.data.get("interfaces", ())), None)
+    first = _first(record)
     if first is None:
         return  # in the guests' own network, as the plan says
-    router = router_of(context, first["subnet"])
+    router = router_of(services, first["subnet"])
     if router is None:
         raise ResourceFailed("the subnet has no router, so nobody in it has an address outside")
     record.data.update(published=True, router=router.physical)
@@ -240,9 +243,8 @@ async def withdraw(context: Context) -> None:
     record, services = context.record, context.services
     if not record.data.get("published"):
         return
-    interface = next(iter(record.data.get("interfaces", ())))
     if router := services.find(str(record.data.get("router", ""))):
-        await stand(context, router, f"{record.id}{LAUNCH}", interface, "")
+        await stand(context, router, f"{record.id}{LAUNCH}", record.data["interfaces"][0], "")
     await services.platform.release_address(f"{context.token}{LAUNCH}")
 
 
@@ -250,7 +252,6 @@ def addresses(record: ResourceRecord, services: Services) -> tuple[str, str]:
     """Return a guest's first address in its VPC, and the one outside that stands for it, empty where none does."""
     first = record.data["interfaces"][0]
     own = str(first["address"]).partition("/")[0]
-    subnet = services.find(first["subnet"])
-    router = services.find(str(subnet.data.get("router", ""))) if subnet is not None else None
+    router = router_of(services, first["subnet"])
     outer = [] if router is None else [address for address, inner, _ in standing(router.data) if inner == own]
     return own, next(iter(outer), "")

@@ -12,7 +12,7 @@ from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, bo
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
 from pcloud.stacks.types.networks import OnHost, own_id
 from pcloud.stacks.types.routing import bring, settle
-from pcloud.stacks.types.vpc import NO_IPAM, NO_IPV6, TAGS, block_problems, foreign, vpc_of
+from pcloud.stacks.types.vpc import NO_IPAM, NO_IPV6, TAGS, block_problems, foreign, span, vpc_of
 
 _NOTHING = OnChange.NOTHING
 _RESERVED = 4
@@ -61,7 +61,7 @@ class Subnet(OnHost):
         record, services = context.record, context.services
         networks = services.platform.networks
         vpc = vpc_of(context, context.properties["VpcId"])
-        cidr = ipaddress.IPv4Network(context.properties["CidrBlock"], strict=False)
+        cidr = span(context.properties["CidrBlock"])
         if not cidr.subnet_of(ipaddress.IPv4Network(vpc.data["cidr"])):
             raise ResourceFailed(f"{cidr} is not in {vpc.data['cidr']}, the VPC's addresses")
         for owner, other in vpc.data.get("blocks", {}).items():
