@@ -19,7 +19,7 @@ demo: setup ## the main job on this machine: WordPress on two guests, broken in 
 
 test: setup ## every test, on real guests and daemons (as root); installs what they need, QEMU and libvirt too
 	@tools/setup-tests
-	@$(PY) -m pytest -n 2 $(ARGS)
+	@$(PY) -m pytest -n 2 --reruns 1 --max-suite-reruns 4 --rerun-show-tracebacks $(ARGS)
 
 check: setup ## lint, types, layers
 	@.venv/bin/ruff check src tests bench demo
