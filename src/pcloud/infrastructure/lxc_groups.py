@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pcloud.infrastructure import lxc_process
-from pcloud.infrastructure.lxc_network import alone, write_atomically
+from pcloud.infrastructure.host import alone, write_atomically
 
 _log = logging.getLogger(__name__)
 LOADED = "firewall.pid"

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from pcloud.environment.infrastructure import GuestSpec, InfrastructureError
 from pcloud.infrastructure import lxc_firewall, lxc_process, lxc_rootfs, lxc_ways
+from pcloud.infrastructure.host import ip
 from pcloud.infrastructure.lxc_groups import Groups
-from pcloud.infrastructure.lxc_network import Bridge, Leases, Network, ip
+from pcloud.infrastructure.lxc_network import Bridge, Leases, Network
 from pcloud.infrastructure.lxc_segments import Segments
 from pcloud.infrastructure.lxc_settings import LxcSettings, mac_address, render, veth_name
 from pcloud.infrastructure.lxc_volumes import LxcVolumes

@@ -10,19 +10,16 @@ this host's network itself.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
 import hashlib
 import ipaddress
-import math
 import os
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 
 from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.infrastructure.host import held, ip, locked, write_atomically
 from pcloud.infrastructure.lxc_settings import LxcSettings
 
 FIRST_SUBNET = ipaddress.IPv4Network("10.88.0.0/16")
@@ -180,11 +177,11 @@ class Bridge:
         network = self.read()
         if network is not None and self._is_ours(network.bridge):
             return network
-        async with _locked(self._state / "network.lock"):
+        async with locked(self._state / "network.lock"):
             network = self.read()
             if network is not None and self._is_ours(network.bridge):
                 return network
-            async with _held(os.open(_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC), _PATIENCE):
+            async with held(os.open(_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC), _PATIENCE):
                 network = self._choose(network)
                 # Written first: what a crash leaves of the bridge is then known to be ours and taken up again.
                 write_atomically(self._file, msgspec.json.encode(network))
@@ -201,7 +198,7 @@ class Bridge:
         """Remove the bridge when nobody has a lease any more."""
         if self._leases.all():
             return
-        async with _locked(self._state / "network.lock"):
+        async with locked(self._state / "network.lock"):
             network = self.read()
             if network is None or self._leases.all():
                 return
@@ -274,70 +271,6 @@ class Bridge:
             return Path("/sys/class/net", name, "ifalias").read_text().strip()
         except FileNotFoundError:
             return ""
-
-
-async def ip(*arguments: str) -> None:
-    """Run ip(8); InfrastructureError with what it said when it fails."""
-    process = await asyncio.create_subprocess_exec(
-        "ip",
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, stderr = await process.communicate()
-    if process.returncode:
-        raise InfrastructureError(f"ip {' '.join(arguments)}: {stderr.decode(errors='replace').strip()}")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content so that a crash leaves the old or the new one, on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold a file lock against other threads and processes; blocks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextlib.asynccontextmanager
-async def _locked(path: Path) -> AsyncIterator[None]:
-    """Hold a file lock against other processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    async with _held(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)):
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _held(fd: int, patience: float = math.inf) -> AsyncIterator[None]:
-    """Hold the lock of a file, and close it; polled, so that a cancelled waiter leaves nothing behind. After `patience`
-    seconds it is gone on without: who has it was stopped."""
-    deadline = asyncio.get_running_loop().time() + patience
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if asyncio.get_running_loop().time() >= deadline:
-                    break
-                await asyncio.sleep(0.02)
-            else:
-                break
-        yield
-    finally:
-        os.close(fd)
 
 
 def _routes(*, except_device: str) -> list[ipaddress.IPv4Network]:

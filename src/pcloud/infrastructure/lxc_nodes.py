@@ -12,21 +12,19 @@ import errno
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from pcloud.environment.infrastructure import InfrastructureError
-from pcloud.infrastructure.lxc_network import write_atomically
+from pcloud.infrastructure.host import run_tool, write_atomically
 from pcloud.infrastructure.lxc_settings import device_rules
 
 BLOCK = Path("/sys/block")
 PERMITTED = "volumes.permitted"
 """In a guest's folder: the numbers that it may use."""
 _permitted = msgspec.json.Decoder(frozenset[str])
-_SECONDS = 60.0
 
 
 def told_of(path: Path) -> str:
@@ -127,16 +125,3 @@ def _is_part(name: str, device: str) -> bool:
 def _device_number(folder: int, name: str) -> int:
     found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     return found.st_rdev if stat.S_ISBLK(found.st_mode) else -1
-
-
-def run_tool(*words: str) -> str:
-    """Run a command and return what it prints; InfrastructureError with its last words when it fails."""
-    try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InfrastructureError(f"{words[0]}: {error}") from error
-    if done.returncode:
-        raise InfrastructureError(f"{words[0]}: {done.stderr.strip()[-300:]}")
-    return done.stdout.strip()

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from pcloud.environment.infrastructure import GuestSpec
-from pcloud.infrastructure.lxc_network import write_atomically
+from pcloud.infrastructure.host import write_atomically
 from pcloud.infrastructure.lxc_process import find_process
 
 

@@ -25,11 +25,10 @@ from typing import TypeVar
 import msgspec
 
 from pcloud.environment.infrastructure import InfrastructureError
-from pcloud.infrastructure.lxc_network import Leases, Network, alone, write_atomically
+from pcloud.infrastructure.host import alone, run_tool, write_atomically
+from pcloud.infrastructure.lxc_network import Leases, Network
 from pcloud.infrastructure.lxc_router_rules import OUTSIDE, Router, rules
 
-_SECONDS = 120.0
-"""For one command: a network that goes holds up all that come, as long as this host is busy."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -178,7 +177,7 @@ class Segments:
             if space in _spaces():
                 for link in _links(space) - {"lo"}:
                     _inside(space, "ip", "link", "del", link)
-                _run("ip", "netns", "del", space)
+                run_tool("ip", "netns", "del", space)
             self._forget("routers", router)
 
     def stands(self, name: str) -> bool:
@@ -190,18 +189,18 @@ class Segments:
         name = self.bridge(network)
         missing = not _exists(name)
         if missing:
-            _run("ip", "link", "add", name, "type", "bridge", "stp_state", "0", "forward_delay", "0")
+            run_tool("ip", "link", "add", name, "type", "bridge", "stp_state", "0", "forward_delay", "0")
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6").write_text("1")  # this host has no part in it
-        _run("ip", "link", "set", name, "up")
+        run_tool("ip", "link", "set", name, "up")
         return missing
 
     def _route(self, router: Router, guests: Network | None) -> None:
         space = self.space(router.name)
         if space in _spaces() and not _works(space):
-            _run("ip", "netns", "del", space)  # a crash came between its file and its mount
+            run_tool("ip", "netns", "del", space)  # a crash came between its file and its mount
         if space not in _spaces():
-            _run("ip", "netns", "add", space)
+            run_tool("ip", "netns", "add", space)
         _inside(space, "ip", "link", "set", "lo", "up")
         _inside(space, "tee", "/proc/sys/net/ipv4/ip_forward", given="1")
         wanted: dict[str, tuple[str, list[str]]] = {}
@@ -223,8 +222,8 @@ class Segments:
             outer = self._named("pcx", f"{router.name}/{inner}")
             if inner not in there:
                 _gone(outer)  # its other end was in a namespace that is just going
-                _run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", space)
-            _run("ip", "link", "set", outer, "master", bridge, "up")
+                run_tool("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", space)
+            run_tool("ip", "link", "set", outer, "master", bridge, "up")
             _settle(space, inner, addresses)
         _inside(space, "nft", "-f", "-", given=rules(router, legs))
         if OUTSIDE in wanted and guests is not None:
@@ -293,7 +292,7 @@ def _gone(link: str) -> None:
     """Remove a link, which the kernel may be removing at the same time."""
     if _exists(link):
         try:
-            _run("ip", "link", "del", link)
+            run_tool("ip", "link", "del", link)
         except InfrastructureError:
             if _exists(link):
                 raise
@@ -304,15 +303,4 @@ def _links(space: str) -> set[str]:
 
 
 def _inside(space: str, *words: str, given: str = "") -> str:
-    return _run("ip", "netns", "exec", space, *words, given=given)
-
-
-def _run(*words: str, given: str = "") -> str:
-    """Run a command; InfrastructureError with what it said when it fails."""
-    try:
-        done = subprocess.run(words, input=given, capture_output=True, text=True, check=False, timeout=_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InfrastructureError(f"{' '.join(words[:6])}: {error}") from error
-    if done.returncode:
-        raise InfrastructureError(f"{' '.join(words)}: {done.stderr.strip()[-300:]}")
-    return done.stdout
+    return run_tool("ip", "netns", "exec", space, *words, given=given)

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import msgspec
 
 from pcloud.environment.infrastructure import InfrastructureError, SnapshotInfo
-from pcloud.infrastructure.lxc_network import write_atomically
+from pcloud.infrastructure.host import write_atomically
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
 from pcloud.model import names
 

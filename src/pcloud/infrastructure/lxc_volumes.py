@@ -11,7 +11,6 @@ of them change volumes at a time. Each may be called again after a crash and fin
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import subprocess
@@ -22,8 +21,8 @@ from pathlib import Path
 import msgspec
 
 from pcloud.environment.infrastructure import InfrastructureError, VolumeInfo
-from pcloud.infrastructure.lxc_network import write_atomically
-from pcloud.infrastructure.lxc_nodes import BLOCK, PERMITTED, make_nodes, nodes_of, permit, run_tool, told_of
+from pcloud.infrastructure.host import alone_in, run_tool, write_atomically
+from pcloud.infrastructure.lxc_nodes import BLOCK, PERMITTED, make_nodes, nodes_of, permit, told_of
 from pcloud.infrastructure.lxc_settings import device_rules
 from pcloud.model import names
 from pcloud.model.deployable import AttachedVolume
@@ -54,7 +53,7 @@ class LxcVolumes:
         path = self._path(volume)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._alone(), path.open("ab") as file:
+            with alone_in(self._state), path.open("ab") as file:
                 found = os.fstat(file.fileno()).st_size
                 if found > size:
                     raise InfrastructureError(
@@ -71,7 +70,7 @@ class LxcVolumes:
         path = self._path(volume)
         if not self._state.exists():
             return
-        with self._alone():
+        with alone_in(self._state):
             if holder := self.holder(volume):
                 raise InfrastructureError(f"volume {volume} is attached to {holder}")
             self._release(volume)
@@ -133,7 +132,7 @@ class LxcVolumes:
         """Connect the volumes of a guest that is about to start; return the lines for its configuration."""
         if not wanted and not (folder / _RECORD).exists():
             return []
-        with self._alone():
+        with alone_in(self._state):
             self._claim(folder, wanted)
             self._let_go(folder, wanted)
             if not wanted:
@@ -151,14 +150,14 @@ class LxcVolumes:
     def forget(self, folder: Path) -> None:
         """Take all volumes off a guest that does not run and is about to lose its folder."""
         if (folder / _RECORD).exists():
-            with self._alone():
+            with alone_in(self._state):
                 self._let_go(folder, ())
 
     def apply(self, folder: Path, wanted: Sequence[AttachedVolume], init: int | None) -> None:
         """Give a guest these volumes and no others, at once where it runs (`init` is its first process)."""
         if not wanted and not (folder / _RECORD).exists():
             return
-        with self._alone():
+        with alone_in(self._state):
             self._claim(folder, wanted)
             gone = [one for one in attached(folder) if one not in wanted]
             # Until all of it is done the record says more than there is, so that what a crash left is found.
@@ -180,7 +179,7 @@ class LxcVolumes:
         """Bring the nodes of one volume in a running guest to the partitions that it has now."""
         if init is None:
             return
-        with self._alone():
+        with alone_in(self._state):
             has = attached(folder)
             permit(folder, init, [nodes_of(each, one.device) for one in has for each in self._loops(one.volume)])
             if any(one.device == device and loop in self._loops(one.volume) for one in has):
@@ -235,16 +234,6 @@ class LxcVolumes:
         if not wanted:
             for name in (_HOOK, PERMITTED, _RECORD):
                 (folder / name).unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the lock on the state folder: the daemon attaches while engine processes start guests."""
-        descriptor = os.open(self._state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _connect(self, volume: str) -> str:
         """Return the volume's loop device, made where there is none. One that is about to go is waited for."""

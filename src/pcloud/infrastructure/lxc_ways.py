@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from pcloud.infrastructure.lxc_network import write_atomically
+from pcloud.infrastructure.host import write_atomically
 from pcloud.model.deployable import Interface
 
 _HOOK = "ways.sh"
