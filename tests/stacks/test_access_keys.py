@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source
-from pcloud.stacks.store import SqliteStore
 
 
 def keyed(status: str) -> Source:
@@ -21,14 +17,6 @@ def keyed(status: str) -> Source:
         "Key": {"Type": "AWS::IAM::AccessKey", "Properties": {"UserName": {"Ref": "User"}, "Status": status}},
     }
     return Source(template=json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}))
-
-
-@pytest.fixture
-async def manager(tmp_path: Path) -> AsyncIterator[StackManager]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
-    yield manager
-    await manager.close()
 
 
 async def test_an_inactive_key_signs_nothing_until_it_is_made_active(manager: StackManager) -> None:

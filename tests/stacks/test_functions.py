@@ -6,17 +6,13 @@ Expected values are those of the languages' own references: the HOT specificatio
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source, StackRecord
-from pcloud.stacks.store import SqliteStore
 
 HOT: list[tuple[str, Any, Any]] = [
     ("2013-05-23", {"get_param": "word"}, "hello"),
@@ -85,14 +81,6 @@ CFN: list[tuple[Any, Any]] = [
     ({"Fn::Length": [1, 2, 3]}, 3),
     ({"Fn::ToJsonString": {"a": [1, "b"]}}, '{"a":[1,"b"]}'),
 ]
-
-
-@pytest.fixture
-async def manager(tmp_path: Path) -> AsyncIterator[StackManager]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
-    yield manager
-    await manager.close()
 
 
 async def outputs(manager: StackManager, source: Source) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,8 +12,6 @@ from pcloud.api.heat import heat_app
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.heat_environment import HeatEnvironment, read_environments
-from pcloud.stacks.platform import NoPlatform
-from pcloud.stacks.store import SqliteStore
 from tests.stacks.serving import serving
 
 TEMPLATE = {
@@ -23,14 +19,6 @@ TEMPLATE = {
     "parameters": {"pw": {"type": "string", "hidden": True}, "word": {"type": "string", "default": "x"}},
     "resources": {"a": {"type": "OS::Heat::TestResource", "properties": {"value": {"get_param": "word"}}}},
 }
-
-
-@pytest.fixture
-async def manager(tmp_path: Path) -> AsyncIterator[StackManager]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
-    yield manager
-    await manager.close()
 
 
 def app(manager: StackManager, **options: Any) -> Any:
