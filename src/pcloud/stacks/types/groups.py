@@ -40,7 +40,12 @@ class GroupType(NestedType):
     def source_of(self, context: Context, members: Members) -> Source:
         """Return a nested template. Its values are resolved already, and must not be read as functions again."""
         body = {"heat_template_version": "2021-04-16", "resources": members}
-        return Source(template=json.dumps(body), files=dict(context.files), registry=dict(context.registry))
+        return Source(
+            template=json.dumps(body),
+            files=dict(context.files),
+            registry=dict(context.registry),
+            defaults=dict(context.defaults),
+        )
 
     def current(self, record: ResourceRecord, services: Services) -> Members:
         """Return the definitions that the members have now."""

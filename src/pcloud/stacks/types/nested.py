@@ -91,6 +91,7 @@ class CloudFormationStack(NestedType):
             },
             files=dict(context.files),
             registry=dict(context.registry),
+            defaults=dict(context.defaults),
             tags={item["Key"]: item["Value"] for item in given.get("Tags") or []},
         )
 
@@ -129,6 +130,7 @@ class HeatStack(NestedType):
             parameters=given.get("parameters") or {},
             files=dict(context.files),
             registry=dict(context.registry),
+            defaults=dict(context.defaults),
         )
 
     def timeout(self, context: Context) -> int:
@@ -162,6 +164,7 @@ class TemplateResource(NestedType):
             parameters=dict(context.properties),
             files=dict(context.files),
             registry=dict(context.registry),
+            defaults=dict(context.defaults),
         )
 
     def reference(self, record: ResourceRecord, services: Services) -> Any:
