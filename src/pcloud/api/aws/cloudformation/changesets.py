@@ -60,6 +60,7 @@ async def describe_change_set(manager: StackManager, given: Input, caller: Calle
         "NotificationARNs": list(change_set.source.notifications),
         "Capabilities": list(change_set.source.capabilities),
         "Tags": [{"Key": key, "Value": value} for key, value in change_set.source.tags.items()],
+        "IncludeNestedStacks": False,  # whatever was asked for: the changes are this stack's own
         "Changes": [change_view(entry) for entry in items],
         "NextToken": token,
     }

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import fnmatch
+import functools
 from typing import Any
 
-from pcloud.api.aws.operations import Caller, Input, Table
+from pcloud.api.aws.cloudformation.unoffered import refuse
+from pcloud.api.aws.operations import Caller, Input, Operation, Output, Table
 from pcloud.api.aws.query import QueryError
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.engine.policy import read_policy
 from pcloud.stacks.records import ResourceRecord, Source, StackRecord
 
-OPERATIONS = Table()
+
+class _Table(Table):
+    """Operations that refuse first what none of them does."""
+
+    def operation(self, function: Operation) -> Operation:
+        """Enter a function."""
+
+        @functools.wraps(function)
+        async def checked(manager: StackManager, given: Input, caller: Caller) -> Output:
+            refuse(given)
+            return await function(manager, given, caller)
+
+        return super().operation(checked)
+
+
+OPERATIONS = _Table()
 """CloudFormation's own; the modules of this package enter theirs."""
 
 
@@ -43,15 +61,27 @@ def source_of_request(manager: StackManager, given: Input, stack: StackRecord | 
         else:
             parameters[key] = item.get("ParameterValue", "")
     tags = given.get("Tags")
-    return Source(
+    source = Source(
         template=body,
         parameters=parameters,
         files=previous.files if previous else {},
         registry=previous.registry if previous else {},
         tags={tag["Key"]: tag["Value"] for tag in tags} if tags is not None else (previous.tags if previous else {}),
         capabilities=tuple(given.get("Capabilities") or ()),
-        notifications=tuple(given.get("NotificationARNs") or ()),
     )
+    _check_types(manager, source, given.get("ResourceTypes"))
+    return source
+
+
+def _check_types(manager: StackManager, source: Source, allowed: list[str] | None) -> None:
+    """QueryError when a template has other types than a request permits, by name or as `AWS::EC2::*`."""
+    if allowed is None:
+        return
+    for name, resource in manager.reader.template(source).resources.items():
+        if not any(fnmatch.fnmatchcase(resource.type, pattern) for pattern in allowed):
+            raise QueryError(
+                "ValidationError", f"Resource {name} is of type {resource.type}, which ResourceTypes does not permit"
+            )
 
 
 def policy_of_request(given: Input, key: str = "StackPolicyBody") -> dict[str, Any] | None:
