@@ -54,7 +54,7 @@ def template_text(value: Any) -> str:
 
 
 class CloudFormationStack(NestedType):
-    """A nested CloudFormation stack. Its template is a file sent along; nothing is fetched."""
+    """A nested CloudFormation stack. Its template is a file sent along, or read from the object store with the request."""
 
     names = ("AWS::CloudFormation::Stack",)
     schema: ClassVar[Schema] = {
@@ -81,7 +81,7 @@ class CloudFormationStack(NestedType):
             body = context.files.get(url) or context.files.get(url.rsplit("/", 1)[-1])
             if body is None:
                 raise ResourceFailed(
-                    f"the template {url} is not among the files sent with the stack; nothing is fetched from the network"
+                    f"the template {url} is neither among the files sent with the stack nor in the configured object store"
                 )
         return Source(
             template=template_text(body),

@@ -20,7 +20,7 @@ async def create_change_set(manager: StackManager, given: Input, caller: Caller)
     stack: StackRecord | None = None
     if kind == "UPDATE":
         stack = find(manager, given["StackName"], caller)
-    source = source_of_request(manager, given, stack)
+    source = await source_of_request(manager, given, stack)
     change_set = await manager.create_change_set(
         given["StackName"],
         given["ChangeSetName"],
