@@ -15,9 +15,10 @@ import pytest
 
 from pcloud.environment.transport import Operation, OperationResult, OperationStatus, TransportError
 from pcloud.transport.checks import checks
+from pcloud.transport.settings import SshSettings
 from pcloud.transport.ssh import SshTransport
 from pcloud.transport.ssh_commands import RemoteExit
-from pcloud.transport.ssh_connection import SshConnection, SshSettings
+from pcloud.transport.ssh_connection import SshConnection
 from tests.ports import free_port
 from tests.transport.contract import TransportContract
 from tests.transport.sshd import Sshd, running, start_sshd, until
