@@ -449,6 +449,16 @@ async def test_a_silent_handshake_does_not_hold_up_others(sshd):
     await transport.close()
 
 
+async def test_others_of_the_resource_pass_one_that_waits_for_its_start_delay(sshd, guest):
+    connection = await guest.connect(sshd)
+    late = asyncio.create_task(connection.execute(fake("monitor", start_delay=3600.0)))
+    await asyncio.sleep(0)  # it is on its way
+    assert (await connection.execute(fake("start"))).rc == 0
+    assert not late.done()
+    late.cancel()
+    await asyncio.wait([late])
+
+
 # --- links that break
 
 

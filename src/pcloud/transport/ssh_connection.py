@@ -183,6 +183,12 @@ class SshConnection:
             key = (operation.resource, operation.action, operation.interval)
             self._stop_recurring(key)
             recurring = self._recurring[key] = _Recurring(operation, resource_class)
+        if operation.start_delay:  # nothing of the resource's waits behind it meanwhile
+            await asyncio.sleep(operation.start_delay)
+            queued = time.monotonic()
+            if recurring is not None and self._recurring.get(key) is not recurring:
+                cancelled = commands.Outcome(rc=ExitCode.OK, status=OperationStatus.CANCELLED)
+                return _result(operation, cancelled, call_id=call)
         result = await self._perform(operation, resource_class, queued=queued, call=call)
         if recurring is not None and self._recurring.get(key) is recurring:
             recurring.reported = (result.rc, result.status)
