@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ OFF = 2
 """Exit code of `status`: the machine is off."""
 _AGAIN = 0.5
 """Seconds between two looks until an action is confirmed."""
+_SECRET = re.compile(r"passw|secret|token|community", re.IGNORECASE)
+"""Names of parameters whose values are not repeated, wherever they were written."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -117,8 +120,10 @@ class FenceDevice:
             secret = secret_parameters(self._host, self._settings)
         except PcloudError as error:
             raise InfrastructureError(error.problems[0].message) from error
-        given = {"action": action, **self._settings.parameters, **secret}
-        return program, "".join(f"{key}={value}\n" for key, value in given.items()).encode(), tuple(secret.values())
+        plain = self._settings.parameters
+        given = {"action": action} if action == "metadata" else {"action": action, **plain, **secret}
+        hidden = [*secret.values(), *(value for key, value in plain.items() if value and _SECRET.search(key))]
+        return program, "".join(f"{key}={value}\n" for key, value in given.items()).encode(), hidden
 
     async def _ask(
         self, program: str, action: str, lines: bytes, secrets: Sequence[str], timeout: float, fd: int

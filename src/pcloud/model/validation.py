@@ -10,6 +10,7 @@ CONFLICTING_KEYS, RESERVED_NAME, OUT_OF_RANGE.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from pcloud.model import names
@@ -48,8 +49,8 @@ class _Validation:
         self.unique("assembly", (assembly.name for assembly in self.deployable.assemblies), "assemblies")
         for assembly in self.deployable.assemblies:
             self.assembly(assembly, join("assemblies", assembly.name))
-        hosts = [assembly.host for assembly in self.deployable.assemblies if assembly.host]
-        for host in sorted({host for host in hosts if hosts.count(host) > 1}):
+        hosts = Counter(assembly.host for assembly in self.deployable.assemblies if assembly.host)
+        for host in sorted(host for host, times in hosts.items() if times > 1):
             self.add("DUPLICATE_NAME", f"two assemblies are the host {quote(host)}", "assemblies", "each needs its own")
         self.constraints()
         self.cycles()
