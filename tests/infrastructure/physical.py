@@ -55,7 +55,7 @@ class PhysicalHost(Guest):
             "address": self.address,
             "key_file": str(key),
             "host_key": self.identity.host_key,
-            "silence": 3.0,
+            "silence": 1.5,
             "fence": {
                 "agent": str(AGENT),
                 "parameters": {

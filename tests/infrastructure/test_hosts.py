@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +24,7 @@ from pcloud.images.identity import make_identity
 from pcloud.infrastructure.hosts import HostsInfrastructure
 from pcloud.infrastructure.hosts_settings import hosts_settings
 from tests.guests import BOOT
-from tests.infrastructure.contract import InfrastructureContract, MakeSpec, verdict
+from tests.infrastructure.contract import InfrastructureContract, MakeSpec, poll, verdict
 from tests.infrastructure.physical import PASSWORD, PhysicalHost
 
 pytestmark = [
@@ -142,7 +143,18 @@ async def test_what_can_not_be_fenced_is_never_declared_dead(
         await driver.destroy(spec.guest_id)
     assert (await driver.inspect(spec.guest_id)).state is GuestState.RUNNING
     assert alpha.state() == "FROZEN"
-    await infrastructure.destroy(spec.guest_id)  # this one has the device
+    alpha.kill()
+    with pytest.raises(InfrastructureError, match="can not be confirmed"):
+        await driver.destroy(spec.guest_id)
+    alpha.switch_on()
+
+    async def proved() -> bool:
+        with contextlib.suppress(InfrastructureError):  # it can not be entered yet
+            await driver.destroy(spec.guest_id)
+        return (await driver.inspect(spec.guest_id)).state is GuestState.STOPPED
+
+    await poll(proved)  # another boot: nothing of before runs
+    assert (await driver.start(spec)).state is GuestState.RUNNING
 
 
 async def test_a_device_that_does_not_answer_proves_nothing(

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 ABSENT = "absent"
 """The digest of an image that is not there."""
 _CHUNK = 50
-_AGAIN = 10.0
+_AGAIN = 5.0
 """Seconds until keys of hosts that could not be read are looked at again."""
 
 

@@ -30,7 +30,7 @@ from pcloud.environment.infrastructure import (
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.fencing import FenceDevice
 from pcloud.infrastructure.hosts_claims import Claim, Claims
-from pcloud.infrastructure.hosts_reach import Voice, power_off, reached, voice
+from pcloud.infrastructure.hosts_reach import Voice, boot_of, power_off, reached, voice
 from pcloud.infrastructure.hosts_settings import HostSettings, HostsSettings
 
 _PLACE = "hosts"
@@ -95,7 +95,10 @@ class HostsInfrastructure:
             if claim.switched and device is not None and not error.permanent:
                 await device.switch(on=False)
             raise
-        claim = replace(claim, digest=spec.digest, boot_id=secrets.token_hex(8), started=True, switched=False)
+        booted = await boot_of(spec.host, host, self._folder)
+        claim = replace(
+            claim, digest=spec.digest, boot_id=secrets.token_hex(8), booted=booted, started=True, switched=False
+        )
         return self._seen(self._claims.put(claim), GuestState.RUNNING)
 
     async def stop(self, guest_id: str, *, timeout: float) -> None:
@@ -112,20 +115,22 @@ class HostsInfrastructure:
         self._claims.put(replace(claim, started=False))
 
     async def destroy(self, guest_id: str) -> None:
-        """Fence the host, confirmed by its device; InfrastructureError when that is not to be had. One that the
-        configuration does not know any more was taken out by whoever answers for it: that is its confirmation."""
+        """Fence the host, confirmed by its device; InfrastructureError when that is not to be had. Of a host without one
+        only another boot than the one it was started in is a proof. One that the configuration does not know any more was
+        taken out by whoever answers for it: that is its confirmation."""
         claim = self._claims.of(guest_id)
         if claim is None or not claim.started:
             return
-        if claim.host not in self._settings.host:
-            self._claims.put(replace(claim, started=False))
-            return
-        device = self._devices.get(claim.host)
-        if device is None:
-            raise InfrastructureError(
-                f"host {claim.host} has no fence device: its isolation can not be confirmed, so nothing is started"
-            )
-        left_on = await device.isolate()
+        host, device, left_on = self._settings.host.get(claim.host), self._devices.get(claim.host), False
+        if device is not None:
+            left_on = await device.isolate()
+        elif host is not None:
+            booted = await boot_of(claim.host, host, self._folder) if claim.booted else ""
+            if booted in ("", claim.booted):
+                raise InfrastructureError(
+                    f"host {claim.host} has no fence device: its isolation can not be confirmed, so nothing is started; "
+                    "it goes on when the host was rebooted and can be reached"
+                )
         self._claims.put(replace(claim, started=False, switched=left_on))
 
     async def delete(self, guest_id: str) -> None:

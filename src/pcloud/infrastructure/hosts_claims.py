@@ -23,6 +23,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     boot_id: str = ""
     """Made anew by every start."""
+    booted: str = ""
+    """What the host's own boot was told by when it was started; empty where it could not be asked."""
     started: bool = False
     """Services of ours may run there; until it is seen stopped or isolated."""
     switched: bool = False

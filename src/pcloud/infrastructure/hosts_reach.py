@@ -68,7 +68,7 @@ async def reached(name: str, host: HostSettings, folder: Path, timeout: float) -
 
 async def _refusal(name: str, host: HostSettings, folder: Path) -> str:
     if host.key_file:
-        code, said = await _ssh(name, host, folder, "true")
+        code, _, said = await _ssh(name, host, folder, "true")
         if code and any(word in said.lower() for word in _NEVER):
             raise InfrastructureError(f"host {name} at {host.address}: {said}", permanent=True)
         return said or f"exit code {code}" if code else ""
@@ -85,20 +85,31 @@ async def _refusal(name: str, host: HostSettings, folder: Path) -> str:
     return ""
 
 
+async def boot_of(name: str, host: HostSettings, folder: Path) -> str:
+    """Return what changes with every boot of a host; empty where it can not be asked. Of a container, which has its host's
+    kernel, the time when its first process started changes."""
+    if not host.key_file:
+        return ""
+    code, printed, _ = await _ssh(name, host, folder, "cat", "/proc/sys/kernel/random/boot_id", "/proc/1/stat")
+    boot, _, stat = printed.decode(errors="replace").partition("\n")
+    fields = stat.rpartition(")")[2].split()
+    return f"{boot.strip()} {fields[19]}" if code == 0 and len(fields) > 19 else ""
+
+
 async def power_off(name: str, host: HostSettings, folder: Path) -> None:
     """Ask a host to shut down; what comes of it, its fence device tells."""
     if host.key_file:
         await _ssh(name, host, folder, "systemctl", "--no-block", "poweroff")
 
 
-async def _ssh(name: str, host: HostSettings, folder: Path, *words: str) -> tuple[int, str]:
-    """Run a command of plain words in a host as root; return its exit code and the end of what ssh said."""
+async def _ssh(name: str, host: HostSettings, folder: Path, *words: str) -> tuple[int, bytes, str]:
+    """Run a command of plain words in a host as root; return its exit code, what it printed and the end of what ssh said."""
     known = folder / f"{name}.known_hosts"
     write_atomically(known, f"{name} {host.host_key}\n".encode())
     options = {
         "BatchMode": "yes", "IdentitiesOnly": "yes", "IdentityFile": host.key_file, "HostKeyAlias": name,
         "UserKnownHostsFile": str(known), "GlobalKnownHostsFile": "/dev/null", "StrictHostKeyChecking": "yes",
-        "UpdateHostKeys": "no", "ConnectTimeout": "5", "ServerAliveInterval": "5", "LogLevel": "ERROR",
+        "UpdateHostKeys": "no", "ConnectTimeout": "15", "ServerAliveInterval": "5", "LogLevel": "ERROR",
     }  # fmt: skip
     arguments = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
     target = ["-p", str(host.ssh_port), "-l", "root", "--", host.address, *words]
@@ -110,18 +121,18 @@ async def _ssh(name: str, host: HostSettings, folder: Path, *words: str) -> tupl
             *arguments,
             *target,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
         raise InfrastructureError(f"ssh can not be run: {error.strerror} (apt-get install openssh-client)") from error
     try:
         async with asyncio.timeout(_LOGIN_SECONDS):
-            _, said = await process.communicate()
+            printed, said = await process.communicate()
     except TimeoutError:
-        return 255, f"no login within {_LOGIN_SECONDS:g} s"
+        return 255, b"", f"no login within {_LOGIN_SECONDS:g} s"
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return process.returncode or 0, " ".join(said.decode(errors="replace").split())[-300:]
+    return process.returncode or 0, printed, " ".join(said.decode(errors="replace").split())[-300:]
