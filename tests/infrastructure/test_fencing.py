@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from pcloud.environment.infrastructure import InfrastructureError
-from pcloud.infrastructure.fencing import FenceDevice, parse_metadata
+from pcloud.infrastructure.fencing import FenceDevice, find, parse_metadata
 from pcloud.infrastructure.hosts_checks import checks
 from pcloud.infrastructure.hosts_settings import FenceSettings, hosts_settings
 from tests.infrastructure.physical import AGENT
@@ -32,8 +32,9 @@ def device(folder: Path, script: str, **more: Any) -> FenceDevice:
     secret = folder / "password"
     secret.touch(0o600)
     secret.write_text(SECRET + "\n")
+    given = {"timeout": 300.0, "status_timeout": 300.0, **more}
     settings = FenceSettings(
-        agent=agent(folder, script), parameters={"ip": "192.0.2.9"}, secrets={"password": str(secret)}, **more
+        agent=agent(folder, script), parameters={"ip": "192.0.2.9"}, secrets={"password": str(secret)}, **given
     )
     return FenceDevice("db1", settings, folder / "lock")
 
@@ -61,8 +62,13 @@ async def test_secrets_are_not_repeated(tmp_path: Path) -> None:
     assert SECRET not in str(caught.value)
 
 
-async def test_an_action_counts_when_status_confirms_it(tmp_path: Path) -> None:
-    lies = device(tmp_path, f'grep -q action=status "{tmp_path}/input" && exit 0; exit 0', timeout=0.5)
+async def test_an_action_counts_when_status_confirms_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(timeout: float, *, wanted: bool) -> bool:
+        return False
+
+    lies = device(tmp_path, "exit 0")
+    assert await lies.until(0.0, wanted=False) is False
+    monkeypatch.setattr(lies, "until", never)
     with pytest.raises(InfrastructureError, match="status denies it"):
         await lies.switch(on=False)
     looks = tmp_path / "looks"
@@ -208,3 +214,35 @@ def test_settings_that_are_refused(host: dict[str, Any]) -> None:
         hosts_settings({"host": {"db1": host}})
     with pytest.raises(ValueError, match="a host's name"):
         hosts_settings({"host": {"../db1": {"address": "a"}}})
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not find("fence_dummy"), reason="fence agents are not installed (package fence-agents)")
+class TestRealAgents:
+    """Debian's own agents."""
+
+    @pytest.mark.parametrize("name", ["fence_dummy", "fence_virsh", "fence_ipmilan"])
+    async def test_their_metadata(self, name: str, tmp_path: Path) -> None:
+        answer = await FenceDevice("db1", FenceSettings(agent=name), tmp_path / "lock").run("metadata", 300.0)
+        read = parse_metadata(answer.output)
+        assert (answer.code, read.name) == (0, name)
+        assert {"on", "off", "reboot", "status", "monitor", "metadata"} <= {*read.actions}
+
+    async def test_switching(self, tmp_path: Path) -> None:
+        status = tmp_path / "status"
+        settings = FenceSettings(
+            agent="fence_dummy", parameters={"status_file": str(status)}, timeout=300.0, status_timeout=300.0
+        )
+        device = FenceDevice("db1", settings, tmp_path / "lock")
+        for wanted in (True, False, True):
+            await device.switch(on=wanted)
+            assert await device.on() is wanted
+        assert await device.isolate() is False
+        assert await device.on() is False
+        by_reboot = msgspec.structs.replace(settings, isolation="reboot")
+        assert await FenceDevice("db1", by_reboot, tmp_path / "lock").isolate() is True
+
+    def test_doctor(self, tmp_path: Path) -> None:
+        fence = {"agent": "fence_dummy", "parameters": {"status_file": str(tmp_path / "status")}, "status_timeout": 300}
+        (said,) = [one for one in checks({"host": {"db1": {"address": "db1", "fence": fence}}}) if "fence" in one.check]
+        assert said.state == "ok", said.detail
