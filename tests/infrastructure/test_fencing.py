@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.environment.infrastructure import GuestSpec, GuestState, Identity, Image, InfrastructureError
 from pcloud.infrastructure.fencing import FenceDevice, find, parse_metadata
+from pcloud.infrastructure.hosts import HostsInfrastructure
 from pcloud.infrastructure.hosts_checks import checks
+from pcloud.infrastructure.hosts_claims import Claim
 from pcloud.infrastructure.hosts_settings import FenceSettings, hosts_settings
 from tests.infrastructure.physical import AGENT
 
@@ -246,3 +249,82 @@ class TestRealAgents:
         fence = {"agent": "fence_dummy", "parameters": {"status_file": str(tmp_path / "status")}, "status_timeout": 300}
         (said,) = [one for one in checks({"host": {"db1": {"address": "db1", "fence": fence}}}) if "fence" in one.check]
         assert said.state == "ok", said.detail
+
+
+SWITCH = """
+state="$(dirname "$0")/on"
+case "$(sed -n 's/^action=//p' "$(dirname "$0")/input")" in
+  on) touch "$state" ;;
+  off) rm -f "$state" ;;
+  status) [ -e "$state" ] || exit 2 ;;
+esac
+"""
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> tuple[HostsInfrastructure, GuestSpec]:
+    """A host of which nothing but its fence device is to be reached, and a guest for it."""
+    fence = {"agent": agent(tmp_path, SWITCH), "timeout": 300, "status_timeout": 300}
+    settings = hosts_settings({"host": {"db1": {"address": "192.0.2.1", "fence": fence}}}, str(tmp_path))
+    spec = GuestSpec(
+        guest_id="shop.db", deployable="shop", assembly="db", image=Image(name="db1", digest="d"), host="db1",
+        identity=Identity(hostname="db1"), digest="d",
+    )  # fmt: skip
+    return HostsInfrastructure(settings), spec
+
+
+async def test_a_crash_at_any_record_is_gone_on_from(
+    plain: tuple[HostsInfrastructure, GuestSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start and an isolation, each ended at every point at which something is written down, then done again."""
+    driver, spec = plain
+    claims, put = driver._claims, driver._claims.put
+    left = 0
+
+    class Crash(Exception):
+        pass
+
+    def failing(claim: Claim) -> Claim:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Crash
+        return put(claim)
+
+    for allowed in range(3):
+        monkeypatch.setattr(claims, "put", failing)
+        for action in (lambda: driver.start(spec), lambda: driver.destroy(spec.guest_id)):
+            left = allowed
+            with contextlib.suppress(Crash):
+                await action()
+        monkeypatch.setattr(claims, "put", put)
+        again = HostsInfrastructure(driver._settings)
+        assert (await again.start(spec)).state is GuestState.RUNNING
+        assert (tmp_path / "on").exists()
+        await again.destroy(spec.guest_id)
+        assert not (tmp_path / "on").exists()
+        assert (await again.inspect(spec.guest_id)).state is GuestState.STOPPED
+        await again.delete(spec.guest_id)
+        assert await again.list_guests() == []
+
+
+async def test_a_claim_that_can_not_be_read_or_kept(
+    plain: tuple[HostsInfrastructure, GuestSpec], tmp_path: Path
+) -> None:
+    driver, spec = plain
+    await driver.start(spec)
+    (tmp_path / "hosts" / "db1.claim").write_bytes(b"{")
+    for asked in (driver.inspect(spec.guest_id), driver.start(spec), driver.destroy(spec.guest_id)):
+        with pytest.raises(InfrastructureError, match="can not be read"):
+            await asked
+    assert (tmp_path / "on").exists(), "nothing was switched"
+
+
+async def test_a_state_folder_that_can_not_be_written(
+    plain: tuple[HostsInfrastructure, GuestSpec], tmp_path: Path
+) -> None:
+    driver, spec = plain
+    (tmp_path / "hosts").write_text("no folder")
+    with pytest.raises(InfrastructureError):
+        await driver.start(spec)
+    assert not (tmp_path / "on").exists()

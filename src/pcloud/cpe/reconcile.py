@@ -62,6 +62,8 @@ class Reconciler:
         self._wake: dict[str, asyncio.Event] = {}
         self._pumps: dict[str, asyncio.Task[None]] = {}
         self._moving: dict[str, asyncio.Task[None]] = {}
+        self._waiting: set[str] = set()
+        """Deployables whose hosts' keys could not be read, and that are looked at again soon."""
         self.fleet: Fleet
 
     def mark(self, name: str) -> None:
@@ -190,9 +192,15 @@ class Reconciler:
                 await asyncio.to_thread(hosts.keys, assembly, self._infrastructures())
         except PcloudError as error:
             self._desired.overlay(row.name, ResourceState.UNKNOWN, error.problems[0].message)
-            asyncio.get_running_loop().call_later(_AGAIN, self.mark, row.name)
+            if row.name not in self._waiting:
+                self._waiting.add(row.name)
+                asyncio.get_running_loop().call_later(_AGAIN, self._look_again, row.name)
             return False
         return True
+
+    def _look_again(self, name: str) -> None:
+        self._waiting.discard(name)
+        self.mark(name)
 
     def _images_of(
         self, row: DeployableRow, deployable: Deployable, given: Mapping[str, tuple[str, str]]

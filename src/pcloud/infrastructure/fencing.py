@@ -106,8 +106,11 @@ class FenceDevice:
     async def run(self, action: str, timeout: float) -> Answer:
         """Have the agent do something; InfrastructureError when it can not be run or does not end in time."""
         program, lines, secrets = self._prepared(action)
-        self._lock.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InfrastructureError(f"host {self._host}: no lock at {self._lock}: {error.strerror}") from error
         # An agent that an earlier engine left gets as long as it may take, and is gone past then: it hangs.
         async with held(fd, patience=max(timeout, self._settings.timeout) * 2):
             return await self._ask(program, action, lines, secrets, timeout, fd)

@@ -97,5 +97,7 @@ class Claims:
     def _read(self, path: Path) -> Claim:
         try:
             return _decoder.decode(path.read_bytes())
-        except msgspec.MsgspecError as error:
+        except FileNotFoundError:
+            raise
+        except (OSError, msgspec.MsgspecError) as error:
             raise InfrastructureError(f"the claim {path} can not be read: {error}") from error

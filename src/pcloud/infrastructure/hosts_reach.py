@@ -105,7 +105,10 @@ async def power_off(name: str, host: HostSettings, folder: Path) -> None:
 async def _ssh(name: str, host: HostSettings, folder: Path, *words: str) -> tuple[int, bytes, str]:
     """Run a command of plain words in a host as root; return its exit code, what it printed and the end of what ssh said."""
     known = folder / f"{name}.known_hosts"
-    write_atomically(known, f"{name} {host.host_key}\n".encode())
+    try:
+        write_atomically(known, f"{name} {host.host_key}\n".encode())
+    except OSError as error:
+        raise InfrastructureError(f"host {name}: {known} can not be written: {error.strerror}") from error
     options = {
         "BatchMode": "yes", "IdentitiesOnly": "yes", "IdentityFile": host.key_file, "HostKeyAlias": name,
         "UserKnownHostsFile": str(known), "GlobalKnownHostsFile": "/dev/null", "StrictHostKeyChecking": "yes",
