@@ -81,7 +81,7 @@ class CloudFormationStack(NestedType):
             body = context.files.get(url) or context.files.get(url.rsplit("/", 1)[-1])
             if body is None:
                 raise ResourceFailed(
-                    f"the template {url} is neither among the files sent with the stack nor in the configured object store"
+                    f"the template {url} is not among the files sent with the stack, nor in the configured object store"
                 )
         return Source(
             template=template_text(body),
