@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.store import SqliteStore
 from tests.stacks.buckets import bucket, cfn, close, deleted, ended, made
-from tests.stacks.moto import running
 from tests.stacks.objects import client
 
 pytestmark = pytest.mark.real
@@ -26,26 +25,20 @@ POLICY = {
 }
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running(tmp_path_factory.mktemp("moto") / "log") as found:
-        yield found
+@pytest.fixture
+def s3(moto: str) -> Any:
+    return client(moto, "key", "secret")
 
 
 @pytest.fixture
-def s3(url: str) -> Any:
-    return client(url, "key", "secret")
-
-
-@pytest.fixture
-async def manager(url: str, s3: Any, tmp_path: Path) -> AsyncIterator[StackManager]:
+async def manager(moto: str, s3: Any, tmp_path: Path) -> AsyncIterator[StackManager]:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     secret.chmod(0o600)
     platform = NoPlatform()
     platform.objects = ObjectStore(
         ObjectStoreSettings(
-            url=url,
+            url=moto,
             region="eu-west-1",
             access_key="key",
             secret_file=str(secret),

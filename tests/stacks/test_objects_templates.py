@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from pcloud.stacks.platform import NoPlatform
 from tests.stacks.boto import Server
 from tests.stacks.buckets import close
 from tests.stacks.lifecycle import opened
-from tests.stacks.moto import running
 from tests.stacks.objects import client
 from tests.stacks.serving import serving
 
@@ -47,25 +46,19 @@ def around(url: Any, **parameters: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running(tmp_path_factory.mktemp("moto") / "log") as found:
-        yield found
-
-
 @pytest.fixture
-def s3(url: str) -> Any:
-    made = client(url, "anybody", SECRET, "us-east-1")
+def s3(moto: str) -> Any:
+    made = client(moto, "anybody", SECRET, "us-east-1")
     if BUCKET not in [item["Name"] for item in made.list_buckets()["Buckets"]]:
         made.create_bucket(Bucket=BUCKET)
     return made
 
 
 @pytest.fixture
-async def server(url: str, tmp_path: Path) -> AsyncIterator[Server]:
+async def server(moto: str, tmp_path: Path) -> AsyncIterator[Server]:
     (tmp_path / "secret").write_text(SECRET)
     (tmp_path / "secret").chmod(0o600)
-    settings = ObjectStoreSettings(url=url, access_key="anybody", secret_file=str(tmp_path / "secret"))
+    settings = ObjectStoreSettings(url=moto, access_key="anybody", secret_file=str(tmp_path / "secret"))
     platform = NoPlatform()
     platform.objects = ObjectStore(settings, {})
     manager = await opened(tmp_path, platform)
@@ -87,14 +80,14 @@ async def said(server: Server, name: str, status: str = "CREATE_COMPLETE") -> st
     return str(next(item["OutputValue"] for item in stack["Outputs"] if item["OutputKey"] == "Said"))
 
 
-async def test_package_and_deploy_a_nested_stack(server: Server, s3: Any, url: str, tmp_path: Path) -> None:
+async def test_package_and_deploy_a_nested_stack(server: Server, s3: Any, moto: str, tmp_path: Path) -> None:
     """One key for both services, as the client has it."""
     if not AWS.exists():
         pytest.skip("the real clients are not installed: tools/setup-tests does that")
     environment = {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "AWS_ACCESS_KEY_ID": server.key,
         "AWS_SECRET_ACCESS_KEY": server.secret, "AWS_DEFAULT_REGION": "local", "AWS_PAGER": "",
-        "AWS_ENDPOINT_URL_CLOUDFORMATION": f"{server.url}/v1/", "AWS_ENDPOINT_URL_S3": url,
+        "AWS_ENDPOINT_URL_CLOUDFORMATION": f"{server.url}/v1/", "AWS_ENDPOINT_URL_S3": moto,
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_EC2_METADATA_DISABLED": "true",
         "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
     }  # fmt: skip
@@ -127,10 +120,10 @@ async def test_package_and_deploy_a_nested_stack(server: Server, s3: Any, url: s
     assert len(source.files) == 2, "what the stack was made from before is not carried along"
 
 
-async def test_urls_of_every_form(server: Server, s3: Any, url: str) -> None:
+async def test_urls_of_every_form(server: Server, s3: Any, moto: str) -> None:
     inner = put(s3, "inner.json", value("in the store"))
     put(s3, "by-name.json", around({"Fn::Sub": "${Place}/inner.json"}))
-    place = [{"ParameterKey": "Place", "ParameterValue": f"{url}/{BUCKET}"}]
+    place = [{"ParameterKey": "Place", "ParameterValue": f"{moto}/{BUCKET}"}]
     await server.call("create_stack", StackName="s", TemplateURL=f"s3://{BUCKET}/by-name.json", Parameters=place)
     assert await said(server, "s") == "in the store"
     put(s3, "inner.json", value("changed"))
@@ -142,11 +135,11 @@ async def test_urls_of_every_form(server: Server, s3: Any, url: str) -> None:
     assert "Update:*" in (await server.call("get_stack_policy", StackName="s"))["StackPolicyBody"]
 
 
-async def test_what_can_not_be_read_is_refused_before_anything_starts(server: Server, s3: Any, url: str) -> None:
-    missing = f"{url}/{BUCKET}/missing.json"
+async def test_what_can_not_be_read_is_refused_before_anything_starts(server: Server, s3: Any, moto: str) -> None:
+    missing = f"{moto}/{BUCKET}/missing.json"
     for given, sentence in (
         ({"TemplateURL": missing}, "TemplateURL: the object store, asked to get object, says"),
-        ({"TemplateURL": f"{url}/nobodys/x.json"}, "TemplateURL: the object store"),
+        ({"TemplateURL": f"{moto}/nobodys/x.json"}, "TemplateURL: the object store"),
         ({"TemplateURL": "https://example.org/b/t.json"}, "only the configured object store is read"),
         ({"TemplateURL": "file:///etc/passwd"}, "only the configured object store is read"),
         ({"TemplateURL": put(s3, "large", b"#" * 1_100_000)}, "larger than 1048576 bytes"),
