@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError
+from pcloud.stacks.assessment import assess
 from pcloud.stacks.engine.services import Services
 from pcloud.stacks.functions.evaluation import Scope
-from pcloud.stacks.plan import Change, Plan, assess, plan
+from pcloud.stacks.plan import Change, Plan, plan
 from pcloud.stacks.records import ChangeSet, Source, StackRecord, new_id
 from pcloud.stacks.types.base import Context
 from pcloud.stacks.types.registry import find_type

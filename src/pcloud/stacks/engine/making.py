@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pcloud.model.errors import PcloudError
+from pcloud.stacks.assessment import Assessment, Node, assess, check
 from pcloud.stacks.engine.policy import denied
 from pcloud.stacks.engine.walk import walk
 from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, unknown_in
-from pcloud.stacks.plan import Assessment, Node, assess, check, decide
+from pcloud.stacks.lifecycle import removals
+from pcloud.stacks.plan import decide
 from pcloud.stacks.records import ResourceRecord, Source, StackRecord, derived_id
 from pcloud.stacks.template import Dialect
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, failed
@@ -305,15 +307,10 @@ class Making:
 def _with_policies(scope: Scope, node: Node) -> Node:
     """Return a node whose policies hold values instead of functions."""
     definition = node.definition
-    if definition.creation_policy is None and definition.update_policy is None:
-        return node
-    policies = (
-        scope.evaluate(written, (*node.path, name))
-        for name, written in (
-            ("CreationPolicy", definition.creation_policy),
-            ("UpdatePolicy", definition.update_policy),
-        )
-    )
-    creation, update = (None if value is NO_VALUE else value for value in policies)
-    definition = msgspec.structs.replace(definition, creation_policy=creation, update_policy=update)
-    return msgspec.structs.replace(node, definition=definition)
+    deletion, replacing = removals(scope, definition, node.path)
+    changes: dict[str, Any] = {"deletion_policy": deletion, "update_replace_policy": replacing}
+    for key, name in (("creation_policy", "CreationPolicy"), ("update_policy", "UpdatePolicy")):
+        if getattr(definition, key) is not None:
+            value = scope.evaluate(getattr(definition, key), (*node.path, name))
+            changes[key] = None if value is NO_VALUE else value
+    return msgspec.structs.replace(node, definition=msgspec.structs.replace(definition, **changes))

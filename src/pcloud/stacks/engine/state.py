@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pcloud.model.errors import NotFound
+from pcloud.model.errors import Conflict, NotFound
 from pcloud.stacks.alarms.watcher import Watcher
+from pcloud.stacks.assessment import assess
 from pcloud.stacks.engine.scopes import Reader, arn
-from pcloud.stacks.plan import assess
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import AccessKey, ChangeSet, ResourceRecord, Source, StackEvent, StackRecord, derived_id
 from pcloud.stacks.store import StackStore
@@ -46,6 +46,8 @@ class State:
         self.closing = False
         self._clock = clock
         self.stacks: dict[str, StackRecord] = {}
+        self.unreadable: dict[str, str] = {}
+        """Stacks of which something could not be read, by id, each with the sentence that refuses it."""
         self.change_sets: dict[str, ChangeSet] = {}
         self.keys: dict[str, AccessKey] = {}
         self.secret = ""
@@ -83,14 +85,20 @@ class State:
             self.store.forget(stack.id)
 
     def get(self, name_or_id: str) -> StackRecord:
-        """Return a stack by name (live ones), id or ARN; NotFound."""
+        """Return a stack by name (live ones), id or ARN; NotFound, Conflict when something of it can not be read."""
         identity = name_or_id.rsplit("/", 1)[-1] if name_or_id.startswith("arn:") else name_or_id
         stack = self.stacks.get(self._names.get(identity, identity))
         if stack is None:  # nested stacks are not in the table of names
             stack = next((item for item in self.stacks.values() if item.name == identity and item.live), None)
         if stack is None:
             raise NotFound.of("NO_SUCH_STACK", f"Stack with id {name_or_id} does not exist")
+        self.check_readable(stack)
         return stack
+
+    def check_readable(self, stack: StackRecord) -> None:
+        """Conflict when something of a stack could not be read at the start."""
+        if stack.id in self.unreadable:
+            raise Conflict.of("UNREADABLE", self.unreadable[stack.id])
 
     def records(self, stack: StackRecord) -> list[ResourceRecord]:
         """Return all records of a stack, replaced ones that are not deleted yet included."""
