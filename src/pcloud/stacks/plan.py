@@ -7,18 +7,18 @@ value that only exists later, it says so (`conditional`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from pcloud.stacks.assessment import Assessment, check, report
+from pcloud.stacks.assessment import Assessment, Node, check, report
 from pcloud.stacks.functions.evaluation import Scope, unknown_in
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange
 from pcloud.stacks.template import ResourceDefinition
 from pcloud.stacks.types.base import ResourceType
-from pcloud.stacks.types.registry import alias_of
+from pcloud.stacks.types.registry import alias_of, is_template_name
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,12 +46,17 @@ def decide(
     properties: Mapping[str, Any],
     metadata: Any,
     registry: Mapping[str, Any],
+    *,
+    beneath: bool = False,
 ) -> Change:
-    """Return what happens to one resource, given what is known of its wanted properties now."""
+    """Return what happens to one resource, given what is known of its wanted properties now. `beneath` says that what its
+    nested stack is made from is other than before, whatever the properties are."""
     name, type_name = definition.name, definition.type
     if record is None:
         return Change(action="create", name=name, type=type_name, conditional=unknown_in(dict(properties)) is not None)
-    if record.type != type_name and alias_of(record.type, registry) != alias_of(type_name, registry):
+    before, now = record.made_as or alias_of(record.type, registry), alias_of(type_name, registry)
+    other_file = record.type == type_name and is_template_name(before) and is_template_name(now)
+    if before != now and not other_file:
         return Change(action="replace", name=name, type=type_name, physical=record.physical, why="its type changed")
     if record.status in ("CREATE_FAILED", "DELETE_FAILED", "DELETE_COMPLETE"):
         return Change(action="replace", name=name, type=type_name, physical=record.physical, why="it had failed")
@@ -73,7 +78,7 @@ def decide(
     action = "none"
     if replacing:
         action = "replace"
-    elif changed or record.dirty:
+    elif changed or record.dirty or beneath:
         action = "update"
     elif record.metadata != metadata and unknown_in(metadata) is None:
         action = "metadata"
@@ -85,7 +90,11 @@ def decide(
         changed=tuple(sorted(changed)),
         replacing=tuple(sorted(replacing)),
         conditional=conditional,
-        why=f"{', '.join(sorted(replacing))} can not be changed in place" if replacing else "",
+        why=f"{', '.join(sorted(replacing))} can not be changed in place"
+        if replacing
+        else "what it is made from changed"
+        if beneath
+        else "",
     )
 
 
@@ -126,8 +135,10 @@ def plan(
     current: Mapping[str, ResourceRecord],
     attribute_scope: Any,
     registry: Mapping[str, Any],
+    beneath: Callable[[Node, ResourceRecord, Mapping[str, Any]], bool],
 ) -> Plan:
-    """Compare a judged template with what exists. `attribute_scope(changes)` gives a Scope that knows what stays."""
+    """Compare a judged template with what exists. `attribute_scope(changes)` gives a Scope that knows what stays;
+    `beneath` says of a resource with these properties whether what its nested stack is made from is other than before."""
     changes: dict[str, Change] = {}
     scope: Scope = attribute_scope(changes)
     template = assessment.template
@@ -137,7 +148,8 @@ def plan(
         metadata = scope.collect(node.definition.metadata, (*node.path, "metadata"))
         checked = check(node.type, properties if isinstance(properties, dict) else {})
         report(scope, checked, (*node.path, template.properties_key))
-        changes[name] = decide(node.type, record, node.definition, checked.values, metadata, registry)
+        other = record is not None and beneath(node, record, checked.values)
+        changes[name] = decide(node.type, record, node.definition, checked.values, metadata, registry, beneath=other)
     scope.finish()
     for name, record in reversed(list(current.items())):
         if name not in changes:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError
-from pcloud.stacks.assessment import assess
+from pcloud.stacks.assessment import Node, assess
 from pcloud.stacks.engine.services import Services
 from pcloud.stacks.functions.evaluation import Scope
 from pcloud.stacks.plan import Change, Plan, plan
-from pcloud.stacks.records import ChangeSet, Source, StackRecord, new_id
+from pcloud.stacks.records import ChangeSet, ResourceRecord, Source, StackRecord, new_id
 from pcloud.stacks.types.base import Context
-from pcloud.stacks.types.registry import find_type
 
 
 class Changes(Services):
@@ -39,7 +39,12 @@ class Changes(Services):
 
         if any("guests" in node.type.needs for node in judged.nodes.values() if node.type is not None):
             judged.notes.append(f"guests are made on {self.platform.infrastructure}")
-        return plan(judged, current, deciding_scope, source.registry)
+
+        def beneath(node: Node, record: ResourceRecord, properties: Mapping[str, Any]) -> bool:
+            context = Context(self, subject, record, dict(properties), files=source.files, registry=source.registry)
+            return bool(node.type.beneath(context))
+
+        return plan(judged, current, deciding_scope, source.registry, beneath)
 
     # --- exports
 
@@ -91,8 +96,7 @@ class Changes(Services):
         for record in list(self.current(stack).values()):
             if names and record.name not in names:
                 continue
-            source = stack.source
-            kind, _, _ = find_type(record.type, source.registry if source else {}, source.files if source else {})
+            kind = self.type_of(record)
             differences = (
                 await kind.drift(Context(self, stack, record, dict(record.properties))) if kind is not None else {}
             )

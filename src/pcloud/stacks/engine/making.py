@@ -22,6 +22,7 @@ from pcloud.stacks.plan import decide
 from pcloud.stacks.records import ResourceRecord, Source, StackRecord, derived_id
 from pcloud.stacks.template import Dialect
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, failed
+from pcloud.stacks.types.registry import alias_of
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.manager import StackManager
@@ -103,7 +104,8 @@ class Making:
         record = records.get(node.name)
         if restoring:
             record = self._restored(node, kind, record, checked.values, source)
-        change = decide(kind, record, node.definition, checked.values, metadata, source.registry)
+        beneath = record is not None and kind.beneath(self._context(record, checked.values, metadata, node, source))
+        change = decide(kind, record, node.definition, checked.values, metadata, source.registry, beneath=beneath)
         if record is not None and record.status == "CREATE_IN_PROGRESS" and change.action != "replace":
             await self._create(node, record, kind, checked.values, metadata, source)  # a crash came between
             return
@@ -236,6 +238,7 @@ class Making:
         record.update_replace_policy = node.definition.update_replace_policy
         record.properties = properties
         record.metadata = metadata
+        record.made_as = alias_of(record.type, source.registry)
         record.condemned = False
         manager.set_status(stack, record, "CREATE_IN_PROGRESS", "")
         context = self._context(record, properties, metadata, node, source)
@@ -274,6 +277,7 @@ class Making:
             manager.set_status(stack, record, "UPDATE_FAILED", failed(problem))
             raise
         record.dirty = False
+        record.made_as = alias_of(record.type, source.registry)
         record.properties = properties
         record.metadata = metadata
         manager.set_status(stack, record, "UPDATE_COMPLETE", "")

@@ -12,7 +12,7 @@ from pcloud.stacks.reading import read_template
 from pcloud.stacks.records import ResourceRecord, Source, StackRecord
 from pcloud.stacks.template import Dialect, Template
 from pcloud.stacks.types.base import Services
-from pcloud.stacks.types.registry import find_type
+from pcloud.stacks.types.registry import find_type, type_made
 
 ACCOUNT = "000000000000"
 
@@ -147,7 +147,7 @@ class Reader:
                         f"the resource '{name}' is not made: its condition does not hold", "UNKNOWN_REFERENCE"
                     )
                 return Unknown(name)
-            kind, _, _ = find_type(record.type, source.registry, source.files)
+            kind, _ = type_made(record.type, record.made_as, source.registry, source.files)
             return kind.reference(record, services) if kind is not None else record.physical
 
         scope = self.scope(stack, source, attribute=attribute, reference=reference, facade=facade)

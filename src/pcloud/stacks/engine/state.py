@@ -18,7 +18,7 @@ from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import AccessKey, ChangeSet, ResourceRecord, Source, StackEvent, StackRecord, derived_id
 from pcloud.stacks.store import StackStore
 from pcloud.stacks.types.base import ResourceType
-from pcloud.stacks.types.registry import find_type
+from pcloud.stacks.types.registry import type_made
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.run import Run
@@ -182,7 +182,9 @@ class State:
         """Return the type of a record, as its stack's registry names it."""
         stack = self.stacks[record.stack]
         source = stack.source or (stack.operation.target if stack.operation else None)
-        return find_type(record.type, source.registry if source else {}, source.files if source else {})[0]
+        return type_made(
+            record.type, record.made_as, source.registry if source else {}, source.files if source else {}
+        )[0]
 
     def events(self, stack: StackRecord) -> list[StackEvent]:
         """Return the stored events of a stack, oldest first."""

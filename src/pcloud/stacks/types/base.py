@@ -238,6 +238,10 @@ class ResourceType:
         """Return the addresses that are asked for and known, each with the path of the property that says so."""
         return {}
 
+    def beneath(self, context: Context) -> bool:
+        """Whether what its nested stack is made from is other than before, as a changed file makes it."""
+        return False
+
     async def create(self, context: Context) -> None:
         """Make it; sets `record.physical`, and `attributes` and `data` where there are any."""
         raise NotImplementedError

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import msgspec
+
 from pcloud.stacks.functions.evaluation import walk
 from pcloud.stacks.records import ResourceRecord, Source
 from pcloud.stacks.schema import OnChange, Schema, anything, integer, listing, mapping, text
@@ -36,6 +38,10 @@ class GroupType(NestedType):
     def source(self, context: Context) -> Source:
         """Return the nested template of all members."""
         return self.source_of(context, self.members(context))
+
+    def source_beneath(self, context: Context, before: Source) -> Source:
+        """The members are what properties, policies and scaling make them: files change what is beneath them."""
+        return msgspec.structs.replace(before, files=dict(context.files), registry=dict(context.registry))
 
     def source_of(self, context: Context, members: Members) -> Source:
         """Return a nested template. Its values are resolved already, and must not be read as functions again."""

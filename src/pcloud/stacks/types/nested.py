@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pcloud.stacks.functions.evaluation import FunctionError, walk
+from pcloud.stacks.beneath import alike
+from pcloud.stacks.functions.evaluation import FunctionError, unknown_in, walk
 from pcloud.stacks.records import ResourceRecord, Source
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, integer, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
@@ -24,6 +25,20 @@ class NestedType(ResourceType):
     def source(self, context: Context) -> Source:
         """Return what the nested stack is made from."""
         raise NotImplementedError
+
+    def beneath(self, context: Context) -> bool:
+        """Whether template, registry or a file that counts is other than what the nested stack was made from."""
+        child = context.services.child(context.record.physical)
+        if child is None or child.source is None or unknown_in(context.properties) is not None:
+            return False
+        try:
+            return not alike(child.source, self.source_beneath(context, child.source))
+        except ResourceFailed:
+            return True  # there is none to make it from: whoever makes it says why
+
+    def source_beneath(self, context: Context, before: Source) -> Source:
+        """Return what the nested stack is to be made from, as far as files change it."""
+        return self.source(context)
 
     async def create(self, context: Context) -> None:
         """Make the nested stack."""
