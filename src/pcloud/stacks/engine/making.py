@@ -61,6 +61,8 @@ class Making:
         assessment = self.judge(source)
         nodes = assessment.nodes
         self._enabled = source, frozenset(nodes)
+        if not restoring:
+            self._refuse_deletions(frozenset(nodes))
         requires = {name: node.requires for name, node in nodes.items()}
         errors: list[tuple[str, str]] = []
 
@@ -78,6 +80,26 @@ class Making:
             detail = "; ".join(sentence for _, sentence in errors)
             verb = "create" if operation.action == "CREATE" else "update"
             raise StepFailed(f"The following resource(s) failed to {verb}: [{names}]. {detail}")
+
+    def _refuse_deletions(self, wanted: frozenset[str]) -> None:
+        """StepFailed when the stack's policy keeps what an update no longer wants, before anything is changed."""
+        operation = self.stack.operation
+        assert operation is not None
+        if operation.action != "UPDATE":
+            return
+        gone = [record for name, record in self.manager.current(self.stack).items() if name not in wanted]
+        refused = {record.name: self._denied(record, "Update:Delete") for record in gone}
+        sentences = [sentence for sentence in refused.values() if sentence]
+        if sentences:
+            names = ", ".join(name for name, sentence in refused.items() if sentence)
+            detail = "; ".join(sentences)
+            raise StepFailed(f"The following resource(s) failed to update: [{names}]. {detail}")
+
+    def _denied(self, record: ResourceRecord, action: str) -> str:
+        """Return why the stack's policy denies an action of an update; empty when it does not."""
+        operation = self.stack.operation
+        assert operation is not None
+        return denied(operation.policy or self.stack.policy, record, action)
 
     async def _step(self, node: Node, source: Source, assessment: Assessment, restoring: bool) -> None:
         manager, stack, operation = self.manager, self.stack, self.stack.operation
@@ -109,14 +131,8 @@ class Making:
         if record is not None and record.status == "CREATE_IN_PROGRESS" and change.action != "replace":
             await self._create(node, record, kind, checked.values, metadata, source)  # a crash came between
             return
-        if (
-            change.action in ("update", "replace")
-            and operation.action == "UPDATE"
-            and not restoring
-            and record is not None
-        ):
-            policy = operation.policy or stack.policy
-            sentence = denied(policy, record, "Update:Modify" if change.action == "update" else "Update:Replace")
+        if record is not None and operation.action == "UPDATE" and not restoring and change.action != "none":
+            sentence = self._denied(record, "Update:Replace" if change.action == "replace" else "Update:Modify")
             if sentence:
                 raise StepFailed(sentence)
         if change.action in ("create", "replace"):
