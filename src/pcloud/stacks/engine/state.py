@@ -16,6 +16,7 @@ from pcloud.stacks.assessment import assess
 from pcloud.stacks.engine.scopes import Reader, arn
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import AccessKey, ChangeSet, ResourceRecord, Source, StackEvent, StackRecord, derived_id
+from pcloud.stacks.rules import judge_rules, judge_sections
 from pcloud.stacks.store import StackStore
 from pcloud.stacks.types.base import ResourceType
 from pcloud.stacks.types.registry import type_made
@@ -273,6 +274,8 @@ class State:
     def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
         """InvalidDocument with everything that is wrong with a source."""
         scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
+        judge_sections(scope)
+        judge_rules(scope)
         assess(
             scope,
             registry=source.registry,
