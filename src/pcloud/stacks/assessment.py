@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pcloud.model.errors import InvalidDocument
+from pcloud.model.errors import InvalidDocument, Problem
 from pcloud.stacks.documents import Path
 from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, Unknown
 from pcloud.stacks.lifecycle import policies_judged, removals_judged
@@ -60,10 +60,12 @@ def assess(
     capabilities: frozenset[str],
     platform: Platform | None = None,
     occupied: Callable[[str, str], str] | None = None,
+    beneath: Callable[[ResourceDefinition, ResourceType, Mapping[str, Any], Path], list[Problem]] | None = None,
 ) -> Assessment:
     """Judge a template: types, properties as far as known, references, cycles. InvalidDocument lists all problems.
 
-    `occupied` says why a resource can not have an address that it asks for, empty when it can.
+    `occupied` says why a resource can not have an address that it asks for, empty when it can; `beneath` what is wrong in
+    the nested stack that a resource stands for.
     """
     template = scope.template
     section = template.section("resources")
@@ -108,6 +110,8 @@ def assess(
                 refused = kind.check_on(checked.values, platform)
                 refused += _claims(name, kind, checked.values, claimed, occupied)
                 report(scope, Checked(values={}, problems=tuple(refused)), (*path, template.properties_key))
+            if beneath is not None and kind.nested and not checked.problems and _certain(scope, definition, name):
+                scope.problems += beneath(definition, kind, checked.values, path)
             if name in scope.enabled:
                 notes.extend(f"{name}: {note}" for note in checked.notes)
         elif not isinstance(properties, Unknown | dict):
@@ -120,6 +124,13 @@ def assess(
     _outputs(scope)
     scope.finish()
     return Assessment(template=template, scope=scope, nodes=_sorted(template, nodes), notes=notes)
+
+
+def _certain(scope: Scope, definition: ResourceDefinition, name: str) -> bool:
+    """Whether a resource is made for certain: its condition holds, and does not wait for a value."""
+    if name not in (scope.enabled or ()):
+        return False
+    return definition.condition is None or scope.truth(definition.condition, ()) is True
 
 
 def _claims(

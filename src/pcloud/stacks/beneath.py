@@ -10,10 +10,45 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
+import msgspec
+
+from pcloud.stacks.functions.evaluation import Unknown, unknown_in
 from pcloud.stacks.records import Source
 
 _MADE_UP = re.compile(r"""\bget_file\b["']?\s*:\s*(?:[{\n]|$)""")
+
+
+class Foreseen(msgspec.Struct, frozen=True, kw_only=True):
+    """A nested source as far as it is known before anything is made."""
+
+    source: Source
+    """With the parameters that are known."""
+    unknown: frozenset[str] | None = frozenset()
+    """Parameters that are given values which are not known yet; None when even their names are not."""
+    label: str
+    """What the nested template is called: its file, or the property that holds it."""
+
+
+def parted(given: Any) -> tuple[dict[str, Any], frozenset[str] | None]:
+    """Return the parameters that are known, and the names of those that are given and not known."""
+    if isinstance(given, Unknown):
+        return {}, None
+    known = {name: value for name, value in (given or {}).items() if unknown_in(value) is None}
+    return known, frozenset(given or {}) - known.keys()
+
+
+def without_unknown(value: Any, names: list[str]) -> Any:
+    """Return a value of a HOT template with a parameter in the place of everything that is not known; adds their names."""
+    if isinstance(value, Unknown):
+        names.append(f"unknown{len(names)}")
+        return {"get_param": names[-1]}
+    if isinstance(value, list):
+        return [without_unknown(item, names) for item in value]
+    if isinstance(value, dict):
+        return {key: without_unknown(item, names) for key, item in value.items()}
+    return value
 
 
 def files_of(source: Source) -> Mapping[str, str]:

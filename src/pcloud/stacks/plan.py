@@ -36,7 +36,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     conditional: bool = False
     """Whether it depends on a value that is not known yet."""
     why: str = ""
-    notes: tuple[str, ...] = ()
+    waits_for: tuple[str, ...] = ()
+    """Resources of the same plan that come first: those it needs; of one that is deleted, those that need it."""
+    beneath: tuple[Change, ...] = ()
+    """What happens to the resources of its nested stack, where that was asked for and is known."""
 
 
 def decide(
@@ -109,26 +112,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Return the changes that are some."""
         return tuple(change for change in self.changes if change.action != "none")
 
-    def tree(self) -> str:
-        """Return the plan for people: one line a resource, indented by what it waits for."""
-        signs = {
-            "create": "+",
-            "update": "~",
-            "metadata": "~",
-            "replace": "±",
-            "delete": "-",
-            "retain": "·",
-            "none": " ",
-        }
-        lines = []
-        for change in self.changes:
-            why = f"  ({change.why})" if change.why else ""
-            what = f": {', '.join(change.changed)}" if change.changed else ""
-            doubt = "  [if the value turns out to differ]" if change.conditional and change.action != "create" else ""
-            lines.append(f"{signs[change.action]} {change.action:<8} {change.name}  {change.type}{what}{why}{doubt}")
-        lines.extend(f"note: {note}" for note in self.notes)
-        return "\n".join(lines)
-
 
 def plan(
     assessment: Assessment,
@@ -136,9 +119,11 @@ def plan(
     attribute_scope: Any,
     registry: Mapping[str, Any],
     beneath: Callable[[Node, ResourceRecord, Mapping[str, Any]], bool],
+    nested: Callable[[Change, Node, Mapping[str, Any]], tuple[Change, ...]] | None = None,
 ) -> Plan:
     """Compare a judged template with what exists. `attribute_scope(changes)` gives a Scope that knows what stays;
-    `beneath` says of a resource with these properties whether what its nested stack is made from is other than before."""
+    `beneath` says of a resource with these properties whether what its nested stack is made from is other than before;
+    `nested` what then happens to the resources of that."""
     changes: dict[str, Change] = {}
     scope: Scope = attribute_scope(changes)
     template = assessment.template
@@ -149,16 +134,27 @@ def plan(
         checked = check(node.type, properties if isinstance(properties, dict) else {})
         report(scope, checked, (*node.path, template.properties_key))
         other = record is not None and beneath(node, record, checked.values)
-        changes[name] = decide(node.type, record, node.definition, checked.values, metadata, registry, beneath=other)
+        change = decide(node.type, record, node.definition, checked.values, metadata, registry, beneath=other)
+        rows = nested(change, node, checked.values) if nested is not None and change.action != "none" else ()
+        changes[name] = msgspec.structs.replace(change, waits_for=tuple(sorted(node.requires)), beneath=rows)
     scope.finish()
-    for name, record in reversed(list(current.items())):
-        if name not in changes:
-            kept = record.deletion_policy in ("Retain", "RetainExceptOnCreate")
-            changes[name] = Change(
+    left = {name: record for name, record in current.items() if name not in changes}
+    return Plan(changes=(*changes.values(), *removals_planned(left)), notes=tuple(assessment.notes))
+
+
+def removals_planned(records: Mapping[str, ResourceRecord]) -> list[Change]:
+    """Return what happens to resources that nobody wants any more, by their names."""
+    changes = []
+    for name, record in sorted(records.items()):
+        kept = record.deletion_policy in ("Retain", "RetainExceptOnCreate")
+        changes.append(
+            Change(
                 action="retain" if kept else "delete",
                 name=name,
                 type=record.type,
                 physical=record.physical,
                 why="a snapshot is made first" if record.deletion_policy == "Snapshot" else "",
+                waits_for=tuple(sorted(other for other, each in records.items() if name in each.requires)),
             )
-    return Plan(changes=tuple(changes.values()), notes=tuple(assessment.notes))
+        )
+    return changes

@@ -1,50 +1,19 @@
-"""Exports between stacks, plans and change sets."""
+"""Exports between stacks, drift and change sets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError
-from pcloud.stacks.assessment import Node, assess
-from pcloud.stacks.engine.services import Services
-from pcloud.stacks.functions.evaluation import Scope
-from pcloud.stacks.plan import Change, Plan, plan
-from pcloud.stacks.records import ChangeSet, ResourceRecord, Source, StackRecord, new_id
+from pcloud.stacks.assessment import assess
+from pcloud.stacks.engine.planning import Planning
+from pcloud.stacks.plan import Change
+from pcloud.stacks.records import ChangeSet, Source, StackRecord, new_id
 from pcloud.stacks.types.base import Context
 
 
-class Changes(Services):
-    """The part of the manager that looks ahead."""
-
-    def plan(self, stack: StackRecord | None, source: Source, name: str = "") -> Plan:
-        """Return what an update of a stack (or the creation of one) would do; InvalidDocument with everything wrong."""
-        subject = stack or StackRecord(
-            id="00000000-0000-0000-0000-000000000000", name=name or "plan", status="REVIEW_IN_PROGRESS"
-        )
-        self.validate(subject, source)
-        current = self.current(stack) if stack is not None else {}
-
-        def scope(changes: dict[str, Change]) -> Scope:
-            return self.reader.live_scope(subject, source, current, facade=self.facade(subject), changes=changes)
-
-        judged = assess(
-            scope({}), registry=source.registry, capabilities=self.platform.capabilities, platform=self.platform
-        )
-
-        def deciding_scope(changes: dict[str, Change]) -> Scope:
-            final = scope(changes)
-            final.enabled = judged.scope.enabled
-            return final
-
-        if any("guests" in node.type.needs for node in judged.nodes.values() if node.type is not None):
-            judged.notes.append(f"guests are made on {self.platform.infrastructure}")
-
-        def beneath(node: Node, record: ResourceRecord, properties: Mapping[str, Any]) -> bool:
-            context = Context(self, subject, record, dict(properties), files=source.files, registry=source.registry)
-            return bool(node.type.beneath(context))
-
-        return plan(judged, current, deciding_scope, source.registry, beneath)
+class Changes(Planning):
+    """The part of the manager that keeps plans, and looks at what became of things."""
 
     # --- exports
 

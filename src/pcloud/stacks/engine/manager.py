@@ -16,6 +16,7 @@ from typing import Any
 from pcloud.model.errors import Conflict, PcloudError, Unavailable
 from pcloud.stacks.alarms.sampling import Sampling
 from pcloud.stacks.engine.balancing import Balancing
+from pcloud.stacks.engine.judging import MAX_NESTING
 from pcloud.stacks.engine.loading import Loading
 from pcloud.stacks.engine.scopes import arn
 from pcloud.stacks.engine.settling import Settling
@@ -27,7 +28,6 @@ from pcloud.stacks.records import (
 )
 
 _log = logging.getLogger(__name__)
-MAX_NESTING = 10
 _AGAIN = 5.0
 """Seconds between tries to be reachable for guests whose infrastructure is away."""
 

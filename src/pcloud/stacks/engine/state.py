@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pcloud.model.errors import Conflict, NotFound
 from pcloud.stacks.alarms.watcher import Watcher
-from pcloud.stacks.assessment import assess
+from pcloud.stacks.engine.judging import Judging
 from pcloud.stacks.engine.scopes import Reader, arn
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import AccessKey, ChangeSet, ResourceRecord, Source, StackEvent, StackRecord, derived_id
-from pcloud.stacks.rules import judge_rules, judge_sections
 from pcloud.stacks.store import StackStore
 from pcloud.stacks.types.base import ResourceType
 from pcloud.stacks.types.registry import type_made
@@ -272,15 +271,13 @@ class State:
         self._pokes.pop(record.id, None)
 
     def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
-        """InvalidDocument with everything that is wrong with a source."""
+        """InvalidDocument with everything that is wrong with a source, and with what is nested in it."""
         scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
-        judge_sections(scope)
-        judge_rules(scope)
-        assess(
+        Judging(self.reader, self.platform).judge(
             scope,
-            registry=source.registry,
-            capabilities=self.platform.capabilities,
-            platform=self.platform,
+            stack,
+            source,
+            self._depth(stack),
             occupied=lambda name, address: self._occupied(stack, name, address),
         )
 

@@ -181,7 +181,8 @@ def change_view(entry: dict[str, Any]) -> dict[str, Any]:
 
 def plan_view(change: Change) -> dict[str, Any]:
     """Return a planned change as plain data."""
-    return {**entry_of(change), "why": change.why}
+    beneath = [plan_view(each) for each in change.beneath]
+    return {**entry_of(change), "why": change.why, "waits_for": list(change.waits_for), "beneath": beneath}
 
 
 def parameters_view(template: Template) -> list[dict[str, Any]]:
