@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,18 +11,8 @@ from pcloud.api.aws.cloudformation.views import change_view
 from pcloud.stacks.beneath import alike
 from pcloud.stacks.engine.changes import entry_of
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source, StackRecord
-from pcloud.stacks.store import SqliteStore
 from tests.stacks.test_engine import made
-
-
-@pytest.fixture
-async def manager(tmp_path: Path):
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
-    yield manager
-    await manager.close()
 
 
 def heat(resources: dict[str, Any], **outputs: Any) -> str:

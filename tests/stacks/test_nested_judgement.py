@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,18 +10,8 @@ import pytest
 from pcloud.model.errors import InvalidDocument, Problem
 from pcloud.stacks.engine import judging
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source
-from pcloud.stacks.store import SqliteStore
 from tests.stacks.test_engine import made
-
-
-@pytest.fixture
-async def manager(tmp_path: Path) -> AsyncIterator[StackManager]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
-    yield manager
-    await manager.close()
 
 
 def heat(resources: dict[str, Any], parameters: dict[str, Any] | None = None, **outputs: Any) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,18 +12,8 @@ from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.plan import Change, Plan
 from pcloud.stacks.plan_tree import tree
-from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source
-from pcloud.stacks.store import SqliteStore
 from tests.stacks.test_engine import made
-
-
-@pytest.fixture
-async def manager(tmp_path: Path) -> AsyncIterator[StackManager]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
-    yield manager
-    await manager.close()
 
 
 def heat(resources: dict[str, Any], parameters: dict[str, Any] | None = None) -> str:

@@ -12,7 +12,7 @@ from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source, StackRecord
-from pcloud.stacks.store import SqliteStore
+from tests.stacks.lifecycle import opened
 from tests.stacks.test_engine import made
 
 EXTENDED = {"Transform": "AWS::LanguageExtensions"}
@@ -27,12 +27,6 @@ def cfn(policy: Any, key: str = "DeletionPolicy", **more: Any) -> dict[str, Any]
 
 def source(body: dict[str, Any], **parameters: Any) -> Source:
     return Source(template=json.dumps(body), parameters=parameters)
-
-
-async def opened(folder: Path) -> StackManager:
-    manager = StackManager(SqliteStore(folder / "stacks.db"), NoPlatform())
-    await manager.start()
-    return manager
 
 
 def ends(manager: StackManager, stack: StackRecord) -> list[str]:
@@ -51,12 +45,12 @@ def ends(manager: StackManager, stack: StackRecord) -> list[str]:
 async def test_a_policy_that_a_function_gives_is_followed_over_a_restart(tmp_path: Path, policy: Any) -> None:
     conditions = {"Kept": {"Fn::Equals": [{"Ref": "Keep"}, "Retain"]}}
     body = cfn(policy, Conditions=conditions, Mappings={"Stages": {"production": {"end": "Retain"}}})
-    manager = await opened(tmp_path)
+    manager = await opened(tmp_path, NoPlatform())
     stack = await manager.create("kept", source(body))
     await manager.wait(stack)
     assert stack.status == "CREATE_COMPLETE", stack.reason
     await manager.close()
-    again = await opened(tmp_path)
+    again = await opened(tmp_path, NoPlatform())
     stack = again.get("kept")
     assert again.current(stack)["A"].deletion_policy == "Retain"
     await again.delete(stack)
@@ -66,7 +60,7 @@ async def test_a_policy_that_a_function_gives_is_followed_over_a_restart(tmp_pat
 
 
 async def test_an_update_changes_what_the_function_gives(tmp_path: Path) -> None:
-    manager = await opened(tmp_path)
+    manager = await opened(tmp_path, NoPlatform())
     body = cfn({"Ref": "Keep"})
     stack = await manager.create("one", source(body))
     await manager.wait(stack)
@@ -81,7 +75,7 @@ async def test_an_update_changes_what_the_function_gives(tmp_path: Path) -> None
 
 
 async def test_what_is_replaced_is_kept_when_a_function_says_so(tmp_path: Path) -> None:
-    manager = await opened(tmp_path)
+    manager = await opened(tmp_path, NoPlatform())
 
     def body(value: str) -> Source:
         return source(cfn({"Ref": "Keep"}, "UpdateReplacePolicy", properties={"update_replace_value": value}))
@@ -95,7 +89,7 @@ async def test_what_is_replaced_is_kept_when_a_function_says_so(tmp_path: Path) 
 
 
 async def test_heat_takes_functions_too(tmp_path: Path) -> None:
-    manager = await opened(tmp_path)
+    manager = await opened(tmp_path, NoPlatform())
     body = {
         "heat_template_version": "2018-08-31",
         "parameters": {"keep": {"type": "string"}},
@@ -129,7 +123,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 async def test_what_is_no_policy_is_refused_before_anything_starts(
     tmp_path: Path, body: dict[str, Any], sentence: str
 ) -> None:
-    manager = await opened(tmp_path)
+    manager = await opened(tmp_path, NoPlatform())
     with pytest.raises(InvalidDocument) as caught:
         await manager.create("no", source(body))
     assert any(sentence in problem.message for problem in caught.value.problems), caught.value.problems

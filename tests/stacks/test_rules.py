@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pcloud.model.errors import InvalidDocument, Problem
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source, StackRecord
-from pcloud.stacks.store import SqliteStore
 
 PARAMETERS = {
     "Stage": {"Type": "String", "Default": "test"},
@@ -29,14 +25,6 @@ LARGE = {
         {"Assert": {"Fn::Contains": [["large", "huge"], {"Ref": "Size"}]}, "AssertDescription": "production is large"}
     ],
 }
-
-
-@pytest.fixture
-async def manager(tmp_path: Path) -> AsyncIterator[StackManager]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
-    yield manager
-    await manager.close()
 
 
 def source(rules: Any, parameters: dict[str, Any] | None = None, **more: Any) -> Source:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,6 @@ def policy(*statements: dict[str, Any]) -> dict[str, Any]:
 
 def deny(action: str, name: str = "a") -> dict[str, Any]:
     return policy({"Effect": "Deny", "Action": action, "Resource": f"LogicalResourceId/{name}"})
-
-
-@pytest.fixture
-async def manager(tmp_path: Path) -> AsyncIterator[StackManager]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
-    yield manager
-    await manager.close()
 
 
 OLD = {"a": made("1", properties={"update_replace_value": "x"}), "b": made("1", depends_on="a")}

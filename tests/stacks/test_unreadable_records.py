@@ -12,17 +12,10 @@ import msgspec
 import pytest
 
 from pcloud.model.errors import Conflict
-from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source
-from pcloud.stacks.store import SqliteStore
+from tests.stacks.lifecycle import opened
 from tests.stacks.test_engine import hot, made
-
-
-async def opened(folder: Path) -> StackManager:
-    manager = StackManager(SqliteStore(folder / "stacks.db"), NoPlatform())
-    await manager.start()
-    return manager
 
 
 def spoil(folder: Path, table: str, key: str, **changes: Any) -> None:
@@ -37,7 +30,7 @@ def spoil(folder: Path, table: str, key: str, **changes: Any) -> None:
 
 async def filled(folder: Path) -> dict[str, str]:
     """Store three stacks, one of them with a nested one; return what they and their resources are called."""
-    manager = await opened(folder)
+    manager = await opened(folder, NoPlatform())
     inner = {"heat_template_version": "2018-08-31", "resources": {"deep": made()}}
     family = Source(
         template=json.dumps({"heat_template_version": "2018-08-31", "resources": {"nested": {"type": "inner.yaml"}}}),
@@ -61,7 +54,7 @@ async def test_a_resource_that_can_not_be_read(tmp_path: Path, caplog: pytest.Lo
     ids = await filled(tmp_path)
     spoil(tmp_path, "resource", ids["broken.a"], deletion_policy={"Ref": "P"})
     with caplog.at_level(logging.ERROR):
-        manager = await opened(tmp_path)
+        manager = await opened(tmp_path, NoPlatform())
     assert ids["broken.a"] in caplog.text
     sentence = r"Stack \[broken\] can not be used: the record of its resource a can not be read .*deletion_policy"
     with pytest.raises(Conflict, match=sentence):
@@ -87,7 +80,7 @@ async def test_a_resource_that_can_not_be_read(tmp_path: Path, caplog: pytest.Lo
 async def test_a_stack_that_can_not_be_read(tmp_path: Path, changes: dict[str, Any]) -> None:
     ids = await filled(tmp_path)
     spoil(tmp_path, "stack", ids["broken"], **changes)
-    manager = await opened(tmp_path)
+    manager = await opened(tmp_path, NoPlatform())
     name = "broken" if changes else ids["broken"]  # nothing more is known of bytes that are no record
     with pytest.raises(Conflict, match="its record can not be read"):
         manager.get(name)
@@ -102,7 +95,7 @@ async def test_a_stack_that_can_not_be_read(tmp_path: Path, changes: dict[str, A
 async def test_a_nested_stack_takes_its_family_aside(tmp_path: Path) -> None:
     ids = await filled(tmp_path)
     spoil(tmp_path, "resource", ids["deep"], requires=7)
-    manager = await opened(tmp_path)
+    manager = await opened(tmp_path, NoPlatform())
     for name in ("family", ids["child"]):
         with pytest.raises(Conflict, match="the record of its resource deep of the stack family-nested"):
             manager.get(name)
@@ -111,13 +104,13 @@ async def test_a_nested_stack_takes_its_family_aside(tmp_path: Path) -> None:
 
 
 async def test_an_operation_under_way_is_not_carried_on(tmp_path: Path) -> None:
-    manager = await opened(tmp_path)
+    manager = await opened(tmp_path, NoPlatform())
     slow = made(properties={"action_wait_secs": {"create": 3600}})
     stack = await manager.create("slow", hot({"a": slow}))
     await manager.store.flush()
     await manager.close()
     spoil(tmp_path, "stack", stack.id, generation="many")
-    again = await opened(tmp_path)
+    again = await opened(tmp_path, NoPlatform())
     assert again.stacks[stack.id].status == "CREATE_IN_PROGRESS"
     with pytest.raises(Conflict, match="can not be read"):
         again.get("slow")
@@ -126,7 +119,7 @@ async def test_an_operation_under_way_is_not_carried_on(tmp_path: Path) -> None:
 
 
 async def test_a_change_set_and_a_key_that_can_not_be_read_are_not_there(tmp_path: Path) -> None:
-    manager = await opened(tmp_path)
+    manager = await opened(tmp_path, NoPlatform())
     stack = await manager.create("one", hot({"a": made()}))
     await manager.wait(stack)
     change_set = await manager.create_change_set("one", "next", hot({"a": made("2")}), kind="UPDATE")
@@ -134,7 +127,7 @@ async def test_a_change_set_and_a_key_that_can_not_be_read_are_not_there(tmp_pat
     await manager.close()
     spoil(tmp_path, "thing", change_set.id)
     spoil(tmp_path, "thing", key, secret=7)
-    again = await opened(tmp_path)
+    again = await opened(tmp_path, NoPlatform())
     assert (again.change_sets, again.keys) == ({}, {})
     assert again.get("one").status == "CREATE_COMPLETE"
     await again.close()
