@@ -1,4 +1,4 @@
-"""Exports between stacks, drift and change sets."""
+"""Exports between stacks, and change sets."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from typing import Any
 
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError
 from pcloud.stacks.assessment import assess
-from pcloud.stacks.engine.planning import Planning
+from pcloud.stacks.engine.drift import Drift
 from pcloud.stacks.plan import Change
 from pcloud.stacks.records import ChangeSet, Source, StackRecord, new_id
-from pcloud.stacks.types.base import Context
 
 
-class Changes(Planning):
-    """The part of the manager that keeps plans, and looks at what became of things."""
+class Changes(Drift):
+    """The part of the manager that keeps plans, and what stacks give each other."""
 
     # --- exports
 
@@ -56,26 +55,6 @@ class Changes(Planning):
         except InvalidDocument:
             return scope.imported
         return scope.imported
-
-    # --- drift
-
-    async def detect_drift(self, stack: StackRecord, names: list[str] | None = None) -> None:
-        """Compare resources with what really runs; the answer is kept in the records."""
-        drifted = 0
-        for record in list(self.current(stack).values()):
-            if names and record.name not in names:
-                continue
-            kind = self.type_of(record)
-            differences = (
-                await kind.drift(Context(self, stack, record, dict(record.properties))) if kind is not None else {}
-            )
-            status = "DELETED" if differences is None else "MODIFIED" if differences else "IN_SYNC"
-            drifted += status != "IN_SYNC"
-            record.drift = {"status": status, "time": self.now(), "differences": differences or {}}
-            self.save(record)
-        stack.drift = {"status": "DRIFTED" if drifted else "IN_SYNC", "time": self.now(), "drifted": drifted}
-        self.store.put(stack)
-        await self.store.flush()
 
     # --- change sets
 

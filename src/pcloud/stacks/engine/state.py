@@ -182,9 +182,8 @@ class State:
         """Return the type of a record, as its stack's registry names it."""
         stack = self.stacks[record.stack]
         source = stack.source or (stack.operation.target if stack.operation else None)
-        return type_made(
-            record.type, record.made_as, source.registry if source else {}, source.files if source else {}
-        )[0]
+        registry, files = (source.registry, source.files) if source else ({}, {})
+        return type_made(record.type, record.made_as, registry, files)[0]
 
     def events(self, stack: StackRecord) -> list[StackEvent]:
         """Return the stored events of a stack, oldest first."""
@@ -297,13 +296,8 @@ class State:
             record = self.current(parent).get(stack.parent_resource)
             if record is None:
                 return {}
-            return (
-                record.metadata
-                if section == "metadata"
-                else record.deletion_policy
-                if section == "deletionpolicy"
-                else {}
-            )
+            known = {"metadata": record.metadata, "deletionpolicy": record.deletion_policy}
+            return known.get(section, {})
 
         return facade
 
