@@ -168,4 +168,6 @@ def test_which_files_count() -> None:
     assert not alike(old, source('{"type": "x.yaml"}', a_yaml="get_file: b.sh", b_sh="1", c_sh="1"))
     computed = "get_file: {list_join: ['', [c, .sh]]}"
     assert not alike(source(computed, c_sh="1"), source(computed, c_sh="2"))
+    for made_up in ("TemplateURL: !Sub '${X}.sh'", '"TemplateURL": {"Fn::Sub": "${X}.sh"}'):
+        assert not alike(source(made_up, c_sh="1"), source(made_up, c_sh="2"))
     assert not alike(source("get_file:\n  list_join: []", c_sh="1"), source("get_file:\n  list_join: []", c_sh="2"))

@@ -17,7 +17,8 @@ import msgspec
 from pcloud.stacks.functions.evaluation import Unknown, unknown_in
 from pcloud.stacks.records import Source
 
-_MADE_UP = re.compile(r"""\bget_file\b["']?\s*:\s*(?:[{\n]|$)""")
+_MADE_UP = re.compile(r"""\b(?:get_file|TemplateURL)\b["']?\s*:\s*(?:[{!\n]|$)""")
+"""Where a function gives the name of a file."""
 
 
 class Foreseen(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ Concurrency: pure but for the template reader's cache; one object a request.
 from __future__ import annotations
 
 import collections
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ class Judging:
     def __init__(self, reader: Reader, platform: Platform) -> None:
         self._reader = reader
         self._platform = platform
-        self._known: dict[bytes, list[Problem]] = {}
+        self._known: dict[str, list[Problem]] = {}
         self._alike: collections.Counter[str] = collections.Counter()
 
     def judge(
@@ -84,8 +85,8 @@ class Judging:
 
     def _nested(self, child: StackRecord, foreseen: Foreseen, depth: int) -> list[Problem]:
         source, unknown = foreseen.source, foreseen.unknown
-        given = source.template, source.parameters, sorted(unknown) if unknown is not None else None, depth
-        key = msgspec.msgpack.encode(given)
+        later = sorted(map(str, unknown)) if unknown is not None else None
+        key = json.dumps([source.template, source.parameters, later, depth], default=str)
         if key in self._known:
             return self._known[key]
         if self._alike[source.template] >= MAX_ALIKE or self._alike.total() >= MAX_JUDGED:
