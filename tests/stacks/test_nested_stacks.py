@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from pcloud.stacks.engine.manager import StackManager
@@ -65,6 +66,26 @@ async def test_defaults_of_the_environment_hold_in_every_template_within(
 ) -> None:
     stack = await made(manager, "s", outer(resource, value, defaults={"word": "the environment's", "other": "x"}))
     assert said(stack) == "the environment's"
+
+
+@pytest.mark.parametrize(("resource", "value"), KINDS.values(), ids=KINDS)
+async def test_other_defaults_alone_reach_the_templates_within(
+    manager: StackManager, resource: dict[str, Any], value: Any
+) -> None:
+    stack = await made(manager, "s", outer(resource, value, defaults={"word": "one"}))
+    source = outer(resource, value, defaults={"word": "two"})
+    assert [(change.name, change.action) for change in manager.plan(stack, source).changes] == [("inner", "update")]
+    await changed(manager, stack, source)
+    assert said(stack) == "two"
+
+
+async def test_a_parameter_without_a_default_has_the_environments(manager: StackManager) -> None:
+    needs = json.loads(json.dumps(SAYS))
+    del needs["parameters"]["word"]["default"]
+    source = outer({"type": "outer.yaml"}, {"get_attr": ["inner", "said"]}, defaults={"word": "the environment's"})
+    source = msgspec.structs.replace(source, files={**source.files, "says.yaml": json.dumps(needs)})
+    manager.plan(None, source)
+    assert said(await made(manager, "s", source)) == "the environment's"
 
 
 async def test_a_parameter_that_is_given_stands_over_the_environments_default(manager: StackManager) -> None:
