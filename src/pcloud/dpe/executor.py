@@ -18,6 +18,7 @@ from pcloud.environment.infrastructure import (
     GuestInfo,
     GuestSpec,
     GuestState,
+    HasLimits,
     InfrastructureError,
     InfrastructureUnavailable,
 )
@@ -26,7 +27,8 @@ from pcloud.model.deployable import Assembly, Resource
 from pcloud.policy.cib import resource_id
 from pcloud.policy.definition import configure_digest, resolved, service_digest
 from pcloud.policy.graph import Action
-from pcloud.policy.observation import GuestActed, GuestSeen, Observation, Operated
+from pcloud.policy.limits import wanted
+from pcloud.policy.observation import GuestActed, GuestBounded, GuestSeen, Observation, Operated
 from pcloud.policy.state import ISOLATING, State
 
 PORTS = {"remote": 3121, "ssh": 22, "none": 0}
@@ -110,6 +112,21 @@ class Executor:
             info = await self._environment.infrastructure.start(spec)
         self._infos[assembly.name] = info
         return info
+
+    async def bound(self, state: State, assembly: Assembly) -> Observation:
+        """Bring the limits of a guest that runs to its definition's."""
+        infrastructure, (memory, cpus) = self._environment.infrastructure, wanted(assembly)
+        seen = GuestBounded(assembly=assembly.name, bounds=(memory, cpus))
+        if not isinstance(infrastructure, HasLimits):
+            return seen
+        guest_id = self.guest_id(state, assembly.name)
+        try:
+            done = await infrastructure.limits.bound(guest_id, memory=memory, cpus=cpus)
+        except InfrastructureUnavailable as failure:
+            return msgspec.structs.replace(seen, error=str(failure), unavailable=True)
+        except InfrastructureError as failure:
+            return msgspec.structs.replace(seen, error=str(failure))
+        return msgspec.structs.replace(seen, changed=done.changed, later=done.later)
 
     async def _stop(self, state: State, assembly: Assembly) -> None:
         await self._links.drop(assembly.name)

@@ -29,7 +29,7 @@ from pcloud.environment.scheduler import SchedulerError
 from pcloud.environment.transport import OperationResult
 from pcloud.model.deployable import Deployable
 from pcloud.model.status import DeployableStatus
-from pcloud.policy import change, cib
+from pcloud.policy import change, cib, limits
 from pcloud.policy.fold import fold
 from pcloud.policy.graph import Action, GraphError, parse_graph
 from pcloud.policy.observation import (
@@ -124,6 +124,7 @@ class DeployableEngine:
                 images=_digests(deployable, guests),
                 places=places,
                 revision=revision,
+                resizing=limits.resizing(self._environment.infrastructure.capabilities),
             )
         )
 
@@ -246,6 +247,11 @@ class DeployableEngine:
             if name in known:
                 self._flights.launch(
                     (cib.guest_id(name), "monitor", 0), partial(self._executor.look, self.state, name, reason)
+                )
+        for assembly in limits.due(self.state, self._environment.clock.time()) if self._configured else ():
+            if not self._flights.busy(assembly.name):
+                self._flights.launch(
+                    (cib.guest_id(assembly.name), "limit", 0), partial(self._executor.bound, self.state, assembly)
                 )
         for name in change.removable(self.state):
             assembly = next(a for a in self.state.leaving if a.name == name)

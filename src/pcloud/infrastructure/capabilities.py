@@ -10,6 +10,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.EXECUTE,
             Capability.CONSOLE,
             Capability.SECOND_SIGNAL,
+            Capability.LIMITS,
             Capability.SEED,
             Capability.FIREWALL,
             Capability.ADDRESSES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from pcloud.model.deployable import Assembly, Resource
-from pcloud.policy.observation import Configured
+from pcloud.policy.observation import Configured, Resizing
 from pcloud.policy.state import Health, Power, State
 
 
@@ -41,6 +41,7 @@ def configure(state: State, wish: Configured) -> State:
         hostnames=wish.hostnames,
         images={**state.images, **wish.images},
         places=wish.places or state.places,
+        live_limits=wish.resizing is Resizing.LIVE,
         memory=replace(
             state.memory, unrecoverable=unrecoverable, assemblies=tuple(sorted(names | {a.name for a in leaving}))
         ),

@@ -113,6 +113,12 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     failed_at: float = 0.0
     probed: bool = False
     """Whether the infrastructure was asked since this engine took the deployable over."""
+    bounds: tuple[int, float] | None = None
+    """MiB and cores that it is known to have, 0 for the infrastructure's own; None until that was asked."""
+    refused: tuple[int, float] | None = None
+    """Those that it could not be given."""
+    retry: float = 0.0
+    """When that is tried again."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,6 +161,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     hostnames: dict[str, str] = {}
     images: dict[str, str] = {}
     """Assembly → digest of what its guest shall be made from."""
+    live_limits: bool = False
+    """Whether guests' memory and cores can be changed while they run."""
     infrastructure_down: str = ""
     """Why the infrastructure does not answer; empty while it does."""
     blocked: str = ""

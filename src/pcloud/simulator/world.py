@@ -47,6 +47,8 @@ class SimulatedGuest:
     """Its network is gone; everything in it executes."""
     boots: int = 0
     volumes: tuple[AttachedVolume, ...] = ()
+    bounds: tuple[int, float] = (0, 0.0)
+    """Its limits in MiB and cores; 0 is none."""
     services: dict[str, bool] = field(default_factory=dict)
     """Resource id → runs."""
     recurring: dict[tuple[str, str], asyncio.TimerHandle] = field(default_factory=dict)
@@ -92,6 +94,8 @@ class World:
         """Guest id → errors of the next starts."""
         self.volumes: dict[str, int] = {}
         """Volume → bytes."""
+        self.used: dict[str, int] = {}
+        """Guest id → MiB that it uses: it can not be limited to less."""
         self.stubborn: set[str] = set()
         """Guests that can not be destroyed."""
         self.watchers: list[asyncio.Queue[GuestEvent]] = []
