@@ -16,6 +16,7 @@ from functools import partial
 
 import msgspec
 
+from pcloud.dpe import limiting
 from pcloud.dpe.dispatch import work_of
 from pcloud.dpe.environment import Environment
 from pcloud.dpe.executor import Executor, operated
@@ -248,11 +249,8 @@ class DeployableEngine:
                 self._flights.launch(
                     (cib.guest_id(name), "monitor", 0), partial(self._executor.look, self.state, name, reason)
                 )
-        for assembly in limits.due(self.state, self._environment.clock.time()) if self._configured else ():
-            if not self._flights.busy(assembly.name):
-                self._flights.launch(
-                    (cib.guest_id(assembly.name), "limit", 0), partial(self._executor.bound, self.state, assembly)
-                )
+        if self._configured:
+            limiting.begin(self.state, self._environment.clock.time(), self._flights, self._executor)
         for name in change.removable(self.state):
             assembly = next(a for a in self.state.leaving if a.name == name)
             key: Key = (cib.guest_id(name), "delete", 0)

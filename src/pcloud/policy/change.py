@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from pcloud.model.deployable import Assembly, Resource
+from pcloud.policy import service_limits
 from pcloud.policy.observation import Configured, Resizing
 from pcloud.policy.state import Health, Power, State
 
@@ -12,6 +13,7 @@ from pcloud.policy.state import Health, Power, State
 def configure(state: State, wish: Configured) -> State:
     """Return the state with the user's newest wishes; what is no longer part of them becomes leaving."""
     new = wish.deployable
+    state = service_limits.intend(state, new)
     names = {assembly.name for assembly in new.assemblies}
     leaving = tuple(a for a in state.assemblies() if a.name not in names)
     known = names | {assembly.name for assembly in leaving}
@@ -43,7 +45,9 @@ def configure(state: State, wish: Configured) -> State:
         places=wish.places or state.places,
         live_limits=wish.resizing is Resizing.LIVE,
         memory=replace(
-            state.memory, unrecoverable=unrecoverable, assemblies=tuple(sorted(names | {a.name for a in leaving}))
+            state.memory,
+            unrecoverable=unrecoverable,
+            assemblies=tuple(sorted(names | {a.name for a in leaving})),
         ),
         blocked="" if new != state.deployable else state.blocked,
     )
@@ -115,6 +119,7 @@ def departed(state: State, name: str) -> State:
             started={k: v for k, v in memory.started.items() if k.partition("/")[0] != name},
             faults={k: v for k, v in memory.faults.items() if k != name},
             assemblies=tuple(other for other in memory.assemblies if other != name),
+            limited=tuple(one for one in memory.limited if one.partition("/")[0] != name),
         ),
     )
 

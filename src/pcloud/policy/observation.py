@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from pcloud.environment.infrastructure import GuestInfo, Vitality
-from pcloud.model.deployable import Deployable, Resource
+from pcloud.model.deployable import Deployable, Resource, ResourceLimits
 
 
 class Resizing(StrEnum):
@@ -107,6 +107,8 @@ class Operated(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     digest: str = ""
     definition: Resource | None = None
+    limits: ResourceLimits | None = None
+    """What the service was limited to before its start or after its stop; None where nobody did or could."""
 
 
 class InfrastructureState(msgspec.Struct, frozen=True, kw_only=True):
