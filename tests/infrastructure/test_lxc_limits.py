@@ -103,8 +103,10 @@ def test_killed_at_any_line_the_next_call_ends_right(tmp_path: Path) -> None:
     groups = version1(tmp_path / "1")
 
     def settle(memory: int, cpus: float) -> None:
+        fresh = lxc_limits.rewritten(config, memory, cpus)
         lxc_limits.settle(groups, memory, cpus)
-        lxc_limits.rewrite(config, memory, cpus)
+        if fresh is not None:
+            fresh.replace(config)
 
     def prepare() -> Callable[[], None]:
         settle(0, 0.0)
@@ -163,6 +165,13 @@ async def test_a_real_guest_is_limited_while_it_runs(driver: LxcInfrastructure, 
         await driver.limits.bound(GUEST, memory=1, cpus=0.25)
     assert shown(groups) == [f"{256 * MIB}", "50000"]
     assert config.stat().st_mtime_ns == written
+    assert not config.with_name("config.new").exists()
+
+    config.with_name("config.new").symlink_to("/dev/full")
+    with pytest.raises(InfrastructureError, match="No space left"):
+        await driver.limits.bound(GUEST, memory=512, cpus=0.5)
+    assert shown(groups) == [f"{256 * MIB}", "50000"], "nothing is changed on a full disk"
+    config.with_name("config.new").unlink(missing_ok=True)
 
     share = next((group / "cpu.cfs_quota_us" for group in groups if (group / "cpu.cfs_quota_us").exists()), None)
     if share is not None:  # version 1 takes no less than what a group inside was given
@@ -172,6 +181,7 @@ async def test_a_real_guest_is_limited_while_it_runs(driver: LxcInfrastructure, 
         with pytest.raises(InfrastructureError, match=r"0\.2 processors can not be set"):
             await driver.limits.bound(GUEST, memory=512, cpus=0.2)
         assert shown(groups) == [f"{256 * MIB}", "50000"], "nothing is half applied"
+        (inside / "cpu.cfs_quota_us").write_text("-1")  # the kernel counts a removed group for a moment yet
         inside.rmdir()
 
     bounds = driver.limits

@@ -48,6 +48,14 @@ class LxcLimits:
         return Bounded(changed=tuple(changed))
 
     def _bound(self, guest_id: str, running: Running, memory: int, cpus: float) -> list[str]:
-        changed = lxc_limits.settle(lxc_process.cgroups(running.init), memory, cpus)
-        lxc_limits.rewrite(self._guests / guest_id / "config", memory, cpus)  # what a refused limit leaves as it was
+        config = self._guests / guest_id / "config"
+        fresh = lxc_limits.rewritten(config, memory, cpus)  # first: on a full disk nothing is changed
+        try:
+            changed = lxc_limits.settle(lxc_process.cgroups(running.init), memory, cpus)
+        except (OSError, InfrastructureError):
+            if fresh is not None:
+                fresh.unlink(missing_ok=True)
+            raise
+        if fresh is not None:
+            fresh.replace(config)
         return changed

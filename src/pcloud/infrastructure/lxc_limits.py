@@ -87,17 +87,17 @@ def settle(groups: Sequence[Path], memory: int, cpus: float) -> list[str]:
     return list(dict.fromkeys(_told(knob, memory, cpus) for knob in done))
 
 
-def rewrite(config: Path, memory: int, cpus: float) -> bool:
-    """Bring a guest's configuration file to limits; tell whether it was changed. It is replaced as a whole or not at all."""
+def rewritten(config: Path, memory: int, cpus: float) -> Path | None:
+    """Write beside a guest's configuration file one with these limits, that is to take its place once they are had; None
+    when it has them already. OSError."""
     text = config.read_text()
     kept = [line for line in text.splitlines() if not line.startswith(_KEYS)]
     changed = "".join(f"{line}\n" for line in (*kept, *lines(memory, cpus)))
     if sorted(changed.splitlines()) == sorted(text.splitlines()):
-        return False
+        return None
     fresh = config.with_name(f"{config.name}.new")
     fresh.write_text(changed)
-    fresh.replace(config)
-    return True
+    return fresh
 
 
 def used(groups: Sequence[Path]) -> int:
