@@ -271,8 +271,8 @@ class DeployableEngine:
             return True
         busy = self._flights.of(action.resource)
         if busy:
-            if action.resource in self._names.connections:
-                for other in busy:  # nothing is lost by giving up an attempt to connect
+            for other in busy:  # nothing is lost by giving up an attempt to connect, or to change a limit
+                if action.resource in self._names.connections or other[1] == "limit":
                     self._flights.cancel(other)
             return False
         if action.task == "start" and action.resource in self._names.services and self._stops_overtaken(walk):

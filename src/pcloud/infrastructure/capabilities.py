@@ -28,6 +28,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
         {
             Capability.CONSOLE,
             Capability.SECOND_SIGNAL,
+            Capability.LIMITS,
             Capability.SAVED_STATE,
             Capability.SEED,
             Capability.FIREWALL,

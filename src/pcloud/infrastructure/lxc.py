@@ -64,7 +64,7 @@ class LxcInfrastructure:
         self._making = Making(settings, self._state, self._tracker, self._leases, self._bridge, self._end)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._busy: dict[str, asyncio.Task[None]] = {}
-        self.limits = LxcLimits(settings, self._guests, self._settled, self._tracker.find)
+        self.limits = LxcLimits(settings, self._guests, self._settled, self._whole, self._tracker.find)
         self._cleaned = False
 
     async def places(self) -> Sequence[str]:

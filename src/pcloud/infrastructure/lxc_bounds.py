@@ -7,7 +7,7 @@ in a thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 
 from pcloud.environment.infrastructure import Bounded, InfrastructureError
@@ -24,12 +24,15 @@ class LxcLimits:
         settings: LxcSettings,
         guests: Path,
         settled: Callable[[str], Awaitable[None]],
+        whole: Callable[[str, Coroutine[None, None, None]], Awaitable[None]],
         find: Callable[[str], Running | None],
     ) -> None:
-        """`settled(guest id)` waits for a start or end that goes on, `find(guest id)` returns a guest that runs."""
+        """`settled(guest id)` waits for work on a guest that goes on, `whole(guest id, work)` brings such work to its end
+        even when the caller is cancelled, `find(guest id)` returns a guest that runs."""
         self._settings = settings
         self._guests = guests
         self._settled = settled
+        self._whole = whole
         self._find = find
 
     async def bound(self, guest_id: str, *, memory: int, cpus: float) -> Bounded:
@@ -39,8 +42,13 @@ class LxcLimits:
         if running is None:
             return Bounded()
         memory, cpus = memory or self._settings.memory, cpus or self._settings.cpus
+        changed: list[str] = []
+
+        async def work() -> None:
+            changed.extend(await asyncio.to_thread(self._bound, guest_id, running, memory, cpus))
+
         try:
-            changed = await asyncio.to_thread(self._bound, guest_id, running, memory, cpus)
+            await self._whole(guest_id, work())
         except (OSError, InfrastructureError) as error:
             if not lxc_process.is_alive(running.init):
                 return Bounded()  # it ended meanwhile, and its control groups with it
