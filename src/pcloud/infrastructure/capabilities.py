@@ -12,6 +12,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.EXECUTE,
             Capability.CONSOLE,
             Capability.SECOND_SIGNAL,
+            Capability.LIMITS,
             Capability.SEED,
             Capability.FIREWALL,
             Capability.ADDRESSES,
@@ -29,6 +30,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
         {
             Capability.CONSOLE,
             Capability.SECOND_SIGNAL,
+            Capability.LIMITS,
             Capability.SAVED_STATE,
             Capability.SEED,
             Capability.FIREWALL,

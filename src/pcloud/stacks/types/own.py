@@ -123,7 +123,7 @@ class ResourceOfGuest(ResourceType):
             for keys, value in (
                 (("template", "class", "provider", "type"), text(on_change=_UPDATE)),
                 (("monitor", "timeouts", "configure"), anything(on_change=_UPDATE)),
-                (("parameters", "escalation"), mapping(on_change=_UPDATE)),
+                (("parameters", "escalation", "limits"), mapping(on_change=_UPDATE)),
                 (("processes", "after"), listing(on_change=_UPDATE)),
             )
             for key in keys
