@@ -103,7 +103,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag="record"):
-    """One journal record; exactly one of `event`, `decision`, `state` is set."""
+    """One journal record: `event`, `decision` or `state`, or an event with the state that it led to."""
 
     sequence: int
     deployable: str = ""

@@ -12,10 +12,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from pcloud.events.event import Severity
-from pcloud.policy import change, escalation, failures, guests, services
+from pcloud.policy import change, escalation, failures, guests, incidents, services
 from pcloud.policy.observation import (
     Blocked,
     Configured,
+    Elapsed,
     GuestActed,
     GuestSeen,
     InfrastructureState,
@@ -36,6 +37,7 @@ def fold(state: State, observation: Observation, now: float) -> Outcome:
     """Return what follows from an observation at `now` (wall-clock seconds)."""
     outcome = Outcome(state, now)
     _HANDLERS[type(observation)](outcome, observation)
+    incidents.follow(state, outcome)
     return outcome
 
 
@@ -97,4 +99,5 @@ _HANDLERS: dict[type[Any], Callable[[Outcome, Any], None]] = {
     InfrastructureState: guests.infrastructure_state,
     Blocked: _blocked,
     Tick: _tick,
+    Elapsed: lambda outcome, seen: None,
 }

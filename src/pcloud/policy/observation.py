@@ -112,6 +112,10 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     """A timer of ours ended."""
 
 
+class Elapsed(msgspec.Struct, frozen=True, kw_only=True):
+    """A time has come on which only what is told depends: nothing is decided."""
+
+
 Observation = (
     Configured
     | GuestSeen
@@ -125,4 +129,5 @@ Observation = (
     | Restart
     | Blocked
     | Tick
+    | Elapsed
 )
