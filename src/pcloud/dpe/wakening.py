@@ -22,7 +22,7 @@ RECHECK = 60.0
 """Seconds after which a deployable that is not as it shall be is looked at again, whatever was (not) observed."""
 INFRASTRUCTURE_RETRY = 2.0
 """Seconds between attempts to reach an infrastructure that went away."""
-SETTLED = frozenset({"running", "stopped", "paused", "failed"})
+SETTLED = frozenset({"running", "stopped", "paused", "failed", "blocked"})
 
 
 class Wakener:

@@ -78,7 +78,8 @@ def _restart(outcome: Outcome, seen: Restart) -> None:
 
 def _blocked(outcome: Outcome, seen: Blocked) -> None:
     if not outcome.state.blocked:
-        outcome.tell("deployable.state", "", "failed", f"blocked: {seen.reason}", severity=Severity.CRITICAL)
+        reason = f"{seen.reason}; nothing is done until `pcloud recover {outcome.state.deployable.name}`"
+        outcome.tell("deployable.state", "", "blocked", reason, severity=Severity.CRITICAL)
     outcome.state = replace(outcome.state, blocked=seen.reason)
 
 

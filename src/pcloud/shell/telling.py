@@ -42,7 +42,7 @@ class Recoveries:
         kind, state = event_type(event), event.text("state")
         line = event_line(event, now=now)
         if kind.endswith(".state"):
-            if state in {"failed", "suspect", "unrecoverable"}:
+            if state in {"failed", "suspect", "unrecoverable", "blocked"}:
                 if len(self._failed) < self.MOST:
                     self._failed.setdefault(event.subject, stamp(event.time))
                 return line
