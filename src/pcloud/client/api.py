@@ -21,7 +21,7 @@ from pcloud.client.http import REPLY_TIMEOUT, Connection
 from pcloud.client.settings import Settings, load
 from pcloud.client.stacks import Stacks
 from pcloud.model.errors import NotFound, PcloudError
-from pcloud.model.status import DeployableStatus
+from pcloud.model.status import DeployableStatus, Standstill
 
 IMPORT_TIMEOUT = 900.0
 """Seconds that the check and conversion of an imported image may take."""
@@ -129,6 +129,15 @@ class Client:
             _path("deployables", name, "explain"),
             list[dict[str, Any]],
             query={"assembly": assembly, "resource": resource, "limit": limit},
+        )
+
+    def standstill(self, name: str, *, assembly: str = "", resource: str = "") -> list[Standstill]:
+        """Return what is not being done at the moment, and why."""
+        return self.connection.call(
+            "GET",
+            _path("deployables", name, "standstill"),
+            list[Standstill],
+            query={"assembly": assembly, "resource": resource},
         )
 
     def simulate(self, name: str, faults: list[str], files: dict[str, str]) -> dict[str, Any]:

@@ -365,6 +365,11 @@ class DeployableEngine:
         return self._executor.guests[assembly]
 
     @property
+    def braked(self) -> frozenset[str]:
+        """The assemblies whose start waits for the storm brake."""
+        return frozenset(self._executor.braked)
+
+    @property
     def number(self) -> int:
         """How many decisions there were."""
         return self._recorder.number

@@ -61,8 +61,8 @@ class Unload(msgspec.Struct, frozen=True, kw_only=True, tag="unload"):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag="command"):
-    """Something asked of one loaded deployable: `recover`, `restart`, `execute`, `console`, `snapshot`, `inject`; or of the
-    engine process itself (an empty name): `ping`, to which any answer will do."""
+    """Something asked of one loaded deployable: `recover`, `restart`, `execute`, `console`, `snapshot`, `standstill`,
+    `inject`; or of the engine process itself (an empty name): `ping`, to which any answer will do."""
 
     name: str
     action: str
