@@ -373,6 +373,10 @@ class Api:
             "noticed": "its process exited", "restarted": ["web/httpd"], "state": "running",
             "reason": "all runs again after 0.5 s" if passed else "noticed, but not all ran again",
             "previous": {"count": 3, "detected_s": 0.04, "recovered_s": 0.2}, "slower": True,
+            "probes": [
+                {"url": url, "asked": 9, "failed": number, "unanswered_s": 0.25 * number, "answers": True, "error": "e"}
+                for number, url in enumerate(asked.get("probes", ()))
+            ],
         }  # fmt: skip
         self.fleet.drills.insert(0, report)
         return JSONResponse(report)

@@ -159,9 +159,13 @@ class Client:
         resource: str = "",
         budget: float = 60.0,
         force: bool = False,
+        probes: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Do one real fault and return the report once all runs again or `budget` seconds are over."""
+        """Do one real fault and return the report once all runs again or `budget` seconds are over; the pages `probes` are
+        asked for meanwhile."""
         body = {"fault": fault, "assembly": assembly, "resource": resource, "budget": budget, "force": force}
+        if probes:  # an older daemon does not know them
+            body["probes"] = list(probes)
         return self.connection.call(
             "POST", _path("deployables", name, "drills"), dict[str, Any], body=body, timeout=budget + 120
         )
