@@ -179,5 +179,6 @@ export function weight(event: CloudEvent): "bad" | "good" | "plain" {
   const severity = text(event, "severity");
   if (["failed", "unrecoverable", "blocked", "suspect"].includes(state) || severity === "critical" || severity === "warning") return "bad";
   if (state === "running" && kind(event).endsWith(".state")) return "good";
+  if (state === "recovered" && kind(event) === "incident") return "good";
   return "plain";
 }

@@ -32,6 +32,11 @@ def engine_of(stage: Stage, name: str) -> int:
     return int((stage.home / "run" / f"dped-own.{name}.lock").read_text())
 
 
+def outcomes(stage: Stage, cursor: int) -> list[str]:
+    """Return how the incidents of a deployable ended since then."""
+    return [e["data"]["outcome"] for e in stage.events(cursor, "stuck") if e["type"].endswith(".incident")]
+
+
 @contextmanager
 def no_worker(engine: int) -> Iterator[None]:
     """Let an engine process have no scheduler's worker: the one it has is killed, for another there is no room."""
@@ -53,6 +58,7 @@ def test_a_deployable_without_decisions_is_blocked_until_recover(stage: Stage) -
             stage.pcloud("stop", "stuck")
             until("blocked", lambda: stage.status("stuck")["state"] == "blocked")
             stage.told(cursor, "stuck", "blocked")
+            until("its outcome", lambda: outcomes(stage, cursor) == ["blocked"])
             reason = stage.status("stuck")["reason"]
             assert "worker does not start" in reason
             assert "`pcloud recover stuck`" in reason
@@ -63,8 +69,10 @@ def test_a_deployable_without_decisions_is_blocked_until_recover(stage: Stage) -
             assert waited.returncode != 0, "nobody waits for what will not come"
             assert "pcloud recover stuck" in waited.stdout + waited.stderr
             assert stage.guest_init("stuck.one") == before, "nothing is done to its guest"
+            assert "BLOCKED" in {one["rule"] for one in stage.json("explain", "stuck/one", "--now")}
         stage.pcloud("recover", "stuck", "--wait")
         assert stage.guest_init("stuck.one") == before
+        assert stage.json("explain", "stuck", "--now") == []
         stage.pcloud("stop", "stuck", "--wait")
     finally:
         stage.pcloud("delete", "stuck", "--yes", "--wait")
