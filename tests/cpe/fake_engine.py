@@ -23,6 +23,7 @@ from pcloud.dpe import messages
 from pcloud.events.event import Event
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.status import AssemblyStatus, DeployableStatus, ResourceStatus
+from pcloud.policy.standstill import standstill
 from pcloud.policy.state import Memory, initial
 
 
@@ -164,6 +165,9 @@ class FakeEngine:
             self.send(messages.Reply(request=message.request, result=b"login: \xff\n"))
         elif message.action == "snapshot":
             result = msgspec.to_builtins(initial(self.loaded[message.name][0], Memory()))
+            self.send(messages.Reply(request=message.request, result=result))
+        elif message.action == "standstill":
+            result = msgspec.to_builtins(standstill(initial(self.loaded[message.name][0], Memory()), time.time()))
             self.send(messages.Reply(request=message.request, result=result))
         elif message.action == "inject":
             task = asyncio.create_task(self.injected(message.name, message.arguments))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ async def all_well(trial: Trial) -> None:
     trial.violations += trial.world_differs()
     if trial.engine.state.blocked:
         trial.violations.append(trial.engine.state.blocked)
+    if trial.engine.state.memory.incidents:
+        trial.violations.append(f"the outcome was not told: {trial.engine.state.memory.incidents}")
+    ends = Counter(e.data["incident"] for e in trial.journal.events if e.type == "incident" and e.state != "unresolved")
+    trial.violations += [f"the outcome of {name} was told {times} times" for name, times in ends.items() if times > 1]
     if any("internal error" in e.reason for e in trial.journal.events):
         trial.violations.append("an internal error")
 

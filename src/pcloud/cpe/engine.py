@@ -40,7 +40,7 @@ from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import NotFound, PcloudError, Problem, Unavailable
-from pcloud.model.status import DeployableStatus
+from pcloud.model.status import DeployableStatus, Standstill
 from pcloud.store.deployables import touched
 from pcloud.store.rows import Definition, DeployableRow, Job
 from pcloud.store.store import Store
@@ -335,6 +335,10 @@ class CloudPolicyEngine:
     ) -> list[dict[str, Any]]:
         """Return the newest decisions, newest first; those that are about an assembly or resource when one is given."""
         return await self._telling.explain(name, assembly=assembly, resource=resource, limit=limit)
+
+    async def standstill(self, name: str, *, assembly: str = "", resource: str = "") -> tuple[Standstill, ...]:
+        """Return what is not being done now, and why."""
+        return await self._telling.standstill(name, assembly=assembly, resource=resource)
 
     async def decisions(self, name: str, *, limit: int) -> list[dict[str, Any]]:
         """Return the newest decision records as they were journalled, newest first: with what `replay` needs."""

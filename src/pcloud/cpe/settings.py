@@ -23,6 +23,8 @@ from pcloud.transport.settings import TransportSettings
 from pcloud.transport.settings import problems as transport_problems
 
 _PREFIX = "PCLOUD__"
+OUTCOME = "incident"
+"""The type of the event that tells how an incident ended."""
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,6 +140,8 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     resource: str = ""
     type: str = ""
     severity: Severity | None = None
+    outcomes: bool = False
+    """One notification for each incident, when it is over, instead of one for each failure and each try."""
 
     def filter(self) -> EventFilter:
         """Return the filter part."""
@@ -145,7 +149,7 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             deployable=self.deployable,
             assembly=self.assembly,
             resource=self.resource,
-            type=self.type,
+            type=OUTCOME if self.outcomes else self.type,
             severity=self.severity,
         )
 
@@ -258,6 +262,8 @@ def check(settings: DaemonSettings, path: Path) -> None:
             add(f"{where}.kind", "must be webhook, command or syslog")
         if sink.kind == "webhook" and not sink.url.startswith(("http://", "https://")):
             add(f"{where}.url", "a webhook needs an http or https URL")
+        if sink.outcomes and sink.type:
+            add(f"{where}.type", "outcomes are events of one type; leave `type` out")
         if sink.kind == "command" and not sink.command:
             add(f"{where}.command", "a command sink needs an argument vector")
     if problems:

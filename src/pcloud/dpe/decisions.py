@@ -159,6 +159,7 @@ _KINDS = {
     "Restart": "alarm",
     "Blocked": "scheduler",
     "Tick": "timer",
+    "Elapsed": "timer",
 }
 """Kinds of observations, in words."""
 _TRIGGERS = {

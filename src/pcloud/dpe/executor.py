@@ -46,12 +46,14 @@ CONFIGURE_TIMEOUT = 300.0
 class Executor:
     """Actions of one deployable onto its world."""
 
-    __slots__ = ("_environment", "_infos", "_links", "guests")
+    __slots__ = ("_environment", "_infos", "_links", "braked", "guests")
 
     def __init__(self, environment: Environment, links: Links) -> None:
         self._environment = environment
         self._links = links
         self._infos: dict[str, GuestInfo] = {}
+        self.braked: set[str] = set()
+        """Assemblies whose start waits for the storm brake."""
         self.guests: dict[str, GuestMaterial] = {}
 
     def guest_id(self, state: State, assembly: str) -> str:
@@ -117,8 +119,13 @@ class Executor:
             groups=assembly.groups,
             volumes=assembly.volumes,
         )
-        async with self._environment.brake.slot(state.deployable.priority):
-            info = await self._environment.infrastructure.start(spec)
+        self.braked.add(assembly.name)
+        try:
+            async with self._environment.brake.slot(state.deployable.priority):
+                self.braked.discard(assembly.name)
+                info = await self._environment.infrastructure.start(spec)
+        finally:
+            self.braked.discard(assembly.name)
         self._infos[assembly.name] = info
         return info
 

@@ -75,6 +75,8 @@ class DeployableEngine:
         self._outdated = False
         """Something came while the scheduler was deciding: what it answered is not used, it is asked again."""
         self._asked_again = 0
+        self._pardon = False
+        """An operator asked to try again what blocked it."""
         self._walk: Walk | None = None
         self._names = cib.Names({}, {}, {})
         self._wakener = Wakener(environment, self._executor, self._flights, self.post, lambda: self.state)
@@ -199,6 +201,7 @@ class DeployableEngine:
         decide = False
         while self._queue:
             observation = self._queue.popleft()
+            self._pardon |= bool(self.state.blocked) and isinstance(observation, Recover)
             outcome = fold(self.state, observation, self._environment.clock.time())
             self.state = outcome.state
             decide = decide or outcome.decide
@@ -210,6 +213,9 @@ class DeployableEngine:
         loop = asyncio.get_running_loop()
         began, ends = loop.time(), self._flights.ends
         document = cib.render(self.state, now)
+        if self._pardon:
+            self._environment.scheduler.pardon(document)
+            self._pardon = False
         asked = loop.time()
         try:
             graph = parse_graph(await self._environment.scheduler.schedule(document))
@@ -361,6 +367,11 @@ class DeployableEngine:
     def material(self, assembly: str) -> GuestMaterial:
         """Return an assembly's image and keys; KeyError when there is no such assembly."""
         return self._executor.guests[assembly]
+
+    @property
+    def braked(self) -> frozenset[str]:
+        """The assemblies whose start waits for the storm brake."""
+        return frozenset(self._executor.braked)
 
     @property
     def number(self) -> int:

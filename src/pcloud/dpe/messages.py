@@ -62,8 +62,8 @@ class Unload(msgspec.Struct, frozen=True, kw_only=True, tag="unload"):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag="command"):
-    """Something asked of one loaded deployable: `recover`, `restart`, `execute`, `console`, `snapshot`, `inject`; or of the
-    engine process itself (an empty name): `ping`, to which any answer will do."""
+    """Something asked of one loaded deployable: `recover`, `restart`, `execute`, `console`, `snapshot`, `standstill`,
+    `inject`; or of the engine process itself (an empty name): `ping`, to which any answer will do."""
 
     name: str
     action: str
@@ -105,7 +105,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag="record"):
-    """One journal record; exactly one of `event`, `decision`, `state` is set."""
+    """One journal record: `event`, `decision` or `state`, or an event with the state that it led to."""
 
     sequence: int
     deployable: str = ""

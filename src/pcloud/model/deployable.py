@@ -22,7 +22,13 @@ class ResourceState(StrEnum):
     STOPPED = "stopped"
     SUSPECT = "suspect"
     UNRECOVERABLE = "unrecoverable"
+    BLOCKED = "blocked"
+    """No decision can be made, so nothing is done: of a deployable as a whole, until the operator has it tried again."""
     PAUSED = "paused"
+
+
+LOST = frozenset({ResourceState.FAILED, ResourceState.UNRECOVERABLE, ResourceState.BLOCKED})
+"""States of what failed; as the state of a whole deployable it stays so without an operator."""
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, tag="reference"):

@@ -12,10 +12,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from pcloud.events.event import Severity
-from pcloud.policy import change, escalation, failures, guests, limits, services
+from pcloud.policy import change, escalation, failures, guests, incidents, limits, services
 from pcloud.policy.observation import (
     Blocked,
     Configured,
+    Elapsed,
     GuestActed,
     GuestBounded,
     GuestSeen,
@@ -37,6 +38,7 @@ def fold(state: State, observation: Observation, now: float) -> Outcome:
     """Return what follows from an observation at `now` (wall-clock seconds)."""
     outcome = Outcome(state, now)
     _HANDLERS[type(observation)](outcome, observation)
+    incidents.follow(state, outcome)
     return outcome
 
 
@@ -78,7 +80,8 @@ def _restart(outcome: Outcome, seen: Restart) -> None:
 
 def _blocked(outcome: Outcome, seen: Blocked) -> None:
     if not outcome.state.blocked:
-        outcome.tell("deployable.state", "", "failed", f"blocked: {seen.reason}", severity=Severity.CRITICAL)
+        reason = f"{seen.reason}; nothing is done until `pcloud recover {outcome.state.deployable.name}`"
+        outcome.tell("deployable.state", "", "blocked", reason, severity=Severity.CRITICAL)
     outcome.state = replace(outcome.state, blocked=seen.reason)
 
 
@@ -100,4 +103,5 @@ _HANDLERS: dict[type[Any], Callable[[Outcome, Any], None]] = {
     InfrastructureState: guests.infrastructure_state,
     Blocked: _blocked,
     Tick: _tick,
+    Elapsed: lambda outcome, seen: None,
 }

@@ -143,6 +143,10 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     """A timer of ours ended."""
 
 
+class Elapsed(msgspec.Struct, frozen=True, kw_only=True):
+    """A time has come on which only what is told depends: nothing is decided."""
+
+
 Observation = (
     Configured
     | GuestSeen
@@ -157,4 +161,5 @@ Observation = (
     | Restart
     | Blocked
     | Tick
+    | Elapsed
 )

@@ -70,12 +70,23 @@ def why_service(state: State, subject: str, action: str) -> str:
 
 def _cause(state: State, assembly: str, name: str) -> str:
     """Return the failed or faulty thing that this service is ordered after, if there is one."""
+    for subject in ordered_after(state, assembly, name):
+        guest = state.guest(subject.partition("/")[0])
+        service = state.service(subject)
+        failed = service.health in (Health.FAILED, Health.START_FAILED) or bool(service.failed_at)
+        if failed or guest.fault is not Fault.NONE or service_changed(state, subject):
+            return subject
+    return ""
+
+
+def ordered_after(state: State, assembly: str, name: str) -> tuple[str, ...]:
+    """Return the services (`db/mysqld`), and the assemblies whose address it takes, that must be there before a service."""
     deployable = state.deployable
     try:
         own = deployable.assembly(assembly)
         resource = own.resource(name)
     except KeyError:
-        return ""
+        return ()
     before = [f"{assembly}/{other}" for other in resource.after]
     for dependency in own.after:
         before += [f"{dependency.assembly}/{r.name}" for r in deployable.assembly(dependency.assembly).resources]
@@ -83,10 +94,4 @@ def _cause(state: State, assembly: str, name: str) -> str:
     for parameter in resource.parameters:
         if isinstance(parameter.value, Reference):
             before.append(parameter.value.assembly)
-    for subject in dict.fromkeys(before):
-        guest = state.guest(subject.partition("/")[0])
-        service = state.service(subject)
-        failed = service.health in (Health.FAILED, Health.START_FAILED) or bool(service.failed_at)
-        if failed or guest.fault is not Fault.NONE or service_changed(state, subject):
-            return subject
-    return ""
+    return tuple(dict.fromkeys(before))

@@ -127,6 +127,28 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """When that is tried again."""
 
 
+class Incident(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that failed and whose outcome was not told yet."""
+
+    subject: str
+    """What failed first; empty for the deployable."""
+    cause: str
+    signal: str = ""
+    """What told of the first failure."""
+    began: float
+    failures: int = 0
+    escalated: tuple[str, ...] = ()
+    """How far it went up: `guest web`, `deployable`, `another place`."""
+    well_since: float = 0.0
+    """Since when all of it runs again; 0 while it does not."""
+    overdue: bool = False
+    """Whether it was told that it does not end."""
+
+    def identity(self, deployable: str) -> str:
+        """Return a name that no other incident has: who is told the same one twice can know."""
+        return f"{deployable}/{self.subject}@{self.began:.6f}" if self.subject else f"{deployable}@{self.began:.6f}"
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """What must survive the engine; keys are subjects such as `web`, `web/httpd`, or empty for the deployable."""
 
@@ -147,6 +169,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Services that may have limits of ours, in order: where they shall have none any more, those are taken away."""
     assemblies: tuple[str, ...] = ()
     """Assemblies that may have a guest: what is no longer wanted is removed even when no engine ran as that changed."""
+    incidents: dict[str, Incident] = {}
+    """By scope (a service, a guest, or all of it): what failed and whose outcome was not told yet."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

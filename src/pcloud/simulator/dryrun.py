@@ -96,8 +96,10 @@ class _Notes:
         self.decisions: list[dict[str, Any]] = []
         self.memory: bytes = b""
 
-    def event(self, event: Event) -> None:
-        self.events.append(event)
+    def event(self, event: Event, state: bytes | None = None) -> None:
+        if event.type != "incident":  # what would happen is shown, not what would be told of it later
+            self.events.append(event)
+        self.memory = self.memory if state is None else state
 
     def decision(self, deployable: str, record: dict[str, Any]) -> None:
         self.decisions.append(record)
