@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -42,6 +43,7 @@ from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import NotFound, PcloudError, Problem, Unavailable
 from pcloud.model.status import DeployableStatus
 from pcloud.store.deployables import touched
+from pcloud.store.lease import Grant
 from pcloud.store.rows import Definition, DeployableRow, Job
 from pcloud.store.store import Store
 
@@ -63,6 +65,7 @@ class CloudPolicyEngine:
         documents: Documents,
         images: Images,
         command: Sequence[str] = ENGINE_COMMAND,
+        grant: Grant | None = None,
     ) -> None:
         self.home = home
         self.settings = settings
@@ -98,6 +101,8 @@ class CloudPolicyEngine:
         self.reconciler.fleet = self.fleet
         self.library = LibraryService(self)
         self.started = time.time()
+        self.grant = grant or Grant(token=0, until=math.inf)
+        """What this daemon owns the store by."""
         self.changes = asyncio.Lock()
         """Held by whoever changes desired state."""
         self._applying = Applying(self)
@@ -157,9 +162,18 @@ class CloudPolicyEngine:
                 "the settings of infrastructures changed: the engine processes start anew; guests go on",
             )
 
+    def renewed(self, grant: Grant) -> None:
+        """The lease lasts longer, and so may the engine processes."""
+        self.grant = grant
+        for slot in self.fleet.slots.values():
+            if slot.link is not None:
+                slot.link.send(self._engine_settings())
+
     def _engine_settings(self) -> messages.Settings:
         return messages.Settings(
-            infrastructures=self.settings.infrastructures, starts_in_flight=self.settings.engine.starts_in_flight
+            infrastructures=self.settings.infrastructures,
+            starts_in_flight=self.settings.engine.starts_in_flight,
+            until=None if math.isinf(self.grant.until) else self.grant.until,
         )
 
     def emit(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -73,17 +74,20 @@ class Host:
         transports: dict[str, Transport],
         open_infrastructure: Callable[[str, dict[str, Any]], Infrastructure],
         users: Callable[[str], bool] = lambda _: False,
+        deadline: Callable[[float], None] = lambda _: None,
         hello: Callable[[tuple[str, ...]], Hello],
     ) -> None:
         """`open_infrastructure` makes the driver of a name from its settings; `users` tells whether an infrastructure
         makes guests in the name of a deployable's `username`: each then has a driver of its own, told by the setting of
-        that name; `hello` makes our first message."""
+        that name; `deadline` is told when this process must have ended (infinite: never); `hello` makes our first
+        message."""
         self._clock = clock
         self._spool = spool
         self._scheduler = scheduler
         self._transports = transports
         self._open = open_infrastructure
         self._users = users
+        self._deadline = deadline
         self._hello = hello
         self._settings = Settings()
         self._engines: dict[str, DeployableEngine] = {}
@@ -146,6 +150,7 @@ class Host:
         match message:
             case Settings():
                 self._settings = message
+                self._deadline(math.inf if message.until is None else message.until)
                 for environment in self._environments.values():
                     environment.brake.resize(message.starts_in_flight)
             case Load():
