@@ -163,7 +163,13 @@ class Owners(RuleBasedStateMachine):
             run.tokens.append(run.grant.token)
         run.answer = run.asked = None
 
-    @rule(seconds=st.floats(0, 7))
+    @rule(number=numbers, question=st.sampled_from(["claim", "renew"]))
+    def asks_and_is_answered(self, number: int, question: str) -> None:
+        self.ask(number, question)
+        self.database_answers(number)
+        self.answer_arrives(number, lost=False)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, LENGTH * 0.85, LENGTH]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 

@@ -5,7 +5,10 @@ A machine that stalls for longer than the lease moves the ownership by itself. N
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +56,13 @@ class Pair:
             way.close()
 
 
+def pcloud(member: Member, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command against one of them."""
+    program = Path(sys.executable).with_name("pcloud")
+    environment = {**os.environ, "PCLOUD_URL": member.url, "PCLOUD_HOME": str(member.home), "COLUMNS": "300"}
+    return subprocess.run([program, *words], capture_output=True, text=True, env=environment, check=False)
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Pair]:
     """Two daemons that run, with a deployable; each test leaves them so, and who owns the store does not matter."""
@@ -65,17 +75,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[P
         made.close()
 
 
-def shop(pair: Pair) -> None:
-    """Have a deployable of guests that both can reach."""
-    text = manifest("shop").replace("infrastructure: lxc", "infrastructure: openstack")
+def have(member: Member, text: str) -> None:
+    """Have a deployable applied."""
 
     def applied() -> bool:
-        answer = pair.owner().answer(
-            "POST", "/v1/deployables", content=text, headers={"Content-Type": "application/yaml"}
-        )
+        headers = {"Content-Type": "application/yaml"}
+        answer = member.answer("POST", "/v1/deployables", content=text, headers=headers)
         return answer is not None and answer.status_code == 200
 
     until(applied, "it is applied")
+
+
+def shop(pair: Pair) -> None:
+    """Have a deployable of guests that both can reach."""
+    have(pair.owner(), manifest("shop").replace("infrastructure: lxc", "infrastructure: openstack"))
     until(lambda: pair.owner().shows("shop") == "running", "it runs")
 
 
@@ -83,7 +96,13 @@ def test_the_other_takes_over_from_one_that_is_killed(pair: Pair) -> None:
     first = pair.owner()
     second = pair.other(first)
     guests = first.guest_files("shop")
+    have(first, manifest("bound"))  # LXC
+    until(lambda: first.shows("bound") == "running", "it runs")
     until(lambda: "owns the store" in second.stands_by(), "the other says who owns it")
+    done = pcloud(second, "doctor")
+    assert done.returncode, done.stdout
+    assert "this daemon stands by" in done.stdout
+    assert "this daemon owns the store" in pcloud(first, "doctor").stdout
     engines = set(first.all_engines().values())
     first.kill()
     until(lambda: not engines & set(first.engines().values()), "its engine processes end by themselves")
@@ -93,6 +112,13 @@ def test_the_other_takes_over_from_one_that_is_killed(pair: Pair) -> None:
     wait_past(pair.acts, moment)
     assert_never_two(pair.acts)
     assert first.guest_files("shop") == guests, "no guest was made anew"
+    told = second.answer(path="/v1/deployables/bound")
+    assert told is not None
+    assert told.json()["state"] == "unknown"
+    assert "its guests are on" in told.json()["reason"]
+    assert (first.guests / "loads.bound").read_text().count("\n") == 1, "no engine of the other was given it"
+    assert second.answer("POST", "/v1/deployables/bound/recover", json={}) is not None
+    until(lambda: second.shows("bound") == "running", "they are taken over on demand")
     first.start()
     until(lambda: first.stands_by() or first.owns(), "the first is back")
 

@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from pcloud.cpe import imagejobs
 from pcloud.cpe.applying import Applied, Applying
 from pcloud.cpe.deletion import Deletions
@@ -33,6 +35,7 @@ from pcloud.cpe.ports import Documents, Images
 from pcloud.cpe.reconcile import Reconciler
 from pcloud.cpe.settings import DaemonSettings
 from pcloud.cpe.slot import Slot
+from pcloud.cpe.stranded import Stranded
 from pcloud.cpe.telling import Telling
 from pcloud.dpe import messages
 from pcloud.environment.infrastructure import ExecResult
@@ -43,7 +46,7 @@ from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import NotFound, PcloudError, Problem, Unavailable
 from pcloud.model.status import DeployableStatus
 from pcloud.store.deployables import touched
-from pcloud.store.lease import Grant
+from pcloud.store.lease import Grant, Holder
 from pcloud.store.rows import Definition, DeployableRow, Job
 from pcloud.store.store import Store
 
@@ -66,7 +69,9 @@ class CloudPolicyEngine:
         images: Images,
         command: Sequence[str] = ENGINE_COMMAND,
         grant: Grant | None = None,
+        who: Holder | None = None,
     ) -> None:
+        """`grant` is what this daemon, `who`, owns the store by, where the store can have several daemons."""
         self.home = home
         self.settings = settings
         self.store = store
@@ -84,6 +89,7 @@ class CloudPolicyEngine:
             store.deployables,
             self.keys,
             images,
+            stranded=Stranded(who, self.keys, lambda: self.settings.infrastructures),
             prepare=self.preparations.begin,
             shared_slots=self.shared_slots,
         )
@@ -305,6 +311,13 @@ class CloudPolicyEngine:
         """Store and take over a row whose definition did not change; whoever calls holds `changes`."""
         await self.store.deployables.put_row(row)
         self.desired.renew(row)
+
+    async def take(self, name: str, who: Holder) -> None:
+        """Have a deployable's guests be this daemon's from now on, whoever had them before."""
+        async with self.changes:
+            row = self.desired.active(name)
+            await self.store.deployables.taken(name, who)
+            self.desired.rows[name] = msgspec.structs.replace(row, holder=who.id, host=who.host)
 
     async def delete(self, name: str) -> Job:
         """Stop it in order and remove guests, disks, addresses, keys and definition; carried through in any case."""

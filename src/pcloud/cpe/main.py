@@ -149,7 +149,7 @@ class Daemon:
             fence = ownership.fence(lost)
             store = await Store.open(url, keep_decisions=settings.store.keep_decisions, fence=fence)
             try:
-                await self._run(settings, store, ownership.grant or grant, ready)
+                await self._run(settings, store, ownership, ready)
             finally:
                 await store.close()
         finally:
@@ -160,10 +160,20 @@ class Daemon:
                 await ownership.release()
             deadline.move(math.inf)
 
-    async def _run(self, settings: DaemonSettings, store: Store, grant: Grant, ready: Callable[[str], None]) -> None:
+    async def _run(
+        self, settings: DaemonSettings, store: Store, ownership: Ownership, ready: Callable[[str], None]
+    ) -> None:
+        token = ownership.grant.token if ownership.grant is not None else 0
         documents, images = self._documents(self._home), self._images(self._home, settings)
         engine = CloudPolicyEngine(
-            self._home, settings, store, documents=documents, images=images, command=self._command, grant=grant
+            self._home,
+            settings,
+            store,
+            documents=documents,
+            images=images,
+            command=self._command,
+            grant=ownership.grant,
+            who=ownership.who,
         )
         self._engine = engine
         self._home.database.touch(mode=0o600)
@@ -172,8 +182,8 @@ class Daemon:
         tokens = TokenBook(store.tokens)
         await tokens.load(self._home)
         await engine.start()
-        if grant.token:
-            engine.emit("daemon.owner", f"this daemon owns the store (token {grant.token})", token=grant.token)
+        if token:
+            engine.emit("daemon.owner", f"this daemon owns the store (token {token})", token=token)
         tasks: list[asyncio.Task[None]] = []
         try:
             # HTTP is imported after the engines are adopted: it is most of what there is to import. By name, because
@@ -183,7 +193,7 @@ class Daemon:
             self._sinks = SinkManager(engine)
             await self._sinks.start()
             tasks.append(asyncio.create_task(metrics))
-            notify("READY=1\nSTATUS=owns the store" if grant.token else "READY=1")
+            notify("READY=1\nSTATUS=owns the store" if token else "READY=1")
             ready(servers[0].url)
             await self._stop.wait()
             notify("STOPPING=1")

@@ -50,6 +50,11 @@ class Ownership:
         self.grant: Grant | None = None
 
     @property
+    def who(self) -> Holder | None:
+        """Who this daemon is; None where its store has no other."""
+        return self._lease.who if self.grant is not None and self.grant.token else None
+
+    @property
     def poll(self) -> float:
         """Seconds between two tries to take the lease."""
         return min(POLL, self._lease.length / 10) if self._lease.length else POLL

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from pcloud.model.errors import Problem
 from pcloud.store.errors import StoreError, StoreFull, StoreRefused
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration; a test compares it with the scripts. Kept here so that a start does not import Alembic."""
 
 
