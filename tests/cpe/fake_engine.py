@@ -218,7 +218,8 @@ class FakeEngine:
                     case messages.Shutdown():
                         self.stop.set()
                         return
-                    case messages.Settings(until=until):
+                    case messages.Settings(until=until, starts_in_flight=starts):
+                        (self.guests / f"starts.{self.slot}").write_text(str(starts))
                         self.deadline.move(math.inf if until is None else until)
                 await self.writer.drain()
         finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cpe.harness import manifest, until
+from tests.cpe.harness import PATIENCE, manifest, until
 from tests.store.owners import Member, Proxy, assert_never_two, now, wait_past
 from tests.store.postgres import Server
 
@@ -148,4 +148,23 @@ def test_one_that_is_cut_off_ends_what_acts_for_it(pair: Pair) -> None:
     wait_past(pair.acts, moment)
     way.mend()
     until(lambda: "owns the store" in first.stands_by(), "it learns who owns the store")
+    assert_never_two(pair.acts)
+
+
+def test_an_orderly_end_lets_the_other_own_it_and_one_that_stands_by_can_be_ended(pair: Pair) -> None:
+    first = pair.owner()
+    second = pair.other(first)
+    answer = first.answer("POST", "/v1/shutdown", json={"engines": True, "guests": False})
+    assert answer is not None
+    assert answer.status_code == 202, answer.text
+    until(second.owns, "the other owns it")
+    assert first.process is not None
+    assert first.process.wait(PATIENCE) == 0
+    first.start()
+    until(first.stands_by, "the first stands by")
+    done = pcloud(first, "down")
+    assert done.returncode == 0, done.stderr
+    assert first.process.wait(PATIENCE) == 0
+    assert second.owns()
+    first.start()
     assert_never_two(pair.acts)

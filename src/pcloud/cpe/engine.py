@@ -38,6 +38,7 @@ from pcloud.cpe.slot import Slot
 from pcloud.cpe.stranded import Stranded
 from pcloud.cpe.telling import Telling
 from pcloud.dpe import messages
+from pcloud.dpe.brake import share
 from pcloud.environment.infrastructure import ExecResult
 from pcloud.events.broadcast import Broadcaster, Subscription
 from pcloud.events.event import Event, Severity
@@ -161,7 +162,7 @@ class CloudPolicyEngine:
         for slot in self.fleet.slots.values():
             if slot.link is not None:
                 # A driver that is open can not change its settings: the processes start anew. Guests go on meanwhile.
-                slot.link.send(messages.Shutdown() if drivers else self._engine_settings())
+                slot.link.send(messages.Shutdown() if drivers else self._engine_settings(slot))
         if drivers:
             self.emit(
                 "daemon.settings",
@@ -171,14 +172,18 @@ class CloudPolicyEngine:
     def renewed(self, grant: Grant) -> None:
         """The lease lasts longer, and so may the engine processes."""
         self.grant = grant
+        self._tell_settings()
+
+    def _tell_settings(self) -> None:
         for slot in self.fleet.slots.values():
             if slot.link is not None:
-                slot.link.send(self._engine_settings())
+                slot.link.send(self._engine_settings(slot))
 
-    def _engine_settings(self) -> messages.Settings:
+    def _engine_settings(self, slot: Slot) -> messages.Settings:
+        slots = sorted({*self.fleet.slots, slot.name})
         return messages.Settings(
             infrastructures=self.settings.infrastructures,
-            starts_in_flight=self.settings.engine.starts_in_flight,
+            starts_in_flight=share(self.settings.engine.starts_in_flight, len(slots), slots.index(slot.name)),
             until=None if math.isinf(self.grant.until) else self.grant.until,
         )
 
@@ -192,7 +197,8 @@ class CloudPolicyEngine:
         self.ingest.emit(event)
 
     def _on_link(self, slot: Slot, link: EngineLink) -> None:
-        link.send(self._engine_settings())
+        # All of them: with each engine process more the shares of the others are smaller.
+        self._tell_settings()
         self.reconciler.link(slot, link)
 
     def _on_status(self, slot: Slot, status: DeployableStatus) -> None:

@@ -159,12 +159,14 @@ class Ownership:
                 )
             )
         owner = f"{self.tenure.host} ({self.tenure.url})" if self.tenure.url else self.tenure.host
-        when = "and does so until it is released" if self.tenure.expires is None else "and renews its lease"
+        when, then = "and renews its lease", "this daemon takes over by itself once the lease ends"
+        if self.tenure.expires is None:
+            when, then = "until it releases it", "its lease does not end by itself (`store.lease = 0`)"
         return Unavailable(
             Problem(
                 code="STANDBY",
                 message=f"this daemon stands by: {owner} owns the store {when}",
-                hint="ask the owner; this daemon takes over by itself once the lease ends",
+                hint=f"ask the owner; {then}",
             )
         )
 

@@ -92,6 +92,8 @@ class Host:
         self._settings = Settings()
         self._engines: dict[str, DeployableEngine] = {}
         self._environments: dict[World, Environment] = {}
+        self._brakes: dict[str, Brake] = {}
+        """By infrastructure: its users share it."""
         self._worlds: dict[str, World] = {}
         """Deployable → where its engine works; that stays so for the engine's life."""
         self._places: dict[World, tuple[str, ...]] = {}
@@ -151,8 +153,8 @@ class Host:
             case Settings():
                 self._settings = message
                 self._deadline(math.inf if message.until is None else message.until)
-                for environment in self._environments.values():
-                    environment.brake.resize(message.starts_in_flight)
+                for brake in self._brakes.values():
+                    brake.resize(message.starts_in_flight)
             case Load():
                 await self._load(message)
             case Unload():
@@ -266,10 +268,11 @@ class Host:
             name, username = world
             settings = self._settings.infrastructures.get(name, {})
             infrastructure = self._open(name, {**settings, "username": username} if username else settings)
-            brake = Brake(self._settings.starts_in_flight, storm=partial(self._storm, name))
+            if name not in self._brakes:
+                self._brakes[name] = Brake(self._settings.starts_in_flight, storm=partial(self._storm, name))
             self._environments[world] = Environment(
                 clock=self._clock, infrastructure=infrastructure, transports=self._transports,
-                scheduler=self._scheduler, journal=self._spool, brake=brake,
+                scheduler=self._scheduler, journal=self._spool, brake=self._brakes[name],
             )  # fmt: skip
             self._spawn(self._watch(world, infrastructure))
         return self._environments[world]
