@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import TextIO
 
 import httpx2
 
@@ -83,19 +84,34 @@ class Member(DaemonProcess):
         self.environment["PCLOUD__STORE__LEASE"] = str(LEASE)
         self.environment["FAKE_ACTS"] = str(home.with_name("acts"))
         self.url = ""
+        self._reader: threading.Thread | None = None
 
     def start(self, wait: bool = True) -> None:
         self.url = ""
         super().start(wait=False)
         assert self.process is not None
-        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
         if wait:
             until(lambda: self.url, "it answers")
 
-    def _read(self, lines: object) -> None:
-        with contextlib.suppress(ValueError):
-            for line in lines:  # type: ignore[attr-defined]
+    def _read(self, lines: TextIO) -> None:
+        with lines:
+            for line in lines:
                 self.url = line.strip()
+
+    def ended(self) -> int:
+        """Wait for the daemon's end and return its exit status."""
+        assert self.process is not None
+        assert self._reader is not None
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.ended()
 
     def log(self) -> str:
         return self.home.with_name("cped.log").read_text()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cpe.harness import PATIENCE, manifest, until
+from tests.cpe.harness import manifest, until
 from tests.store.owners import Member, Proxy, assert_never_two, now, wait_past
 from tests.store.postgres import Server
 
@@ -158,13 +158,12 @@ def test_an_orderly_end_lets_the_other_own_it_and_one_that_stands_by_can_be_ende
     assert answer is not None
     assert answer.status_code == 202, answer.text
     until(second.owns, "the other owns it")
-    assert first.process is not None
-    assert first.process.wait(PATIENCE) == 0
+    assert first.ended() == 0
     first.start()
     until(first.stands_by, "the first stands by")
     done = pcloud(first, "down")
     assert done.returncode == 0, done.stderr
-    assert first.process.wait(PATIENCE) == 0
+    assert first.ended() == 0
     assert second.owns()
     first.start()
     assert_never_two(pair.acts)

@@ -57,6 +57,7 @@ RECONNECT_SECONDS = 0.2
 WATCH_RETRY_SECONDS = 2.0
 STATISTICS_SECONDS = 5.0
 PLACES_SECONDS = 5.0
+PLACES_AGAIN_SECONDS = 30.0
 
 World = tuple[str, str]
 """Infrastructure and the user in whose name guests are made there; the user is empty where that makes no difference."""
@@ -97,6 +98,7 @@ class Host:
         self._worlds: dict[str, World] = {}
         """Deployable → where its engine works; that stays so for the engine's life."""
         self._places: dict[World, tuple[str, ...]] = {}
+        self._places_again: dict[World, float] = {}
         self._statuses: dict[str, DeployableStatus] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._commands = Commands(
@@ -231,14 +233,16 @@ class Host:
         self._send(Status(status=status))
 
     async def _known_places(self, world: World) -> tuple[str, ...]:
-        if world not in self._places:
+        now = asyncio.get_running_loop().time()
+        if world not in self._places and now >= self._places_again.get(world, now):
             try:
                 async with asyncio.timeout(PLACES_SECONDS):  # the daemon's messages wait for this
                     self._places[world] = tuple(await self._environment(world).infrastructure.places())
             except (InfrastructureError, TimeoutError) as error:
                 log.warning("%s does not tell its places: %s", world[0], error)
-                return ()
-        return self._places[world]
+                # Other messages wait, too, such as the one that lets this process go on beyond its deadline.
+                self._places_again[world] = asyncio.get_running_loop().time() + PLACES_AGAIN_SECONDS
+        return self._places.get(world, ())
 
     async def _unload(self, unload: Unload) -> None:
         engine = self._engines.get(unload.name)
