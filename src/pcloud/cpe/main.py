@@ -27,7 +27,7 @@ import msgspec
 from pcloud.cpe.engine import ENGINE_COMMAND, CloudPolicyEngine
 from pcloud.cpe.home import Home
 from pcloud.cpe.notify import notify, watchdog
-from pcloud.cpe.ownership import Ownership, end_engines, holder_of, start_anew, started_anew
+from pcloud.cpe.ownership import Ownership, end_engines, lease_of, start_anew, started_anew
 from pcloud.cpe.ports import Documents, Images
 from pcloud.cpe.settings import DaemonSettings, load, split_address
 from pcloud.cpe.sinks import SinkManager
@@ -35,7 +35,7 @@ from pcloud.cpe.tokens import TokenBook
 from pcloud.dpe.deadline import Deadline
 from pcloud.model.errors import PcloudError, Problem, Unavailable
 from pcloud.store.database import sqlite_url
-from pcloud.store.lease import Grant, open_lease
+from pcloud.store.lease import Grant
 from pcloud.store.store import Store
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Daemon:
 
     async def run(self, ready: Callable[[str], None]) -> None:
         """Run until stopped; `ready` is told the URL once everything answers, and also where it stands by."""
+        anew = started_anew()
         self._home.prepare()
         self._home.lock()
         try:
@@ -79,12 +80,12 @@ class Daemon:
                 loop.add_signal_handler(number, self._stop.set)
             loop.add_signal_handler(signal.SIGHUP, self._reload)
             beside = asyncio.create_task(watchdog())
-            lease = open_lease(url, holder_of(self._home, settings.api), settings.store.lease)
+            lease = lease_of(self._home, url, settings)
             if lease.length:
                 import_module("pcloud.api.serving")  # seconds on a busy machine, in which no lease could be renewed
             try:
                 ownership = Ownership(lease, self._home)
-                grant = await self._own(ownership, settings, ready)
+                grant = await self._own(ownership, settings, ready, anew=bool(anew))
                 if grant is not None:
                     await self._as_owner(ownership, grant, settings, url, ready)
             finally:
@@ -94,14 +95,16 @@ class Daemon:
         finally:
             self._home.unlock()
 
-    async def _own(self, ownership: Ownership, settings: DaemonSettings, ready: Callable[[str], None]) -> Grant | None:
+    async def _own(
+        self, ownership: Ownership, settings: DaemonSettings, ready: Callable[[str], None], *, anew: bool
+    ) -> Grant | None:
         """Become the store's owner, standing by for as long as another is; None when stopped meanwhile."""
         try:
             grant = await ownership.claim()
         except PcloudError as error:
-            if not started_anew():
+            if not anew:
                 raise  # whoever starts it is told at once
-            grant, ownership.trouble = None, str(error)
+            grant, ownership.trouble = None, error.problems[0].message
         if grant is not None:
             return grant
         standby = import_module("pcloud.api.standby")

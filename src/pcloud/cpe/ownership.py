@@ -20,10 +20,10 @@ from typing import NoReturn
 
 from pcloud.cpe import processes
 from pcloud.cpe.home import Home, write_private
-from pcloud.cpe.settings import ApiSettings, split_address
+from pcloud.cpe.settings import ApiSettings, DaemonSettings, split_address
 from pcloud.model.errors import PcloudError, Problem, Unavailable
 from pcloud.store.database import Fence
-from pcloud.store.lease import Grant, Holder, Lease, Tenure
+from pcloud.store.lease import Grant, Holder, Lease, Tenure, open_lease
 
 _log = logging.getLogger(__name__)
 POLL = 2.0
@@ -32,6 +32,8 @@ _HERE = ("localhost", "127.0.0.1", "::1")
 """Addresses that say nothing to another machine."""
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 _ANEW = "PCLOUD_CPED_ANEW"
+SILENCE = 30.0
+"""Seconds after which a try to take the lease is given up."""
 UNHURRIED = 10.0
 """Seconds between two looks at a lease that does not end by itself."""
 
@@ -61,6 +63,14 @@ class Ownership:
 
     async def claim(self) -> Grant | None:
         """Take the lease, or return None while another holds it. PcloudError when the store does not answer."""
+        try:
+            async with asyncio.timeout(SILENCE):
+                return await self._claim()
+        except TimeoutError as error:
+            message = f"the store does not answer for {SILENCE:g} s"
+            raise Unavailable(Problem(code="STORE_SILENT", message=message)) from error
+
+    async def _claim(self) -> Grant | None:
         row = await self._lease.look()
         if row is not None and row.holder != self._lease.who.id:
             await self._set_aside()
@@ -79,10 +89,9 @@ class Ownership:
         told: tuple[str, str] = ("", "")
         while True:
             try:
-                async with asyncio.timeout(max(UNHURRIED, self._lease.length)):
-                    grant = await self.claim()
-            except (PcloudError, TimeoutError) as error:
-                self.trouble = str(error) or "the store does not answer"
+                grant = await self.claim()
+            except PcloudError as error:
+                self.trouble = error.problems[0].message
             else:
                 if grant is not None:
                     return grant
@@ -177,6 +186,13 @@ def end_engines(home: Home, *, wait: bool = True) -> None:
         slot = lock.name.removeprefix("dped-").removesuffix(".lock")
         if pid := processes.holder(home, slot):
             processes.kill(pid, slot, wait=wait)
+
+
+def lease_of(home: Home, url: str, settings: DaemonSettings) -> Lease:
+    """Return the lease of the store at a URL, asked for by the daemon of this home."""
+    # Where there is no other, nobody needs to know who this is, and a full disk hinders nothing.
+    who = Holder(id="", host="") if url.startswith("sqlite") else holder_of(home, settings.api)
+    return open_lease(url, who, settings.store.lease)
 
 
 def holder_of(home: Home, api: ApiSettings) -> Holder:
