@@ -50,6 +50,7 @@ from pcloud.model.errors import PcloudError
 from pcloud.model.status import DeployableStatus
 from pcloud.policy.observation import InfrastructureState
 from pcloud.policy.state import Memory
+from pcloud.transport.opening import configure
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +156,7 @@ class Host:
             case Settings():
                 self._settings = message
                 self._deadline(math.inf if message.until is None else message.until)
+                configure(self._transports, message.transports)
                 for brake in self._brakes.values():
                     brake.resize(message.starts_in_flight)
             case Load():

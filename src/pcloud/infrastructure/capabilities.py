@@ -9,6 +9,8 @@ from pcloud.environment.infrastructure import Capability
 from pcloud.infrastructure.libvirt_settings import host_of
 
 CAPABILITIES: dict[str, frozenset[Capability]] = {
+    # A second signal only of hosts with a fence device: of others nobody can say more than their transport does.
+    "hosts": frozenset({Capability.SECOND_SIGNAL}),
     "lxc": frozenset(
         {
             Capability.EXECUTE,
@@ -51,4 +53,4 @@ def bound_to_host(name: str, settings: Mapping[str, Any]) -> bool:
     does not reach them, and would make others."""
     if name == "libvirt":
         return not host_of(str(settings.get("uri", "")))
-    return name != "openstack"
+    return name not in ("openstack", "hosts")
