@@ -16,6 +16,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.EXECUTE,
             Capability.CONSOLE,
             Capability.SECOND_SIGNAL,
+            Capability.LIMITS,
             Capability.SEED,
             Capability.FIREWALL,
             Capability.ADDRESSES,
@@ -33,6 +34,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
         {
             Capability.CONSOLE,
             Capability.SECOND_SIGNAL,
+            Capability.LIMITS,
             Capability.SAVED_STATE,
             Capability.SEED,
             Capability.FIREWALL,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcloud.model.deployable import (
+    NO_LIMITS,
     Assembly,
     Dependency,
     Deployable,
@@ -18,6 +19,7 @@ from pcloud.model.deployable import (
     Parameter,
     Reference,
     Resource,
+    ResourceLimits,
     ServiceDependency,
 )
 from pcloud.model.errors import NotFound
@@ -153,6 +155,7 @@ class Assembler:
             escalation=escalation(values.get("escalation"), RESOURCE_ESCALATION),
             processes=tuple(values.get("processes", defaults.processes)),
             after=tuple(values.get("after", ())),
+            limits=ResourceLimits(**values["limits"]) if values.get("limits") else NO_LIMITS,
         )
 
     def agent(self, values: Mapping[str, Any], defaults: ResolvedTemplate, path: str) -> tuple[str, str, str]:

@@ -14,6 +14,7 @@ from pcloud.model.kinds import Boolean, Choice, Duration, Integer, Kind, Mode, N
 from pcloud.model.resource_description import (
     DAY,
     ESCALATION,
+    LIMITS,
     MONITOR,
     PARAMETER,
     RESOURCE,
@@ -257,6 +258,7 @@ TABLES: Final = (
     RESOURCE,
     MONITOR,
     RESOURCE_TIMEOUTS,
+    LIMITS,
     PARAMETER,
     ESCALATION,
     CONSTRAINT,

@@ -37,6 +37,7 @@ ASSEMBLY_ATTRIBUTES = {
 }
 SERVICE_ATTRIBUTES = {
     **{key: (key,) for key in ("class", "provider", "type", "template")},
+    **{key: ("limits", key) for key in ("memory", "cpus", "tasks")},
     "monitor_interval": ("monitor", "interval"),
     "monitor_timeout": ("monitor", "timeout"),
     "start_timeout": ("timeouts", "start"),
