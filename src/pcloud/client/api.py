@@ -58,13 +58,13 @@ class Client:
         return self.connection.call("GET", "/v1/version", records.Version)
 
     def healthy(self) -> bool:
-        """Whether the daemon says that it is well. Unreachable when there is none."""
+        """Whether the daemon says that it is well, if only to stand by. Unreachable when there is none."""
         try:
             self.connection.call("GET", "/healthz", None)
         except Unreachable:
             raise
-        except PcloudError:
-            return False
+        except PcloudError as error:
+            return error.code == "STANDBY"
         return True
 
     def doctor(self) -> list[records.Check]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from pcloud.model.errors import Conflict, Problem, Unavailable
 
 DEFAULT_HOME = "/var/lib/pcloud"
-_SPOOL = re.compile(r"spool-(?P<slot>.+)-(?P<process>[^-]+)\.bin")
+LATE = ".late"
+"""Ending of spools that were written before another daemon owned the store."""
+_SPOOL = re.compile(rf"spool-(?P<slot>.+)-(?P<process>[^-]+)\.(?:bin|{LATE[1:]})")
 
 
 class Home:
@@ -68,11 +70,16 @@ class Home:
     def spools(self) -> list[tuple[Path, str, str]]:
         """Return (file, slot, process) of every spool of unacknowledged records."""
         found = []
-        for path in sorted(self.run.glob("spool-*.bin")):
+        for path in sorted(self.run.glob("spool-*")):
             parts = _SPOOL.fullmatch(path.name)
             if parts:
                 found.append((path, parts["slot"], parts["process"]))
         return found
+
+    def mark_late(self) -> None:
+        """Mark every spool as written before another daemon owned the store: its engine states count no longer. Blocking."""
+        for path in self.run.glob("spool-*.bin"):
+            path.rename(path.with_suffix(LATE))
 
     def prepare(self) -> None:
         """Make the folders; Unavailable when that is not possible."""

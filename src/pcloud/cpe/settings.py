@@ -51,7 +51,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     slots: int = 0
     """Engine processes; 0 is one per core."""
     starts_in_flight: int = 8
-    """The storm brake: guests started at once on one infrastructure by one engine process."""
+    """The storm brake: guests started at once on one infrastructure, by all engine processes together (each may one)."""
     hello_timeout: float = 60.0
     """Seconds after which an engine process that lives but does not connect is killed and started again."""
     silence_timeout: float = 30.0
@@ -64,6 +64,8 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     url: str = ""
     """SQLAlchemy URL; empty is SQLite in $PCLOUD_HOME/pcloud.db."""
+    lease: float = 30.0
+    """Seconds after which another daemon on the same PostgreSQL store takes over from one that is silent; 0 is never."""
     keep_events: int = 1_000_000
     """Events kept; 0 keeps all."""
     keep_events_days: float = 90.0
@@ -245,6 +247,8 @@ def check(settings: DaemonSettings, path: Path) -> None:
             add(f"engine.{key}", "must be at least 1 second")
     if settings.api.body_limit < 1024:
         add("api.body_limit", "must be at least 1024 bytes")
+    if settings.store.lease and not 5 <= settings.store.lease <= 3600:
+        add("store.lease", "must be between 5 and 3600 seconds, or 0")
     for key in ("keep_events", "keep_events_days", "keep_decisions", "keep_jobs_days"):
         if getattr(settings.store, key) < 0:
             add(f"store.{key}", "must not be negative")

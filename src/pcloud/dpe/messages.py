@@ -77,7 +77,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     infrastructures: dict[str, dict[str, Any]] = {}
     transports: TransportSettings = TransportSettings()
     starts_in_flight: int = 8
-    """The storm brake: guests started at once on one infrastructure by this engine."""
+    """The storm brake: guests started at once on one infrastructure by this engine process, its share of what is set."""
+    until: float | None = None
+    """CLOCK_BOOTTIME seconds at which the engine process must have ended unless it was told otherwise: its daemon's lease of
+    the store is over then. None is never."""
 
 
 class Acknowledge(msgspec.Struct, frozen=True, kw_only=True, tag="acknowledge"):

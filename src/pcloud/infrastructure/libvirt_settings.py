@@ -59,10 +59,15 @@ class LibvirtSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     @property
     def elsewhere(self) -> str:
         """Name of the other host that libvirtd is on; empty when it is on this one."""
-        host = urlsplit(self.uri).hostname or ""
-        return "" if host in _HERE else host
+        return host_of(self.uri)
 
     @property
     def forwarding(self) -> str:
         """How a network that we define goes outwards: `nat` or `route`."""
         return self.forward or ("route" if self.elsewhere else "nat")
+
+
+def host_of(uri: str) -> str:
+    """Return the name of the other host that a libvirt URI means; empty when that is this one."""
+    host = urlsplit(uri).hostname or ""
+    return "" if host in _HERE else host
