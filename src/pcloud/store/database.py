@@ -56,7 +56,7 @@ class Database:
                     Problem(
                         code="STORE_DRIVER_MISSING",
                         message=f"the driver for this database is not installed ({error.name})",
-                        hint="install the extra: pip install 'pacemaker-cloud[postgresql]'",
+                        hint="pip install 'psycopg[binary]' (`make setup` and the Debian package bring it)",
                     )
                 ) from error
         database = cls(engine)
