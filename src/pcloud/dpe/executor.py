@@ -95,6 +95,7 @@ class Executor:
             memory=assembly.memory,
             cpus=assembly.cpus,
             place=state.next_place(assembly.name),
+            host=assembly.host,
             digest=state.images.get(assembly.name, material.image.digest),
             start_timeout=assembly.start_timeout,
             saved_state=assembly.saved_state,

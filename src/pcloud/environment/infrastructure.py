@@ -92,6 +92,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float = 0.0
     place: str = ""
     """Where to run it, one of `places()`; empty lets the driver choose."""
+    host: str = ""
+    """The host that it is, by its name in the configuration, where guests are hosts that are there already."""
     digest: str = ""
     """Digest of what the guest is made from. When the existing guest's differs, `start` makes it anew."""
     start_timeout: float = 120.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pcloud.environment.infrastructure import Capability
 
 CAPABILITIES: dict[str, frozenset[Capability]] = {
+    # A second signal only of hosts with a fence device: of others nobody can say more than their transport does.
+    "hosts": frozenset({Capability.SECOND_SIGNAL}),
     "lxc": frozenset(
         {
             Capability.EXECUTE,

@@ -144,6 +144,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     uuid: str = ""
     image: str = ""
     """Name of a JEOS, such as `bookworm`."""
+    host: str = ""
+    """Name of the host that the assembly is, where guests are hosts that are there already (infrastructure `hosts`)."""
     arch: str = "x86_64"
     packages: tuple[str, ...] = ()
     """Beyond those that the resources' templates bring."""

@@ -10,6 +10,7 @@ CONFLICTING_KEYS, RESERVED_NAME, OUT_OF_RANGE.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from pcloud.model import names
@@ -22,6 +23,10 @@ from pcloud.model.templates import Catalogue, default_catalogue
 
 IMAGE_BUILDERS = frozenset({"lxc", "libvirt"})
 """Infrastructures whose images are made here from a JEOS, so that an unknown image's name is a mistake."""
+
+
+HOSTS = "hosts"
+"""The infrastructure whose guests are hosts that are there already."""
 
 
 class _Validation:
@@ -44,6 +49,9 @@ class _Validation:
         self.unique("assembly", (assembly.name for assembly in self.deployable.assemblies), "assemblies")
         for assembly in self.deployable.assemblies:
             self.assembly(assembly, join("assemblies", assembly.name))
+        hosts = Counter(assembly.host for assembly in self.deployable.assemblies if assembly.host)
+        for host in sorted(host for host, times in hosts.items() if times > 1):
+            self.add("DUPLICATE_NAME", f"two assemblies are the host {quote(host)}", "assemblies", "each needs its own")
         self.constraints()
         self.cycles()
         return self.found
@@ -64,6 +72,7 @@ class _Validation:
             self.add("RESERVED_NAME", f"no guest can be called {quote(assembly.name)}", path)
         self.escalation(assembly.escalation, f"{path}.escalation")
         self.image(assembly, path)
+        self.host(assembly, path)
         self.unique("resource", (resource.name for resource in assembly.resources), f"{path}.resources")
         self.unique("file", (file for file, _ in assembly.files), f"{path}.files")
         self.unique("dependency", (dependency.assembly for dependency in assembly.after), f"{path}.after")
@@ -93,6 +102,21 @@ class _Validation:
             self.add("UNKNOWN_IMAGE", message, f"{path}.image", hint)
         elif assembly.image in self.catalogue.imported:
             self.imported(assembly, path)
+
+    def host(self, assembly: Assembly, path: str) -> None:
+        """A host is there already: it is named, and nothing is made of it."""
+        if self.deployable.infrastructure != HOSTS:
+            if assembly.host:
+                message = f"guests of {quote(self.deployable.infrastructure)} are made, they are no hosts"
+                self.add("CONFLICTING_KEYS", message, f"{path}.host", f"write `infrastructure: {HOSTS}`")
+            return
+        if not assembly.host:
+            message = "the assembly needs a 'host'"
+            self.add("MISSING_KEY", message, path, "name one of [infrastructures.hosts.host] of the configuration")
+        for key in ("packages", "files", "commands", "memory", "cpus"):
+            if getattr(assembly, key):
+                message = "a host is used as it is: nothing is put on it or changed of it here"
+                self.add("CONFLICTING_KEYS", message, f"{path}.{key}", "leave it out")
 
     def imported(self, assembly: Assembly, path: str) -> None:
         """An image made by others is a disk, and used as it is."""
