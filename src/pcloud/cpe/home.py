@@ -11,6 +11,7 @@ from pathlib import Path
 from pcloud.model.errors import Conflict, Problem, Unavailable
 
 DEFAULT_HOME = "/var/lib/pcloud"
+SYSTEM_SETTINGS = Path("/etc/pcloud/pcloud.toml")
 LATE = ".late"
 """Ending of spools that were written before another daemon owned the store."""
 _SPOOL = re.compile(rf"spool-(?P<slot>.+)-(?P<process>[^-]+)\.(?:bin|{LATE[1:]})")
@@ -55,8 +56,9 @@ class Home:
 
     @property
     def settings(self) -> Path:
-        """The settings file, optional."""
-        return self.path / "pcloud.toml"
+        """The settings file, optional: the home's own; where the system's home has none, the one in /etc."""
+        own = self.path / "pcloud.toml"
+        return SYSTEM_SETTINGS if self.path == Path(DEFAULT_HOME) and not own.exists() else own
 
     @property
     def logs(self) -> Path:

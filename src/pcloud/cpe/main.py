@@ -26,7 +26,7 @@ import msgspec
 
 from pcloud.cpe.engine import ENGINE_COMMAND, CloudPolicyEngine
 from pcloud.cpe.home import Home
-from pcloud.cpe.notify import notify, watchdog
+from pcloud.cpe.notify import notify, under_service_manager, watchdog
 from pcloud.cpe.ownership import Ownership, end_engines, lease_of, start_anew, started_anew
 from pcloud.cpe.ports import Documents, Images
 from pcloud.cpe.settings import DaemonSettings, load, split_address
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _log = logging.getLogger(__name__)
+
+STAY_DOWN = 85
+"""Exit status after `pcloud down` under a service manager: the unit takes it for a success, and does not start it again.
+Any other end, a stray signal's too, is one that the unit mends."""
 
 
 class Daemon:
@@ -61,6 +65,8 @@ class Daemon:
         self._documents = documents
         self._images = images
         self._command = command
+        self.status = 0
+        """The exit status when it has run: STAY_DOWN where a service manager shall not start it again."""
         self._stop = asyncio.Event()
         self._engines = False
         self._stopping: asyncio.Task[None] | None = None
@@ -214,6 +220,8 @@ class Daemon:
     def shutdown(self, engines: bool, guests: bool) -> None:
         """Stop from within: the daemon, its engine processes, and every guest first when asked for."""
         self._engines = engines
+        if engines and under_service_manager():
+            self.status = STAY_DOWN
         if guests and self._engine is not None:
             self._stopping = asyncio.create_task(self._stop_guests(self._engine))
         else:
@@ -224,6 +232,7 @@ class Daemon:
         try:
             await engine.shutdown_guests()
         except PcloudError as error:
+            self.status = 0
             _log.error("the shutdown was given up: %s", error)
             engine.emit("daemon.shutdown", f"the shutdown was given up: {error.problems[0].message}")
         else:
@@ -301,7 +310,7 @@ def serve(daemon: Daemon, *, ready: Callable[[str], None]) -> int:
     except PcloudError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a daemon that can not start says so where it was started
         return 1
-    return 0
+    return daemon.status
 
 
 def set_up_logging() -> None:

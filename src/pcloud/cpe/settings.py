@@ -1,4 +1,4 @@
-"""Settings of the daemon: `$PCLOUD_HOME/pcloud.toml`, then the environment, then the command line.
+"""Settings of the daemon: its file (see `home`), then the environment, then the command line.
 
 Owns names, units and defaults of every setting; `docs/configuration.md` is written from here.
 """

@@ -120,7 +120,7 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
             Problem(
                 code="STORE_DRIVER_MISSING",
                 message=f"the driver for this database is not installed ({error.name})",
-                hint="install the extra: pip install 'pacemaker-cloud[postgresql]'",
+                hint="pip install 'psycopg[binary]' (`make setup` and the Debian package bring it)",
             )
         ) from error
 
