@@ -72,14 +72,16 @@ def deployables(draw: st.DrawFn) -> Deployable:
         assemblies.append(
             Assembly(
                 name=name, image="bookworm", resources=tuple(resources), after=after, start_timeout=20.0,
-                escalation=Escalation(failures=draw(st.integers(2, 5)), period=600.0),
+                escalation=Escalation(failures=draw(st.integers(1, 5)), period=600.0),
             )
         )  # fmt: skip
-    return Deployable(name="shop", assemblies=tuple(assemblies), constraints=tuple(constraints))
+    rule = Escalation(failures=draw(st.integers(1, 4)), period=600.0)
+    return Deployable(name="shop", assemblies=tuple(assemblies), constraints=tuple(constraints), escalation=rule)
 
 
 DELAYS = st.sampled_from([0.0, 0.001, 0.004, 0.05, 0.11, 0.3, 0.7, 1.0, 3.0, 11.0, 40.0])
 INDEX = st.integers(0, 4)
+PLACES = ("a", "b", "c")
 FAULTS = st.one_of(
     st.tuples(st.just("kill service"), INDEX, INDEX, st.booleans()),
     st.tuples(st.just("kill guest"), INDEX),
@@ -101,6 +103,8 @@ FAULTS = st.one_of(
     st.tuples(st.just("remove resource"), INDEX, INDEX),
     st.tuples(st.just("remove assembly"), INDEX),
     st.tuples(st.just("new image"), INDEX),
+    st.tuples(st.just("immovable"),),
+    st.tuples(st.just("movable"),),
     st.tuples(st.just("original"),),
 )  # fmt: skip
 
@@ -165,6 +169,10 @@ async def do(trial: Trial, fault: tuple[Any, ...], original: Deployable) -> None
             trial.configure(_without(trial.deployable, assembly.name))
         case "new image" if assembly:
             trial.configure(_with(trial.deployable, msgspec.structs.replace(assembly, image=assembly.image + "x")))
+        case "immovable":
+            trial.world.immovable = True
+        case "movable":
+            trial.world.immovable = False
         case "original":
             trial.configure(original)
 
@@ -232,7 +240,7 @@ def test_whatever_happens_it_ends_as_it_shall_be(deployable: Deployable, faults:
             await do(trial, fault, deployable)
         await all_well(trial)
 
-    assert attempt(deployable, story).violations == []
+    assert attempt(deployable, story, places=PLACES).violations == []
 
 
 @common
@@ -245,7 +253,7 @@ def test_faults_in_what_runs(deployable: Deployable, faults: list[tuple[float, A
             await trial.settle(delay)
         await all_well(trial)
 
-    assert attempt(deployable, story).violations == []
+    assert attempt(deployable, story, places=PLACES).violations == []
 
 
 @common
@@ -261,7 +269,7 @@ def test_an_engine_crash_restarts_nothing_that_runs(deployable: Deployable, dela
         await trial.settle(60)
         trial.violations += trial.world_differs()
 
-    trial = attempt(deployable, story)
+    trial = attempt(deployable, story, places=PLACES)
     assert trial.violations == []
     assert trial.world.actions("boot", "destroy", "shutdown", "start", "stop") == []
 
@@ -275,7 +283,7 @@ def test_an_engine_crash_during_the_start(deployable: Deployable, delays: list[f
             await trial.crash()
         await all_well(trial)
 
-    trial = attempt(deployable, story)
+    trial = attempt(deployable, story, places=PLACES)
     assert trial.violations == []
     assert trial.world.actions("destroy", "shutdown", "stop") == []
 
@@ -291,7 +299,7 @@ def test_pacemaker_finds_nothing_wrong_with_the_cibs(deployable: Deployable, fau
             await do(trial, fault, deployable)
         await all_well(trial)
 
-    cibs = attempt(deployable, story).cibs
+    cibs = attempt(deployable, story, places=PLACES).cibs
     with tempfile.TemporaryDirectory() as folder:
         for document in {cibs[0], cibs[len(cibs) // 2], cibs[-1]}:
             path = Path(folder) / "cib.xml"

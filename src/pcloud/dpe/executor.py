@@ -23,6 +23,7 @@ from pcloud.environment.infrastructure import (
 )
 from pcloud.environment.transport import Endpoint, Operation, OperationResult, OperationStatus, TransportError
 from pcloud.model.deployable import Assembly, Resource
+from pcloud.policy import placement
 from pcloud.policy.cib import resource_id
 from pcloud.policy.definition import configure_digest, resolved, service_digest
 from pcloud.policy.graph import Action
@@ -94,7 +95,7 @@ class Executor:
             identity=material.identity,
             memory=assembly.memory,
             cpus=assembly.cpus,
-            place=state.next_place(assembly.name),
+            place=placement.place_of(state, assembly.name),
             digest=state.images.get(assembly.name, material.image.digest),
             start_timeout=assembly.start_timeout,
             saved_state=assembly.saved_state,

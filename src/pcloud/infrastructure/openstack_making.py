@@ -51,6 +51,13 @@ def create_server(
     connection.compute.create_server(**arguments)
 
 
+def zones(connection: Any) -> tuple[str, ...]:
+    """Return the names of the availability zones: those that are available, all where none is."""
+    found = list(connection.compute.availability_zones())
+    working = [zone.name for zone in found if (zone.state or {}).get("available", True)]
+    return tuple(sorted(working or (zone.name for zone in found))) or ("nova",)
+
+
 def rebuild_server(connection: Any, identity: str, spec: GuestSpec, hosts: Mapping[str, str], *, image: str) -> None:
     """Ask for a server to be made anew from another image."""
     connection.compute.rebuild_server(
