@@ -197,6 +197,34 @@ def test_a_crash_between_the_start_elsewhere_and_its_answer_makes_no_loop() -> N
     play(touchy("web"), story, places=("a", "b"))
 
 
+def test_guests_that_are_to_be_kept_apart_are_wherever_they_go() -> None:
+    """Of six guests on three places three exclude each other; one of them is moved, with nowhere to be alone, and back."""
+
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        before = places(s)
+        assert {before[name] for name in group} == {"a", "b", "c"}
+        fail(s, "x4")
+        await s.settle(60)
+        assert s.state == "running"
+        moved = places(s)
+        assert moved["x4"] != before["x4"]
+        assert {name: place for name, place in moved.items() if name != "x4"} == {
+            name: place for name, place in before.items() if name != "x4"
+        }
+        s.engine.post(Recover())  # its place is allowed again
+        await s.settle(1)
+        fail(s, "x4")
+        await s.settle(60)
+        after = places(s)
+        assert {after[name] for name in group} == {"a", "b", "c"}
+
+    group = ("x0", "x2", "x4")
+    six = touchy(*(f"x{i}" for i in range(6)))
+    six = replace(six, assemblies=tuple(replace(a, apart="r" if a.name in group else "") for a in six.assemblies))
+    play(six, story, places=("a", "b", "c"))
+
+
 def test_the_place_is_explained() -> None:
     async def story(s: Scenario) -> None:
         await s.until("running")
@@ -211,7 +239,7 @@ def test_the_place_is_explained() -> None:
         action["why"] for record in s.journal.decisions for action in record["actions"]
         if action["action"] == "start guest" and action["subject"] == "web0" and action["state"] == "done"
     ]  # fmt: skip
-    assert "fewest" in starts[0]
+    assert "of the deployable's other guests are there" in starts[0]
     assert "moved away from" in starts[-1]
 
 

@@ -67,7 +67,9 @@ def _assembly(
     parent: _Element, assembly: Assembly, deployable: Deployable, catalogue: Catalogue, redacted: bool
 ) -> None:
     element = etree.SubElement(parent, "assembly", name=assembly.name)
-    for key in ("uuid", "image", "arch", "agent", "memory", "cpus", "saved_state", "start_timeout", "stop_timeout"):
+    for key in (
+        "uuid", "image", "arch", "agent", "memory", "cpus", "apart", "saved_state", "start_timeout", "stop_timeout",
+    ):  # fmt: skip
         _set(element, key, getattr(assembly, key), getattr(_ASSEMBLY, key))
     _set(element, "transport", assembly.transport, default_transport(deployable.monitor))
     _escalation(element, assembly.escalation)

@@ -1,7 +1,8 @@
 """At which of the infrastructure's places each guest runs, and why there. Pure; nothing else chooses a place.
 
 A guest stays where it is: where it runs, or where its disk is. One that has not been made yet, or may not be where it was,
-goes where the fewest guests of its deployable are; among equals the order is the deployable's own (a hash), so that
+goes where the fewest guests are that it shall be kept apart from (`Assembly.apart`: none, where there are places enough),
+and of those where the fewest guests of its deployable are; among equals the order is the deployable's own (a hash), so that
 deployables of one guest do not all go to the same place. What is chosen stands in the state (`Guest.place`) and does not
 change while other guests come and go.
 """
@@ -51,9 +52,11 @@ def why(state: State, name: str) -> str:
     if guest.place == place and guest.digest:
         return f"at {place}, where it was"
     shunned = excluded(state, name)
-    load = _load(state, name)
+    load, group = _load(state, name), _apart(state, name)
     others = ", ".join(f"{other} {load[other]}" for other in state.places if other not in (place, *shunned))
-    reasons = [f"{load[place]} of the deployable's other guests are there, the fewest ({others})"] if others else []
+    reasons = [f"{load[place]} of the deployable's other guests are there ({others})"] if others else []
+    if group is not None:
+        reasons.append(f"{group[place]} of them are to be kept apart from it")
     if shunned:
         reasons.append(f"it was moved away from {', '.join(shunned)}")
     return f"at {place}: {'; '.join(reasons)}"
@@ -75,13 +78,23 @@ def _choose(state: State, name: str) -> str:
     """Return the best place for a guest wherever it is now; empty when no place is known."""
     shunned = excluded(state, name)
     allowed = [place for place in _known(state, name) if place not in shunned]
-    load = _load(state, name)
-    return min(allowed, key=lambda place: (load[place], _rank(state.deployable.name, place)), default="")
+    load, group = _load(state, name), _apart(state, name) or Counter()
+    return min(allowed, key=lambda place: (group[place], load[place], _rank(state.deployable.name, place)), default="")
 
 
 def _load(state: State, name: str) -> Counter[str]:
     """Return how many of the deployable's other guests are, or shall be, at each place."""
     return Counter(state.guest(other.name).place for other in state.assemblies() if other.name != name)
+
+
+def _apart(state: State, name: str) -> Counter[str] | None:
+    """Return how many of the guests that this one shall be kept apart from are, or shall be, at each place; None when it is
+    of no such group."""
+    own = next((assembly.apart for assembly in state.assemblies() if assembly.name == name), "")
+    if not own:
+        return None
+    group = (other.name for other in state.assemblies() if other.apart == own and other.name != name)
+    return Counter(state.guest(other).place for other in group)
 
 
 @lru_cache(maxsize=4096)
