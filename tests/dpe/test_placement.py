@@ -251,3 +251,18 @@ def test_nothing_is_said_of_places_where_there_is_one() -> None:
     text = str(s.journal.decisions)
     assert "place" not in text
     assert "here" not in text
+
+
+def test_a_guest_that_was_removed_leaves_no_exclusion() -> None:
+    async def story(s: Scenario) -> None:
+        await s.until("running")
+        fail(s, "web")
+        await s.settle(60)
+        assert "web" in s.engine.state.memory.excluded
+        s.configure(touchy("other"))
+        await s.until("running")
+        await s.settle(30)
+        assert "shop.web" not in s.world.guests
+        assert s.engine.state.memory.excluded == {}
+
+    play(touchy("web", "other"), story, places=("a", "b"))
