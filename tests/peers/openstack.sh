@@ -7,6 +7,7 @@
 #   openstack.sh start          from empty to ready in about a minute, ending first what another run left; credentials in PEER_DIR/openrc
 #   openstack.sh stop           ends all of it
 #   openstack.sh api-stop       ends nova-api alone;  openstack.sh api-start  starts it again
+#   openstack.sh zone-start     a second host, in an availability zone of its own, `second`;  openstack.sh zone-stop  takes it away
 #   openstack.sh lock           writes openstack.lock anew from what is installed
 #
 # PEER_DIR is where everything is kept (default /var/cache/pcloud-test/openstack).
@@ -373,7 +374,55 @@ X
   say ready
 }
 
+# Nova's FakeDriver has one host a daemon. Its state is its own: a daemon keeps in it which host it is.
+start_zone() {
+  environment
+  . "$peer/openrc"
+  rm -rf "$peer/state2"
+  mkdir -p "$peer/state2"
+  printf '[DEFAULT]\nhost=fake2\nstate_path=%s\n' "$peer/state2" > "$etc/nova/second.conf"
+  setsid nova-compute --config-file "$etc/nova/nova.conf" --config-file "$etc/nova/second.conf" --log-file "$logs/nova-compute2.log" \
+    > "$logs/nova-compute2.out" 2>&1 < /dev/null &
+  echo $! > "$run/nova-compute2.pid"
+  python - "--config-file $etc/nova/nova.conf" <<X
+import subprocess, sys, time
+
+import openstack
+
+cloud = openstack.connect()
+for _ in range(600):
+    if any(found.name == "fake2" for found in cloud.compute.hypervisors()):
+        break
+    subprocess.run(f"nova-manage {sys.argv[1]} cell_v2 discover_hosts", shell=True, capture_output=True)
+    time.sleep(0.5)
+else:
+    sys.exit("the second nova-compute did not come")
+aggregate = cloud.compute.create_aggregate(name="second", availability_zone="second")
+cloud.compute.add_host_to_aggregate(aggregate, "fake2")
+X
+}
+
+stop_zone() { # no server may be in it any more
+  environment
+  . "$peer/openrc"
+  end_pids "$run/nova-compute2.pid"
+  python - <<X
+import openstack
+
+cloud = openstack.connect()
+for aggregate in cloud.compute.aggregates():
+    if aggregate.name == "second":
+        for host in aggregate.hosts:
+            cloud.compute.remove_host_from_aggregate(aggregate, host)
+        cloud.compute.delete_aggregate(aggregate)
+for service in list(cloud.compute.services(host="fake2")):
+    cloud.compute.delete_service(service)
+X
+}
+
 case "${1:-}" in
+zone-start) start_zone ;;
+zone-stop) stop_zone ;;
 install) install_all ;;
 installed) installed ;;
 lock) write_lock ;;
@@ -389,7 +438,7 @@ api-start)
   wait_port $nova_port
   ;;
 *)
-  sed -n 2,13p "$0"
+  sed -n 2,14p "$0"
   exit 2
   ;;
 esac
