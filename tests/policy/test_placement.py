@@ -68,7 +68,9 @@ def test_nobody_who_may_stay_is_moved(
         excluded[f"g{i}"] = (*excluded.get(f"g{i}", ()), zone)
     guests = {
         f"g{i}": Guest(
-            place=data.draw(st.sampled_from("abcdefg")), digest="d", power=data.draw(st.sampled_from([*Power]))
+            place=data.draw(st.sampled_from("abcdefg")),
+            digest=data.draw(st.sampled_from(["", "d"])),
+            power=data.draw(st.sampled_from([*Power])),
         )
         for i in range(len(words))
         if data.draw(st.booleans())
@@ -78,8 +80,11 @@ def test_nobody_who_may_stay_is_moved(
     assert placement.assigned(after) == after
     for name, place in where(after).items():
         former, never = before.guest(name), excluded.get(name, ())
-        if former.place and former.place not in never:
+        there = former.power is Power.ON or former.digest
+        if former.place and former.place not in never and (there or former.place in zones):
             assert place == former.place, "where it runs or has its disk, also where no new guest is made"
+        if not there:
+            assert place in zones
         if set(zones) - set(never):
             assert place not in never
         assert place, "no guest is left without a place"
@@ -95,10 +100,12 @@ def test_deployables_of_one_guest_are_spread_too() -> None:
 
 def test_the_reason_names_the_numbers() -> None:
     found = placement.assigned(state(["r", "", "r"], ("a", "b")))
-    chosen = where(found)
-    other = "b" if chosen["g2"] == "a" else "a"
+    load, here = Counter(where(found).values()), where(found)["g2"]
+    there = "b" if here == "a" else "a"
     assert placement.why(found, "g2") == (
-        f"at {chosen['g2']}: {Counter(chosen.values())[chosen['g2']] - 1} of the deployable's other guests are there "
-        f"({other} {Counter(chosen.values())[other]}); 0 of them are to be kept apart from it"
+        f"at {here}, which has {load[here] - 1} of the deployable's other guests ({there} {load[there]}), "
+        "none of those that it is to be kept apart from"
     )
+    moved = placement.assigned(replace(found, memory=Memory(excluded={"g1": (where(found)["g1"],)})))
+    assert placement.why(moved, "g1").endswith(f"it was moved away from {where(found)['g1']}")
     assert placement.why(state([""], ("a",)), "g0") == ""

@@ -100,7 +100,7 @@ def deployable_failed(outcome: Outcome, assembly: str, why: str, *, since: float
             outcome.tell("deployable.state", "", "failed", reason, severity=Severity.CRITICAL, final=True)
             return
         moved, now = f"{why}; moved away from {before}", placement.place_of(outcome.state, assembly)
-        outcome.apply("RELOCATE", assembly, f"{moved}: {now} has the fewest of the deployable's guests now")
+        outcome.apply("RELOCATE", assembly, f"{moved}; as things are now, it goes to {now}")
         outcome.tell("escalation", assembly, "failed", moved, severity=Severity.WARNING, level="place")
     for other in deployable.assemblies:
         mark(outcome, other.name, Fault.ESCALATED, why, signal="escalation")
@@ -126,8 +126,10 @@ def not_moved(outcome: Outcome, assembly: str) -> None:
         return
     wanted = placement.place_of(state, assembly)
     outcome.memory(excluded={**state.memory.excluded, assembly: tuple(sorted({*shunned, wanted} - {guest.place, ""}))})
-    why = f"the guest {assembly} was not moved to {wanted}: its infrastructure has it at {guest.place}"
-    outcome.apply("NOT_MOVED", assembly, f"{why}; it goes on there, and {wanted} is not tried again until `recover`")
+    why = (
+        f"the guest {assembly} was not moved to {wanted}: its infrastructure has it at {guest.place}; it goes on there"
+    )
+    outcome.apply("NOT_MOVED", assembly, f"{why}, and {wanted} is not tried again until `recover`")
     outcome.tell("escalation", assembly, "failed", why, severity=Severity.WARNING, level="place")
 
 

@@ -54,16 +54,18 @@ def why(state: State, name: str) -> str:
     shunned = excluded(state, name)
     load, group = _load(state, name), _apart(state, name)
     others = ", ".join(f"{other} {load[other]}" for other in state.places if other not in (place, *shunned))
-    reasons = [f"{load[place]} of the deployable's other guests are there ({others})"] if others else []
+    reasons = [
+        f"at {place}, which has {load[place]} of the deployable's other guests{f' ({others})' if others else ''}"
+    ]
     if group is not None:
-        reasons.append(f"{group[place]} of them are to be kept apart from it")
+        reasons.append(f"{group[place] or 'none'} of those that it is to be kept apart from")
     if shunned:
         reasons.append(f"it was moved away from {', '.join(shunned)}")
-    return f"at {place}: {'; '.join(reasons)}"
+    return ", ".join(reasons)
 
 
 def _homeless(state: State, name: str, guest: Guest) -> bool:
-    """Tell whether a guest needs another place; one that is made may be where no new ones are."""
+    """Tell whether a guest needs another place. One that is made may be where no new ones are made any more."""
     if not guest.place or guest.place in excluded(state, name):
         return True
     return not guest.digest and guest.place not in state.places
@@ -77,7 +79,7 @@ def _known(state: State, name: str) -> tuple[str, ...]:
 def _choose(state: State, name: str) -> str:
     """Return the best place for a guest wherever it is now; empty when no place is known."""
     shunned = excluded(state, name)
-    allowed = [place for place in _known(state, name) if place not in shunned]
+    allowed = [place for place in state.places if place not in shunned] or state.places
     load, group = _load(state, name), _apart(state, name) or Counter()
     return min(allowed, key=lambda place: (group[place], load[place], _rank(state.deployable.name, place)), default="")
 
