@@ -14,7 +14,7 @@ from pcloud.events.filters import EventFilter
 from pcloud.model.deployable import Assembly, Deployable, Escalation, Resource, ResourceState
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError
 from pcloud.model.status import AssemblyStatus, DeployableStatus, ResourceStatus
-from tests.cpe.test_engine import engine, eventually, sample
+from tests.cpe.engine import engine, eventually, sample
 
 RUNNING = ResourceState.RUNNING
 

@@ -9,47 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pcloud.model.deployable import (
-    Assembly,
-    Dependency,
-    Deployable,
-    Escalation,
-    FileAttributes,
-    Parameter,
-    Reference,
-    Resource,
-    ServiceDependency,
-)
+from pcloud.model.deployable import Dependency, Deployable, Escalation, Parameter, Reference, ServiceDependency
 from pcloud.model.errors import InvalidDocument
 from pcloud.model.manifest import read_json, read_manifest, write_json, write_manifest
 from pcloud.model.xml import read_xml, write_xml
 from tests.manifests import SHOP
-
-
-def read_original(data: bytes | str) -> Deployable:
-    """The original named images elsewhere."""
-    return read_xml(data, images_required=False)
-
-
-ORIGINAL = b"""\
-<deployable name="shop" uuid="7f" monitor="am" username="root">
-  <assemblies>
-    <assembly name="web" uuid="1" escalation_failures="3" escalation_period="10">
-      <services>
-        <service name="httpd" class="lsb" provider="pacemaker" type="httpd" monitor_interval="10">
-          <configure_executable url="/usr/bin/configure"/>
-          <parameters>
-            <parameter name="own" type="scalar"><reference assembly="web" parameter="hostname"/></parameter>
-            <parameter name="port" type="scalar"><value><![CDATA[80 <&]]></value></parameter>
-          </parameters>
-        </service>
-        <service name="crond" class="lsb" type="crond"/>
-      </services>
-    </assembly>
-  </assemblies>
-  <constraints><service_dependancy id="1" first="rsc_web_crond" then="rsc_web_httpd"/></constraints>
-</deployable>
-"""
+from tests.model.original import ORIGINAL, read_original
+from tests.model.strategies import deployables
 
 
 def test_the_manifest_of_the_documentation() -> None:
@@ -87,93 +53,6 @@ def test_secrets_are_kept_in_the_document_and_hidden_when_redacted() -> None:
         assert read(write(shop)) == shop  # type: ignore[operator]
         hidden = write(shop, redacted=True)  # type: ignore[operator]
         assert "s3cret" not in (hidden.decode() if isinstance(hidden, bytes) else hidden)
-
-
-_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=[chr(n) for n in range(32) if n not in (9, 10, 13)] + ["\ufffe", "\uffff"]), max_size=40)  # fmt: skip
-_name = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,6}[a-z0-9])?", fullmatch=True).filter(lambda name: name != "localhost")
-_word = st.from_regex(r"[A-Za-z0-9_-]{1,10}", fullmatch=True)
-_seconds = st.one_of(st.integers(1, 86400).map(float), st.floats(1.0, 86400.0))
-_escalation = st.builds(Escalation, failures=st.integers(1, 10000), period=_seconds)
-_argv = st.lists(_text, min_size=1, max_size=3).map(tuple)
-_TEMPLATES = [("httpd", "systemd", "", "apache2"), ("dummy", "ocf", "pcloud", "dummy"), ("", "lsb", "", "thing"), ("postgres", "ocf", "heartbeat", "pgsql")]  # fmt: skip
-
-
-@st.composite
-def _assemblies(draw: st.DrawFn) -> tuple[Assembly, ...]:
-    names = draw(st.lists(_name, max_size=3, unique=True))
-    made = []
-    for index, name in enumerate(names):
-        resources: list[Resource] = []
-        for resource in draw(st.lists(_word, max_size=3, unique=True)):
-            template, resource_class, provider, kind = draw(st.sampled_from(_TEMPLATES))
-            value = st.one_of(_text, st.builds(Reference, assembly=st.sampled_from(names), attribute=st.sampled_from(["ipaddress", "hostname"])))  # fmt: skip
-            keys = draw(st.lists(st.from_regex(r"p_[a-z0-9]{1,4}", fullmatch=True), max_size=3, unique=True))
-            resources.append(
-                Resource(
-                    name=resource,
-                    template=template,
-                    resource_class=resource_class,
-                    provider=provider,
-                    type=kind,
-                    monitor_interval=draw(_seconds),
-                    monitor_timeout=draw(_seconds),
-                    start_timeout=draw(_seconds),
-                    stop_timeout=draw(_seconds),
-                    parameters=tuple(Parameter(name=k, value=draw(value), secret=draw(st.booleans())) for k in keys),
-                    configure=draw(st.one_of(st.just(()), st.just(("/bin/x",)), _argv.filter(lambda a: a[0] != ""))),
-                    escalation=draw(_escalation),
-                    processes=draw(st.sampled_from([(), ("a",), ("a", "b:c")])),
-                    after=tuple(one.name for one in resources if draw(st.booleans())),
-                )
-            )
-        files = draw(st.dictionaries(st.from_regex(r"/[a-z.]{0,3}[a-z]", fullmatch=True), _text, max_size=3))
-        special = [path for path in files if draw(st.booleans())]
-        made.append(
-            Assembly(
-                name=name,
-                image=draw(st.sampled_from(["bookworm", "noble"])),
-                uuid=draw(st.sampled_from(["", "1", "0e5"])),
-                packages=draw(st.sampled_from([(), ("a", "libc6:amd64=2.36~1")])),
-                files=tuple(files.items()),
-                file_attributes=tuple(FileAttributes(path=p, mode=draw(st.integers(0, 0o643)), owner="www-data:adm") for p in files if p in special),
-                commands=tuple(draw(st.lists(_argv, max_size=2))),
-                resources=tuple(resources),
-                after=tuple(Dependency(assembly=o, restart=draw(st.booleans())) for o in names[:index]),
-                escalation=draw(_escalation),
-                agent=draw(st.sampled_from(["pcloud", "pacemaker"])),
-                transport=draw(st.sampled_from(["remote", "ssh"])),
-                memory=draw(st.sampled_from([0, 16, 1536])),
-                saved_state=draw(st.booleans()),
-                cpus=draw(st.sampled_from([0.0, 0.5, 2.0])),
-                apart=draw(st.sampled_from(["", "replicas"])),
-                start_timeout=draw(_seconds),
-                stop_timeout=draw(_seconds),
-            )
-        )  # fmt: skip
-    return tuple(made)
-
-
-@st.composite
-def deployables(draw: st.DrawFn) -> Deployable:
-    """Deployables that pass validation; resources are ordered from the first assembly to the last."""
-    assemblies = draw(_assemblies())
-    members = [f"{a.name}.{r.name}" for a in assemblies[:1] for r in a.resources[:1]]
-    last = [f"{a.name}.{r.name}" for a in assemblies[1:2] for r in a.resources[:1]]
-    constraints = [
-        ServiceDependency(id=draw(st.sampled_from(["x", f"{a}-then-{b}".replace(".", "-")])), first=a, then=b, restart=draw(st.booleans()))
-        for a, b in zip(members, last, strict=False)
-    ]  # fmt: skip
-    return Deployable(
-        name=draw(_name),
-        uuid=draw(st.sampled_from(["", "0001"])),
-        username=draw(st.sampled_from(["", "true", "me"])),
-        monitor=draw(st.sampled_from(["am", "pm"])),
-        assemblies=assemblies,
-        constraints=tuple(constraints),
-        escalation=draw(_escalation),
-        priority=draw(st.integers(-1000, 1000)),
-        isolation=draw(st.sampled_from(["shared", "process"])),
-    )
 
 
 @settings(max_examples=150, deadline=None)

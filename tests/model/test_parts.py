@@ -16,7 +16,8 @@ from pcloud.model.manifest import checked, read_manifest, write_manifest
 from pcloud.model.names import AGENT_TYPE, PACKAGE, PROCESS, RESOURCE_CLASSES, matches
 from pcloud.model.templates import default_catalogue, load_catalogue
 from pcloud.model.xml import read_xml, write_xml
-from tests.model.test_documents import ORIGINAL, SHOP
+from tests.manifests import SHOP
+from tests.model.original import ORIGINAL
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = default_catalogue()

@@ -38,7 +38,8 @@ from pcloud.model.problems import Problems
 from pcloud.model.schema import manifest_schema
 from pcloud.model.shapes import Key, Table
 from pcloud.model.templates import ResolvedTemplate
-from tests.model.test_documents import SHOP, deployables
+from tests.manifests import SHOP
+from tests.model.strategies import deployables
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = jsonschema.Draft202012Validator(manifest_schema())

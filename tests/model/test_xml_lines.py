@@ -7,7 +7,7 @@ import pytest
 
 from pcloud.model.errors import InvalidDocument
 from pcloud.model.xml import read_xml
-from tests.model.test_documents import ORIGINAL
+from tests.model.original import ORIGINAL
 
 TEXT = ORIGINAL.decode()
 HTTPD = "assemblies.web.resources.httpd"

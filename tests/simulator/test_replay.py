@@ -14,7 +14,7 @@ from pcloud.model.deployable import Parameter
 from pcloud.policy.recording import pack, redact, unpack
 from pcloud.simulator.replay import replay
 from tests.dpe.harness import Scenario, play, shop
-from tests.dpe.test_properties import DELAYS, FAULTS, deployables, do
+from tests.dpe.random_faults import DELAYS, FAULTS, deployables, do
 from tests.dpe.trial import Trial, attempt
 
 SECRET = "correct-horse-battery-staple"

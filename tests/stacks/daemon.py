@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -119,3 +120,21 @@ class Daemon:
         done = self.run(*words)
         assert done.returncode == code, f"pcloud {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+
+def until(what: str, happened: Callable[[], bool], seconds: float = 300) -> None:
+    """Wait for something; AssertionError when it does not happen."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
+        time.sleep(0.02)
+
+
+def status(daemon: Daemon, name: str) -> str:
+    """What a stack is."""
+    return str(daemon.call("GET", f"/v1/stacks/{name}")["StackStatus"])
+
+
+def outputs(daemon: Daemon, name: str) -> dict[str, Any]:
+    """What a stack tells."""
+    return {item["OutputKey"]: item["OutputValue"] for item in daemon.call("GET", f"/v1/stacks/{name}")["Outputs"]}

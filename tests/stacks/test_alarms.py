@@ -18,6 +18,7 @@ from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import Source, StackRecord
 from pcloud.stacks.store import SqliteStore
 from tests.stacks.fake_platform import NotingPlatform
+from tests.stacks.templates import alarm
 
 
 class Clock:
@@ -64,20 +65,6 @@ async def stage(tmp_path: Path):
     await stage.start()
     yield stage
     await stage.manager.close()
-
-
-def alarm(**changes: Any) -> dict[str, Any]:
-    properties = {
-        "MetricName": "ServiceFailure",
-        "Namespace": "system/linux",
-        "Statistic": "SampleCount",
-        "Period": "300",
-        "EvaluationPeriods": "1",
-        "Threshold": "2",
-        "ComparisonOperator": "GreaterThanThreshold",
-        **changes,
-    }
-    return {"Type": "AWS::CloudWatch::Alarm", "Properties": properties}
 
 
 GROUP = {

@@ -8,7 +8,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -20,8 +19,6 @@ from pcloud.api.aws.app import cloudformation_app
 from pcloud.api.aws.cloudformation import OPERATIONS
 from pcloud.api.aws.query import service
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.platform import NoPlatform
-from pcloud.stacks.store import SqliteStore
 from tests.stacks.serving import serving
 
 TEMPLATE = """
@@ -71,12 +68,9 @@ class Server:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
+async def server(manager: StackManager) -> AsyncIterator[Server]:
     async with serving(cloudformation_app(manager, {"good": "admin"}.get)) as url:
         yield Server(manager, url)
-    await manager.close()
 
 
 async def test_life_of_a_stack_with_boto3(server: Server) -> None:

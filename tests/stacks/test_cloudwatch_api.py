@@ -7,11 +7,8 @@ import contextlib
 import datetime
 import gzip
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import urlencode
-from xml.etree import ElementTree
 
 import botocore.model
 import botocore.session
@@ -27,26 +24,10 @@ from botocore.exceptions import ClientError
 from pcloud.api.aws.app import cloudformation_app
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import Source, StackRecord
-from pcloud.stacks.store import SqliteStore
 from tests.stacks.fake_platform import NotingPlatform
+from tests.stacks.query_client import Client, texts
 from tests.stacks.serving import serving
-from tests.stacks.test_alarms import alarm
-
-
-class Client:
-    """Signs Query requests, as boto does in a guest."""
-
-    def __init__(self, url: str, key: str, secret: str) -> None:
-        self._url, self._credentials = url, Credentials(key, secret)
-
-    async def __call__(self, action: str, fields: Mapping[str, object] | None = None) -> httpx2.Response:
-        form = {"Action": action, "Version": "2010-08-01", **{k: str(v) for k, v in (fields or {}).items()}}
-        body = urlencode(form)
-        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
-        request = AWSRequest(method="POST", url=f"{self._url}/v1", data=body, headers=headers)
-        SigV4Auth(self._credentials, "monitoring", "local").add_auth(request)
-        async with httpx2.AsyncClient() as client:
-            return await client.post(f"{self._url}/v1", content=body, headers=dict(request.headers.items()))
+from tests.stacks.templates import alarm
 
 
 def template(name: str) -> Source:
@@ -66,12 +47,14 @@ def template(name: str) -> Source:
 
 
 @pytest.fixture
-async def served(tmp_path: Path):
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NotingPlatform())
-    await manager.start()
+def platform() -> NotingPlatform:
+    return NotingPlatform()
+
+
+@pytest.fixture
+async def served(manager: StackManager) -> AsyncIterator[tuple[StackManager, str]]:
     async with serving(cloudformation_app(manager, lambda token: None)) as url:
         yield manager, url
-    await manager.close()
 
 
 async def made(manager: StackManager, name: str) -> StackRecord:
@@ -96,11 +79,6 @@ def failure(**more: object) -> dict[str, object]:
         "MetricData.member.1.Dimensions.member.1.Value": "i-1",
         **more,
     }
-
-
-def texts(response: httpx2.Response, path: str) -> list[str | None]:
-    tree = ElementTree.fromstring(response.text)
-    return [item.text for item in tree.iterfind(".//" + "/".join(f"{{*}}{name}" for name in path.split("/")))]
 
 
 async def test_a_guest_pushes_with_its_stacks_key_and_only_its_own_alarm_goes_off(

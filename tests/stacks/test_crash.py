@@ -13,45 +13,8 @@ from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source
 from pcloud.stacks.store import SqliteStore
-
-
-class Crash(BaseException):
-    """The process is gone."""
-
-
-class CrashingStore(SqliteStore):
-    """Writes the first `left` records, then none any more: what a kill -9 between two commits leaves."""
-
-    left = 1_000_000
-    crashed = False
-
-    def _spend(self) -> bool:
-        if self.left <= 0:
-            self.crashed = True
-            return False
-        self.left -= 1
-        return True
-
-    def put(self, record: Any) -> None:
-        if self._spend():
-            super().put(record)
-
-    def remove(self, record: Any) -> None:
-        if self._spend():
-            super().remove(record)
-
-    def forget(self, stack: str) -> None:
-        if self._spend():
-            super().forget(stack)
-
-    def set(self, kind: str, key: str, value: Any) -> None:
-        if self._spend():
-            super().set(kind, key, value)
-
-    async def flush(self) -> None:
-        await super().flush()
-        if self.crashed:
-            await asyncio.Event().wait()  # nobody ever learns of it
+from tests.stacks.crashes import CrashingStore
+from tests.stacks.lifecycle import settle
 
 
 def template(**values: Any) -> Source:
@@ -66,11 +29,6 @@ def template(**values: Any) -> Source:
     if values.get("fail"):
         resources["x"] = {"type": "OS::Heat::TestResource", "depends_on": "b", "properties": {"fail": True}}
     return Source(template=json.dumps({"heat_template_version": "2018-08-31", "resources": resources}))
-
-
-async def settle(manager: StackManager) -> None:
-    for stack in list(manager.stacks.values()):
-        await manager.wait(stack)
 
 
 SCENARIOS = {

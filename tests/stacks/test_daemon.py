@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.stacks.daemon import Daemon
+from tests.stacks.daemon import Daemon, outputs, status, until
 
 _WAIT = {"create": 0.4, "update": 0.4, "delete": 0.4}
 
@@ -42,21 +41,6 @@ SLOW = json.dumps(
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with Daemon(tmp_path_factory.mktemp("stacks")) as made:
         yield made
-
-
-def until(what: str, happened: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
-        time.sleep(0.02)
-
-
-def status(daemon: Daemon, name: str) -> str:
-    return str(daemon.call("GET", f"/v1/stacks/{name}")["StackStatus"])
-
-
-def outputs(daemon: Daemon, name: str) -> dict[str, Any]:
-    return {item["OutputKey"]: item["OutputValue"] for item in daemon.call("GET", f"/v1/stacks/{name}")["Outputs"]}
 
 
 def begun(daemon: Daemon, name: str, resource: str, word: str) -> bool:

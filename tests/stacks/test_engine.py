@@ -27,14 +27,6 @@ def made(value: Any = "v", **more: Any) -> dict[str, Any]:
     return {"type": "OS::Heat::TestResource", "properties": properties, **more}
 
 
-@pytest.fixture
-async def manager(tmp_path: Path):
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
-    yield manager
-    await manager.close()
-
-
 async def test_create_resolves_in_order_and_outputs(manager: StackManager) -> None:
     source = hot(
         {"b": made({"get_attr": ["a", "output"]}), "a": made("first")},

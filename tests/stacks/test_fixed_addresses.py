@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from pcloud.infrastructure.lxc_settings import LxcSettings
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import Source
-from tests.stacks.test_guests import MemoryPlatform, cfn, instance, opened
-from tests.stacks.test_security_groups import changed, guests, made
+from tests.stacks.lifecycle import changed, made, opened
+from tests.stacks.memory_platform import MemoryPlatform, guests
+from tests.stacks.templates import cfn, hot, instance
 
 SERVER = {"image": "bookworm", "flavor": "m1.small"}
 
@@ -50,17 +51,6 @@ class Addressed(MemoryPlatform):
 @pytest.fixture
 def platform(tmp_path: Path) -> Addressed:
     return Addressed(tmp_path / "lxc")
-
-
-@pytest.fixture
-async def manager(tmp_path: Path, platform: Addressed) -> AsyncIterator[StackManager]:
-    manager = await opened(tmp_path, platform)
-    yield manager
-    await manager.close()
-
-
-def hot(**resources: Mapping[str, Any]) -> Source:
-    return Source(template=json.dumps({"heat_template_version": "2018-08-31", "resources": resources}))
 
 
 def nova(*networks: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,58 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from pcloud.api.aws.app import cloudformation_app
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.records import ResourceRecord, Source, StackRecord
-from pcloud.stacks.schema import OnChange, anything
-from pcloud.stacks.store import SqliteStore
-from pcloud.stacks.types import registry
-from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
+from pcloud.stacks.records import Source, StackRecord
+from pcloud.stacks.types.base import Context, ResourceFailed
 from pcloud.stacks.types.rolling import Roll, aws_roll, stage
 from tests.stacks.fake_platform import NotingPlatform
+from tests.stacks.lifecycle import made, opened
+from tests.stacks.query_client import Client, texts
+from tests.stacks.scaling_groups import members
 from tests.stacks.serving import serving
-from tests.stacks.test_cloudwatch_api import Client, texts
-
-_REPLACE = OnChange.REPLACE
-
-
-class NotedInstance(ResourceType):
-    """Stands for a guest: groups make members of this type, by the name that they use for instances."""
-
-    names = ("AWS::EC2::Instance",)
-    attributes = None
-    schema: ClassVar = {
-        key: anything(on_change=OnChange.UPDATE if key == "Tags" else _REPLACE)
-        for key in ("ImageId", "InstanceType", "KeyName", "UserData", "SecurityGroups", "Tags")
-    }
-
-    async def create(self, context: Context) -> None:
-        if context.properties.get("ImageId") == "broken":
-            raise ResourceFailed("there is no image broken")
-        context.record.physical = f"i-{context.short}"
-        context.record.attributes = {"PublicIp": f"192.0.2.{int(context.record.name[6:] or 0) + 1}"}
-
-    async def delete(self, context: Context) -> None:
-        pass
 
 
 @pytest.fixture
-def instances(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {**registry.types(), "AWS::EC2::Instance": NotedInstance()}
-    monkeypatch.setattr(registry, "types", lambda: known)
-
-
-@pytest.fixture
-async def manager(tmp_path: Path, instances: None):
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NotingPlatform())
-    await manager.start()
-    yield manager
-    await manager.close()
+def platform(instances: None) -> NotingPlatform:
+    return NotingPlatform()
 
 
 def group(image: str = "one", policy: dict[str, Any] | None = None, **changes: Any) -> Source:
@@ -97,19 +65,6 @@ def policy_of(kind: str, amount: int, **more: Any) -> dict[str, Any]:
     return {"Type": "AWS::AutoScaling::ScalingPolicy", "Properties": properties}
 
 
-async def made(manager: StackManager, source: Source) -> StackRecord:
-    stack = await manager.create("web", source)
-    await manager.wait(stack)
-    assert stack.status == "CREATE_COMPLETE", stack.reason
-    return stack
-
-
-def members(manager: StackManager, stack: StackRecord) -> dict[str, ResourceRecord]:
-    child = manager.child(manager.current(stack)["Group"].physical)
-    assert child is not None
-    return dict(manager.current(child))
-
-
 def images(manager: StackManager, stack: StackRecord) -> dict[str, str]:
     return {name: record.properties["ImageId"] for name, record in sorted(members(manager, stack).items())}
 
@@ -121,7 +76,7 @@ async def signal(manager: StackManager, stack: StackRecord, policy: str) -> int:
 
 
 async def test_a_group_of_instances_scales_by_its_policies_within_its_limits(manager: StackManager) -> None:
-    stack = await made(manager, group())
+    stack = await made(manager, "web", group())
     assert stack.outputs["addresses"]["value"] == "192.0.2.1,192.0.2.2,192.0.2.3"
     assert stack.outputs["group"]["value"].startswith("web-Group-")
     tags = members(manager, stack)["member0"].properties["Tags"]
@@ -134,7 +89,7 @@ async def test_a_group_of_instances_scales_by_its_policies_within_its_limits(man
 
 
 async def test_members_stay_as_they_are_without_an_update_policy(manager: StackManager) -> None:
-    stack = await made(manager, group())
+    stack = await made(manager, "web", group())
     await manager.update(stack, group("two", DesiredCapacity="4"))
     await manager.wait(stack)
     assert stack.status == "UPDATE_COMPLETE", stack.reason
@@ -147,7 +102,7 @@ ROLLING = {"AutoScalingRollingUpdate": {"MaxBatchSize": "2", "MinInstancesInServ
 
 
 async def test_a_rolling_update_changes_few_enough_at_once(manager: StackManager) -> None:
-    stack = await made(manager, group(policy=ROLLING, DesiredCapacity="5"))
+    stack = await made(manager, "web", group(policy=ROLLING, DesiredCapacity="5"))
     child = manager.child(manager.current(stack)["Group"].physical)
     assert child is not None
     await manager.update(stack, group("two", policy=ROLLING, DesiredCapacity="5"))
@@ -160,7 +115,7 @@ async def test_a_rolling_update_changes_few_enough_at_once(manager: StackManager
 
 
 async def test_a_scaled_size_outlives_an_update_that_does_not_name_another(manager: StackManager) -> None:
-    stack = await made(manager, group(policy=ROLLING))
+    stack = await made(manager, "web", group(policy=ROLLING))
     assert await signal(manager, stack, "Up") == 4
     await manager.update(stack, group("two", policy=ROLLING))
     await manager.wait(stack)
@@ -171,7 +126,7 @@ async def test_a_scaled_size_outlives_an_update_that_does_not_name_another(manag
 
 
 async def test_a_failed_batch_turns_all_back(manager: StackManager) -> None:
-    stack = await made(manager, group(policy=ROLLING))
+    stack = await made(manager, "web", group(policy=ROLLING))
     before = {name: record.physical for name, record in members(manager, stack).items()}
     await manager.update(stack, group("broken", policy=ROLLING))
     await manager.wait(stack)
@@ -186,7 +141,7 @@ WAITING = {"AutoScalingRollingUpdate": {"MaxBatchSize": 1, "WaitOnResourceSignal
 async def test_each_batch_waits_for_its_signals(manager: StackManager) -> None:
     import asyncio
 
-    stack = await made(manager, group(policy=WAITING, DesiredCapacity="2"))
+    stack = await made(manager, "web", group(policy=WAITING, DesiredCapacity="2"))
     await manager.update(stack, group("two", policy=WAITING, DesiredCapacity="2"))
     record = manager.current(stack)["Group"]
     async with asyncio.timeout(60):
@@ -209,11 +164,10 @@ async def test_each_batch_waits_for_its_signals(manager: StackManager) -> None:
 
 
 async def test_a_crash_in_the_midst_of_scaling_is_carried_on(manager: StackManager, tmp_path: Path) -> None:
-    stack = await made(manager, group())
+    stack = await made(manager, "web", group())
     await manager.signal(manager.current(stack)["Up"], {"status": "SUCCESS"})  # the size is stored, the members are not
     await manager.close()
-    again = StackManager(SqliteStore(tmp_path / "stacks.db"), NotingPlatform())
-    await again.start()
+    again = await opened(tmp_path, NotingPlatform())
     await again.settled()
     stack = again.get("web")
     assert len(members(again, stack)) == 4
@@ -222,7 +176,7 @@ async def test_a_crash_in_the_midst_of_scaling_is_carried_on(manager: StackManag
 
 
 async def test_a_size_that_is_asked_for_while_another_fails_is_followed(manager: StackManager) -> None:
-    stack = await made(manager, group())
+    stack = await made(manager, "web", group())
     record = manager.current(stack)["Group"]
     kind = manager.type_of(record)
     resize, failures = kind.resize, iter([True])
@@ -241,7 +195,7 @@ async def test_a_size_that_is_asked_for_while_another_fails_is_followed(manager:
 
 @pytest.mark.parametrize("after", range(3, 60, 4))
 async def test_a_rolling_update_is_carried_on_from_any_write(manager: StackManager, tmp_path: Path, after: int) -> None:
-    stack = await made(manager, group(policy=ROLLING, DesiredCapacity="3"))
+    stack = await made(manager, "web", group(policy=ROLLING, DesiredCapacity="3"))
     await manager.store.flush()
     left, put = after, manager.store.put
 
@@ -258,8 +212,7 @@ async def test_a_rolling_update_is_carried_on_from_any_write(manager: StackManag
     await manager.update(stack, group("two", policy=ROLLING, DesiredCapacity="3"))
     await manager.wait(stack)
     await manager.close()
-    again = StackManager(SqliteStore(tmp_path / "stacks.db"), NotingPlatform())
-    await again.start()
+    again = await opened(tmp_path, NotingPlatform())
     stack = again.get("web")
     await again.wait(stack)
     if stack.status == "CREATE_COMPLETE":  # it died before the update was accepted
@@ -340,7 +293,7 @@ async def test_heat_groups_roll_and_create_in_batches(manager: StackManager) -> 
         }
         return Source(template=json.dumps(body))
 
-    stack = await made(manager, source("a"))
+    stack = await made(manager, "web", source("a"))
     batches = manager.child(manager.current(stack)["Batches"].physical)
     assert batches is not None
     assert batches.generation == 3
@@ -359,7 +312,7 @@ async def test_heat_groups_roll_and_create_in_batches(manager: StackManager) -> 
 async def test_auto_scalings_own_operations(manager: StackManager) -> None:
     async with serving(cloudformation_app(manager, lambda token: None)) as url:
         ask = Client(url, *manager.make_key("native", "", "test"))
-        stack = await made(manager, group())
+        stack = await made(manager, "web", group())
         name = stack.outputs["group"]["value"]
         about = {"AutoScalingGroupName": name}
 

@@ -17,75 +17,15 @@ from pcloud.cpe.settings import StackSettings, StackSize
 from pcloud.infrastructure import lxc_firewall, lxc_groups
 from pcloud.model.deployable import Assembly, AttachedVolume, Deployable, FirewallRule, ResourceState
 from pcloud.model.errors import InvalidDocument
-from pcloud.model.status import AssemblyStatus, DeployableStatus
-from pcloud.stacks.engine.manager import StackManager
+from pcloud.model.status import DeployableStatus
 from pcloud.stacks.guests import seed
 from pcloud.stacks.guests.catalogue import Catalogue, tables
 from pcloud.stacks.guests.platform import loses
 from pcloud.stacks.records import Source
-from pcloud.stacks.store import SqliteStore
 from pcloud.stacks.types.database import sql
-from tests.stacks.fake_platform import NotingPlatform
-
-JEOS = {
-    "bookworm": frozenset({"dbus"}),
-    "bookworm-cfntools": frozenset({"dbus", "cloud-init", "heat-cfntools"}),
-    "noble": frozenset({"dbus"}),
-}
-
-
-class MemoryPlatform(NotingPlatform):
-    """Keeps definitions; whatever is stored runs at once, but for guests whose images fail."""
-
-    capabilities = frozenset({"guests", "access", "addresses", "firewall", "firewall-groups", "resize"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stored: dict[str, Deployable] = {}
-        self.applied: list[Deployable] = []
-        self.settled: list[tuple[str, str]] = []
-        self.failing = ""
-        self.hold: asyncio.Event | None = None
-        self.catalogue = Catalogue(StackSettings(), JEOS)
-
-    async def definition(self, name: str) -> Deployable | None:
-        await asyncio.sleep(0)
-        return self.stored.get(name)
-
-    async def apply(self, deployable: Deployable) -> None:
-        await asyncio.sleep(0.001)
-        self.stored[deployable.name] = deployable
-        self.applied.append(deployable)
-
-    async def status(self, name: str) -> DeployableStatus | None:
-        if (self.hold is not None and not self.hold.is_set()) or name not in self.stored:
-            return None
-        state = ResourceState.FAILED if self.failing else ResourceState.RUNNING
-        guests = tuple(
-            AssemblyStatus(name=one.name, state=ResourceState.RUNNING, address="10.88.0.9", answers=True, since=9e9)
-            for one in self.stored[name].assemblies
-        )
-        return DeployableStatus(name=name, state=state, reason=self.failing, assemblies=() if self.failing else guests)
-
-    async def delete(self, name: str) -> None:
-        self.stored.pop(name, None)
-
-    async def settle(self, deployable: str, assembly: str) -> None:
-        self.settled.append((deployable, assembly))
-
-
-def instance(**properties: Any) -> dict[str, Any]:
-    return {"Type": "AWS::EC2::Instance", "Properties": {"ImageId": "F17-x86_64-cfntools", **properties}}
-
-
-def cfn(**resources: Mapping[str, Any]) -> Source:
-    return Source(template=json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}))
-
-
-async def opened(folder: Path, platform: MemoryPlatform) -> StackManager:
-    manager = StackManager(SqliteStore(folder / "stacks.db"), platform)
-    await manager.start()
-    return manager
+from tests.stacks.lifecycle import opened
+from tests.stacks.memory_platform import JEOS, MemoryPlatform
+from tests.stacks.templates import cfn, instance
 
 
 async def test_servers_are_assemblies_of_one_deployable(tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ import pytest
 
 from pcloud.api.heat import heat_app
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.platform import NoPlatform
-from pcloud.stacks.store import SqliteStore
 from tests.stacks.serving import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,12 +22,9 @@ OPENSTACK = ROOT / ".tools/stack-clients/bin/openstack"
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[tuple[StackManager, str]]:
-    manager = StackManager(SqliteStore(tmp_path / "stacks.db"), NoPlatform())
-    await manager.start()
+async def served(manager: StackManager) -> AsyncIterator[tuple[StackManager, str]]:
     async with serving(heat_app(manager, {"good": "admin", "look": "viewer"}.get, open_loopback=True)) as url:
         yield manager, url
-    await manager.close()
 
 
 async def openstack(url: str, *arguments: str, ok: bool = True) -> Any:

@@ -2,125 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import json
-from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pcloud.infrastructure.lxc_segments import Subnet
 from pcloud.model.deployable import Interface
-from pcloud.model.errors import InvalidDocument, Unavailable
+from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.records import Source
-from pcloud.stacks.store import SqliteStore
-from tests.stacks.test_crash import CrashingStore, settle
-from tests.stacks.test_guests import MemoryPlatform, opened
-from tests.stacks.test_security_groups import changed, guests, made
-
-
-class MemoryNetworks:
-    """What a host would have of networks. Whatever needs something that is not there is an error."""
-
-    def __init__(self) -> None:
-        self.networks: set[str] = set()
-        self.subnets: dict[str, Subnet] = {}
-        self.leases: dict[tuple[str, str], str] = {}
-        self.routers: dict[str, tuple[list[str], bool, list[tuple[str, str]]]] = {}
-        self.ways: dict[str, list[tuple[str, str]] | None] = {}
-        self.told = 0
-
-    def refusal(self, cidr: str) -> str:
-        own = ipaddress.IPv4Network("10.88.0.0/16")
-        return "overlaps the guests' own" if own.overlaps(ipaddress.IPv4Network(cidr, strict=False)) else ""
-
-    async def make_network(self, network: str) -> None:
-        self.networks.add(network)
-
-    async def remove_network(self, network: str) -> None:
-        self.networks.discard(network)
-
-    async def make_subnet(self, subnet: Subnet) -> None:
-        assert subnet.network in self.networks
-        for other in self.subnets.values():
-            if other.name != subnet.name and other.network == subnet.network and other.range.overlaps(subnet.range):
-                raise Unavailable.of("NO_NETWORK", "it overlaps another one")
-        self.subnets[subnet.name] = subnet
-
-    async def remove_subnet(self, subnet: str) -> None:
-        self.subnets.pop(subnet, None)
-        for subnets, _, _ in self.routers.values():
-            if subnet in subnets:
-                subnets.remove(subnet)
-
-    async def take(self, subnet: str, holder: str, wanted: str = "") -> str:
-        span, pools = self.subnets[subnet].range, self.subnets[subnet].pools
-        first = ipaddress.IPv4Address(pools[0][0]) if pools else span[2]
-        free = (str(each) for each in span.hosts() if each >= first and str(each) not in self.leases.values())
-        return f"{self.leases.setdefault((subnet, holder), wanted or next(free))}/{span.prefixlen}"
-
-    async def give_back(self, subnet: str, holder: str) -> None:
-        self.leases.pop((subnet, holder), None)
-
-    async def put_router(
-        self,
-        router: str,
-        subnets: Sequence[str],
-        *,
-        outside: bool,
-        floating: Sequence[tuple[str, str]],
-        ways: Sequence[tuple[str, str]] | None = None,
-        within: str = "",
-    ) -> None:
-        await asyncio.sleep(0)
-        assert set(subnets) <= self.subnets.keys()
-        self.routers[router] = (list(subnets), outside, list(floating))
-        self.ways[router] = None if ways is None else sorted(ways)
-        self.told += 1
-
-    async def remove_router(self, router: str) -> None:
-        await asyncio.sleep(0)
-        self.routers.pop(router, None)
-        self.ways.pop(router, None)
-
-    async def stands(self, name: str) -> bool:
-        return name in self.networks or name in self.routers
-
-    @property
-    def empty(self) -> bool:
-        return not (self.networks or self.subnets or self.leases or self.routers)
-
-
-class Networked(MemoryPlatform):
-    """Guests and networks in memory."""
-
-    capabilities = frozenset({"guests", "addresses", "fixed-addresses", "firewall", "networks"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.networks = MemoryNetworks()
-        self.outer: dict[str, str] = {}
-
-    async def allocate_address(self, holder: str, wanted: str = "") -> str:
-        return f"{self.outer.setdefault(holder, wanted or f'10.88.1.{len(self.outer) + 1}')}/16"
-
-    async def release_address(self, holder: str) -> None:
-        self.outer.pop(holder, None)
+from tests.stacks.crashes import crash_everywhere
+from tests.stacks.lifecycle import changed, made, opened
+from tests.stacks.memory_networks import MemoryNetworks, Networked
+from tests.stacks.memory_platform import MemoryPlatform, guests
+from tests.stacks.templates import hot
 
 
 @pytest.fixture
 def platform() -> Networked:
     return Networked()
-
-
-@pytest.fixture
-async def manager(tmp_path: Path, platform: Networked) -> AsyncIterator[StackManager]:
-    manager = await opened(tmp_path, platform)
-    yield manager
-    await manager.close()
 
 
 def get(name: str) -> dict[str, str]:
@@ -134,10 +33,6 @@ def neutron(kind: str, **properties: Any) -> dict[str, Any]:
 def server(*networks: dict[str, Any], **properties: Any) -> dict[str, Any]:
     given = {"image": "bookworm", "flavor": "m1.small", "networks": list(networks), **properties}
     return {"type": "OS::Nova::Server", "properties": given}
-
-
-def hot(**resources: Any) -> Source:
-    return Source(template=json.dumps({"heat_template_version": "2018-08-31", "resources": resources}))
 
 
 def document(*, outside: bool = True, port: str = "192.168.7.9", **more: Any) -> dict[str, Any]:
@@ -290,53 +185,6 @@ async def test_what_can_not_be_made_is_undone(manager: StackManager, platform: N
     assert stack.status == "ROLLBACK_COMPLETE"
     assert says in stack.reason
     assert platform.networks.empty
-
-
-async def crash_everywhere(
-    folder: Path, source: Source, *, deleting: bool, step: int, whole: Callable[[MemoryNetworks, dict[str, str]], None]
-) -> None:
-    """Make or delete a stack and crash at every so many writes; the next start comes to the same end: all of it is there,
-    which `whole` asserts, or nothing is."""
-    for point in range(0, 10_000, step):
-        platform = Networked()
-        store = CrashingStore(folder / f"{point}.db")
-        manager = StackManager(store, platform)
-        await manager.start()
-        if deleting:
-            await made(manager, "s", source)
-        store.left = point
-
-        async def operate(manager: StackManager = manager) -> None:
-            if deleting:
-                await manager.delete(manager.get("s"))
-            else:
-                await manager.create("s", source)
-            await settle(manager)
-
-        work = asyncio.ensure_future(operate())
-        async with asyncio.timeout(120):
-            while not work.done() and not store.crashed:
-                await asyncio.sleep(0.001)
-        crashed = store.crashed
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-        await manager.close()
-        again = StackManager(SqliteStore(folder / f"{point}.db"), platform)
-        await again.start()
-        await settle(again)
-        live = [stack for stack in again.stacks.values() if stack.live]
-        if live and not (deleting and live[0].status == "CREATE_COMPLETE"):
-            assert [stack.status for stack in live] == ["CREATE_COMPLETE"], (point, live[0].reason)
-        if live:
-            whole(platform.networks, platform.outer)
-        else:
-            assert platform.networks.empty, point
-        await again.close()
-        if not crashed:
-            break
-    else:
-        pytest.fail("it never came to its end")
-    assert point > 10
 
 
 @pytest.mark.parametrize("deleting", [False, True])

@@ -21,16 +21,11 @@ from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source, StackRecord
 from pcloud.stacks.store import SqliteStore
-from tests.stacks.objects import Swift, running
-from tests.stacks.test_crash import CrashingStore
+from tests.stacks.buckets import bucket, cfn, close, container, deleted, ended, made
+from tests.stacks.crashes import CrashingStore
+from tests.stacks.objects import Swift
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def swift() -> Iterator[Swift]:
-    with running() as peer:
-        yield peer
 
 
 @pytest.fixture(autouse=True)
@@ -59,50 +54,12 @@ def open_manager(
     return StackManager(store(path), platform)
 
 
-async def close(manager: StackManager) -> None:
-    await manager.close()
-    await manager.platform.objects.close()
-
-
 @pytest.fixture
 async def manager(swift: Swift, tmp_path: Path) -> AsyncIterator[StackManager]:
     manager = open_manager(swift, tmp_path / "stacks.db")
     await manager.start()
     yield manager
     await close(manager)
-
-
-def cfn(outputs: dict[str, Any] | None = None, /, **resources: tuple[str, dict[str, Any]]) -> Source:
-    body = {
-        "AWSTemplateFormatVersion": "2010-09-09",
-        "Resources": {name: {"Type": kind, "Properties": properties} for name, (kind, properties) in resources.items()},
-        "Outputs": {name: {"Value": value} for name, value in (outputs or {}).items()},
-    }
-    return Source(template=json.dumps(body))
-
-
-def bucket(**properties: Any) -> tuple[str, dict[str, Any]]:
-    return "AWS::S3::Bucket", properties
-
-
-def container(**properties: Any) -> tuple[str, dict[str, Any]]:
-    return "OS::Swift::Container", {key.replace("_", "-"): value for key, value in properties.items()}
-
-
-async def made(manager: StackManager, source: Source, end: str = "CREATE_COMPLETE", name: str = "Shop") -> StackRecord:
-    stack = await manager.create(name, source)
-    return await ended(manager, stack, end)
-
-
-async def ended(manager: StackManager, stack: StackRecord, end: str) -> StackRecord:
-    await manager.wait(stack)
-    assert stack.status == end, (stack.reason, [record.reason for record in manager.records(stack)])
-    return stack
-
-
-async def deleted(manager: StackManager, stack: StackRecord, end: str = "DELETE_COMPLETE") -> None:
-    await manager.delete(stack)
-    await ended(manager, stack, end)
 
 
 def anonymous(url: str) -> tuple[int, str]:

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from tests.stacks.corpus import corpus
-from tests.stacks.daemon import Daemon
-from tests.stacks.objects import Swift, running
-from tests.stacks.test_daemon import outputs, status, until
+from tests.stacks.daemon import Daemon, outputs, status, until
+from tests.stacks.objects import Swift
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 CLIENTS = Path(__file__).resolve().parents[2] / ".tools/stack-clients/bin"
@@ -26,12 +25,6 @@ MEDIA = {
     "Resources": {"Media": {"Type": "AWS::S3::Bucket", "Properties": {"AccessControl": {"Ref": "Access"}}}},
     "Outputs": {"Name": {"Value": {"Ref": "Media"}}, "Site": {"Value": {"Fn::GetAtt": ["Media", "WebsiteURL"]}}},
 }
-
-
-@pytest.fixture(scope="module")
-def swift() -> Iterator[Swift]:
-    with running() as peer:
-        yield peer
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.store import SqliteStore
 from tests.ports import free_port
+from tests.stacks.buckets import bucket, cfn, close, deleted, ended, made
 from tests.stacks.objects import client
-from tests.stacks.test_objects import bucket, cfn, close, deleted, ended, made
 
 pytestmark = pytest.mark.real
 SERVER = Path(__file__).resolve().parents[2] / ".tools/moto/bin/moto_server"

@@ -22,7 +22,9 @@ from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.guests.platform import EnginePlatform
 from pcloud.stacks.records import Source
 from pcloud.stacks.store import SqliteStore
-from tests.stacks.test_guests import MemoryPlatform, cfn, instance, opened
+from tests.stacks.lifecycle import opened
+from tests.stacks.memory_platform import MemoryPlatform
+from tests.stacks.templates import cfn, instance
 
 VOLUME = {"Type": "AWS::EC2::Volume", "Properties": {"AvailabilityZone": "any", "Size": "1"}}
 GROUP = {"Type": "AWS::EC2::SecurityGroup", "Properties": {"GroupDescription": "none"}}

@@ -17,7 +17,8 @@ from pcloud.stacks.store import SqliteStore
 from pcloud.stacks.types.base import ResourceFailed
 from pcloud.stacks.types.scaling_policies import step_of, tracked
 from tests.stacks.fake_platform import NotingPlatform
-from tests.stacks.test_groups import instances, made, members  # noqa: F401 - a fixture
+from tests.stacks.lifecycle import made
+from tests.stacks.scaling_groups import members
 
 STEPS = [
     {"MetricIntervalUpperBound": -10, "ScalingAdjustment": -2},
@@ -67,7 +68,7 @@ class Stage:
         self.stack: StackRecord
 
     async def begin(self, policy: dict[str, Any], size: int = 2) -> None:
-        self.stack = await made(self.manager, template(policy, size))
+        self.stack = await made(self.manager, "web", template(policy, size))
 
     async def goes(self, seconds: float, **metrics: float) -> int:
         """Let time pass, a minute at a time, with a metric that has this value; return the number of members."""
@@ -82,7 +83,7 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, instances: None) -> AsyncIterator[Stage]:  # noqa: F811
+async def stage(tmp_path: Path, instances: None) -> AsyncIterator[Stage]:
     stage = Stage(tmp_path)
     await stage.manager.start()
     yield stage

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pcloud.events.event import Event
-from pcloud.model.deployable import Assembly, FirewallRule
+from pcloud.model.deployable import FirewallRule
 from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.records import Source, StackRecord
-from tests.stacks.test_guests import MemoryPlatform, cfn, instance, opened
+from pcloud.stacks.records import Source
+from tests.stacks.lifecycle import changed, made, opened
+from tests.stacks.memory_platform import MemoryPlatform, guests
+from tests.stacks.templates import cfn, hot, instance, ref
 
 ANY = "0.0.0.0/0"
 
@@ -23,13 +23,6 @@ ANY = "0.0.0.0/0"
 @pytest.fixture
 def platform() -> MemoryPlatform:
     return MemoryPlatform()
-
-
-@pytest.fixture
-async def manager(tmp_path: Path, platform: MemoryPlatform) -> AsyncIterator[StackManager]:
-    manager = await opened(tmp_path, platform)
-    yield manager
-    await manager.close()
 
 
 def group(ingress: Any = None, egress: Any = None, **properties: Any) -> dict[str, Any]:
@@ -40,28 +33,6 @@ def group(ingress: Any = None, egress: Any = None, **properties: Any) -> dict[st
 
 def rule(kind: str, **properties: Any) -> dict[str, Any]:
     return {"Type": f"AWS::EC2::SecurityGroup{kind}", "Properties": properties}
-
-
-def ref(name: str) -> dict[str, str]:
-    return {"Ref": name}
-
-
-async def made(manager: StackManager, name: str, source: Source) -> StackRecord:
-    stack = await manager.create(name, source)
-    await manager.wait(stack)
-    assert stack.status == "CREATE_COMPLETE", stack.reason
-    return stack
-
-
-async def changed(manager: StackManager, stack: StackRecord, source: Source) -> None:
-    await manager.update(stack, source)
-    await manager.wait(stack)
-    assert stack.status == "UPDATE_COMPLETE", stack.reason
-
-
-def guests(platform: MemoryPlatform) -> dict[str, Assembly]:
-    """Every guest by the part of its name that is the resource's."""
-    return {one.name.rpartition("-")[0]: one for each in platform.stored.values() for one in each.assemblies}
 
 
 @pytest.mark.parametrize(
@@ -228,10 +199,6 @@ async def test_members_of_a_scaling_group_get_changed_rules(manager: StackManage
         (FirewallRule(protocol="tcp", first=443, last=443, network=ANY),)
     }
     assert {one.groups for one in found.values()} == {(manager.current(stack)["G"].physical,)}
-
-
-def hot(**resources: Mapping[str, Any]) -> Source:
-    return Source(template=json.dumps({"heat_template_version": "2018-08-31", "resources": resources}))
 
 
 async def test_neutrons_words(manager: StackManager, platform: MemoryPlatform) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,9 @@ from pcloud.model.deployable import Deployable
 from pcloud.model.errors import InvalidDocument, Unavailable
 from pcloud.stacks.records import Source
 from tests.stacks.fake_platform import Ending
-from tests.stacks.test_guests import MemoryPlatform, cfn, instance, opened
+from tests.stacks.lifecycle import opened
+from tests.stacks.memory_platform import MemoryPlatform
+from tests.stacks.templates import cfn, hot, instance
 
 
 class DiskPlatform(MemoryPlatform):
@@ -71,10 +71,6 @@ class DiskPlatform(MemoryPlatform):
 
 def ebs(device: str, **values: Any) -> dict[str, Any]:
     return {"DeviceName": device, "Ebs": values}
-
-
-def hot(**resources: Mapping[str, Any]) -> Source:
-    return Source(template=json.dumps({"heat_template_version": "2018-08-31", "resources": resources}))
 
 
 def nova(**properties: Any) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from pcloud.stacks.alarms.metrics import Datum
 from pcloud.stacks.records import Source, StackRecord
 from pcloud.stacks.types.scaling import Adjustment
 from tests.stacks.fake_platform import Ending
-from tests.stacks.test_guests import MemoryPlatform, instance, opened
+from tests.stacks.lifecycle import opened
+from tests.stacks.memory_platform import MemoryPlatform
+from tests.stacks.templates import instance
 
 DAY = 86400
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,13 @@ from pcloud.model.errors import InvalidDocument
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import Source, StackRecord
 from pcloud.stacks.types.registry import types
-from tests.stacks.test_guests import MemoryPlatform, opened
-from tests.stacks.test_networks import MemoryNetworks, Networked, crash_everywhere
-from tests.stacks.test_security_groups import changed, guests, made
+from tests.stacks.crashes import crash_everywhere
+from tests.stacks.lifecycle import changed, made, opened
+from tests.stacks.memory_networks import MemoryNetworks, Networked
+from tests.stacks.memory_platform import MemoryPlatform, guests
+from tests.stacks.templates import ref
 
 ANY = "0.0.0.0/0"
-
-
-def ref(name: str) -> dict[str, str]:
-    return {"Ref": name}
 
 
 def ec2(kind: str, **properties: Any) -> dict[str, Any]:
@@ -67,13 +65,6 @@ def source(resources: dict[str, Any], **outputs: Any) -> Source:
 @pytest.fixture
 def platform() -> Networked:
     return Networked()
-
-
-@pytest.fixture
-async def manager(tmp_path: Path, platform: Networked) -> AsyncIterator[StackManager]:
-    manager = await opened(tmp_path, platform)
-    yield manager
-    await manager.close()
 
 
 async def removed(manager: StackManager, stack: StackRecord, platform: Networked) -> None:

@@ -182,7 +182,9 @@ def stack_servers(manager: StackManager, tokens: TokenBook, settings: StackSetti
     return [
         HttpServer(query, *split_address(settings.cloudformation)),
         HttpServer(query, *split_address(settings.cloudwatch)),
-        HttpServer(heat_app(manager, authenticate), *split_address(settings.heat)),
+        HttpServer(
+            heat_app(manager, authenticate, open_loopback=settings.heat_without_token), *split_address(settings.heat)
+        ),
     ]
 
 

@@ -95,6 +95,9 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """ADDRESS:PORT of the CloudWatch endpoint."""
     heat: str = "127.0.0.1:8004"
     """ADDRESS:PORT of the Heat endpoint."""
+    heat_without_token: bool = False
+    """Whoever reaches the Heat endpoint from this host itself may do everything without a token, as clients with
+    `OS_AUTH_TYPE=none` expect. Every user of this host may then."""
     keep_deleted_days: float = 90.0
     """Days that deleted stacks are kept, with their events; 0 keeps all."""
     infrastructure: str = "lxc"

@@ -21,6 +21,16 @@ from pcloud.model.errors import PcloudError
 from pcloud.stacks.engine.manager import StackManager
 
 
+def _from_this_host(request: Request) -> bool:
+    """Whether a program on this host asks, and not a page in its browser: those send an Origin, or another host's name."""
+    return (
+        request.client is not None
+        and request.client.host in ("127.0.0.1", "::1")
+        and "origin" not in request.headers
+        and request.url.hostname in ("127.0.0.1", "::1", "localhost")
+    )
+
+
 def heat_app(
     manager: StackManager, authenticate: Callable[[str], str | None], *, open_loopback: bool = False
 ) -> Starlette:
@@ -29,12 +39,7 @@ def heat_app(
     def role(request: Request) -> str:
         token = request.headers.get("x-auth-token", "")
         found = authenticate(token) if token else None
-        if (
-            found is None
-            and open_loopback
-            and request.client is not None
-            and request.client.host in ("127.0.0.1", "::1")
-        ):
+        if found is None and open_loopback and _from_this_host(request):
             found = "admin"
         if found is None:
             raise HeatError(401, "HTTPUnauthorized", "a valid token is needed in X-Auth-Token")

@@ -27,10 +27,12 @@ async def environment(manager: StackManager, request: Request, body: dict[str, A
     source = stack_of(manager, request).source
     if source is None:
         return JSONResponse({})
-    hidden = {name for name, schema in manager.reader.template(source).parameters.items() if schema.hidden}
-    shown = {name: "******" if name in hidden else value for name, value in source.parameters.items()}
     return JSONResponse(
-        {"parameters": shown, "resource_registry": source.registry, "parameter_defaults": source.defaults}
+        {
+            "parameters": manager.reader.masked(source, source.parameters),
+            "resource_registry": source.registry,
+            "parameter_defaults": manager.reader.masked(source, source.defaults),
+        }
     )
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from starlette.requests import Request
 
 from pcloud.model.errors import InvalidDocument, Problem
-from pcloud.stacks.documents import read_document
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.engine.scopes import given_values
+from pcloud.stacks.heat_environment import mapping, read_environments
 from pcloud.stacks.parameters import shown_values
 from pcloud.stacks.records import ResourceRecord, Source, StackEvent, StackRecord
 from pcloud.stacks.template import UNSET
@@ -48,18 +48,6 @@ def _refuse(message: str) -> InvalidDocument:
     return InvalidDocument(Problem(code="BAD_REQUEST", message=message))
 
 
-def _mapping(value: Any, what: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        value = read_document(value).data if value.strip() else {}
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise _refuse(f"{what} must be a map")
-    return value
-
-
 def source_from(body: dict[str, Any], existing: Source | None, old: Source | None = None) -> Source:
     """Return the source of a create or update request; `existing` fills what a PATCH leaves out."""
     template = body.get("template")
@@ -73,25 +61,14 @@ def source_from(body: dict[str, Any], existing: Source | None, old: Source | Non
         text = template if isinstance(template, str) else json.dumps(template)
     files = {
         str(key): value if isinstance(value, str) else json.dumps(value)
-        for key, value in _mapping(body.get("files"), "files").items()
+        for key, value in mapping(body.get("files"), "files").items()
     }
-    environment: dict[str, Any] = {}
     names = body.get("environment_files")
-    if isinstance(names, list) and names and all(name in files for name in names):
-        merged: dict[str, Any] = {}
-        for name in names:
-            for section, values in _mapping(files[name], "an environment").items():
-                if isinstance(values, dict):
-                    merged[section] = {**merged.get(section, {}), **values}
-        environment = merged
-    else:
-        environment = _mapping(body.get("environment"), "environment")
-    parameters = {
-        **_mapping(environment.get("parameters"), "parameters"),
-        **_mapping(body.get("parameters"), "parameters"),
-    }
-    registry = _mapping(environment.get("resource_registry"), "resource_registry")
-    defaults = _mapping(environment.get("parameter_defaults"), "parameter_defaults")
+    sent = [files[name] for name in names if name in files] if isinstance(names, list) else []
+    together = sent and len(sent) == len(names or ())  # else the client has put them together already
+    environment = read_environments(sent if together else [body.get("environment")])
+    parameters = {**environment.parameters, **mapping(body.get("parameters"), "parameters")}
+    registry, defaults = environment.registry, environment.defaults
     tags = body.get("tags")
     tag_names = (
         tags.split(",")
@@ -111,7 +88,7 @@ def source_from(body: dict[str, Any], existing: Source | None, old: Source | Non
         template=text,
         parameters=parameters,
         files=files,
-        registry={key: value for key, value in registry.items() if key not in ("resources", "base_url")},
+        registry=registry,
         defaults=defaults,
         tags=dict.fromkeys(tag_names, "") if tags is not None else (existing.tags if existing else {}),
     )

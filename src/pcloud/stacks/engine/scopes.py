@@ -65,6 +65,11 @@ class Reader:
         self._cache[id(source)] = (source, template)
         return template
 
+    def masked(self, source: Source, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values by parameter, without those that the template hides or does not know: another may hide them."""
+        known = self.template(source).parameters
+        return {name: value if name in known and not known[name].hidden else "******" for name, value in values.items()}
+
     def scope(
         self,
         stack: StackRecord,

@@ -219,6 +219,13 @@ class Services(Scaling):
             self.store.put(key)
         return key.id, key.secret
 
+    def enable_key(self, key: str, *, enabled: bool) -> None:
+        """Let an access key sign requests, or no longer."""
+        known = self.keys[key]
+        if known.active != enabled:
+            known.active = enabled
+            self.store.put(known)
+
     def drop_key(self, key: str) -> None:
         """Remove an access key."""
         known = self.keys.pop(key, None)

@@ -299,6 +299,7 @@ _TABLE: Mapping[str, tuple[Function, str, str]] = {
     "list_concat_unique": (hot_collections.list_concat_unique, "2017-09-01", ""),
     "str_replace_vstrict": (str_replace_vstrict, "2017-09-01", ""),
     "contains": (hot_collections.contains, "2017-09-01", ""),
+    "Ref": (cfn.reference, "2013-05-23", "2014-10-16"),
     "Fn::Select": (cfn.select, "2013-05-23", "2015-10-15"),
     "Fn::Join": (cfn.join, "2013-05-23", "2014-10-16"),
     "Fn::Split": (cfn.split, "2013-05-23", "2014-10-16"),

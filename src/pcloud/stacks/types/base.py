@@ -120,6 +120,9 @@ class Services(Protocol):
         """Make (or return again) the access key of a token: id and secret."""
         ...
 
+    def enable_key(self, key: str, *, enabled: bool) -> None:
+        """Let an access key sign requests, or no longer."""
+
     def drop_key(self, key: str) -> None:
         """Remove an access key."""
         ...

@@ -19,6 +19,7 @@ from pcloud.stacks.types.groups import GroupType
 from pcloud.stacks.types.rolling import Members
 from pcloud.stacks.types.running import Result, run_script, safe_name
 from pcloud.stacks.types.software import configuration_of, filled
+from pcloud.stacks.types.waiting import without_queue
 
 _UPDATE = OnChange.UPDATE
 DEPLOY_SECONDS = 3600.0
@@ -51,15 +52,12 @@ class SoftwareDeployment(ResourceType):
 
     def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
         """Only known actions; there is no message queue to signal through."""
-        found = [
+        unknown = [
             PropertyProblem(code="BAD_PROPERTY", message=f"there is no action {action}", path=("actions",))
             for action in properties.get("actions") or []
             if isinstance(action, str) and action not in ACTIONS
         ]
-        if properties.get("signal_transport") == "ZAQAR_SIGNAL":
-            message = "ZAQAR_SIGNAL is refused: there is no message queue"
-            found.append(PropertyProblem(code="REFUSED", message=message, path=("signal_transport",)))
-        return found
+        return unknown + without_queue(properties)
 
     async def create(self, context: Context) -> None:
         """Put it to work."""

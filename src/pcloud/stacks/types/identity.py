@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pcloud.stacks.schema import OnChange, Schema, anything, listing, text
 from pcloud.stacks.types.base import Context, ResourceType
@@ -38,7 +39,7 @@ class AccessKeyType(ResourceType):
     schema: ClassVar[Schema] = {
         "UserName": text(required=True),
         "Serial": anything(),
-        "Status": text(on_change=OnChange.NOTHING, allowed=("Active", "Inactive"), default="Active"),
+        "Status": text(on_change=OnChange.UPDATE, allowed=("Active", "Inactive"), default="Active"),
     }
 
     async def create(self, context: Context) -> None:
@@ -47,6 +48,15 @@ class AccessKeyType(ResourceType):
         key, secret = context.services.make_key(user, context.stack.id, context.token)
         context.record.physical = key
         context.record.attributes = {"SecretAccessKey": secret, "UserName": user}
+        self._set(context)
+
+    async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
+        """Let the key sign requests, or no longer."""
+        self._set(context)
+
+    @staticmethod
+    def _set(context: Context) -> None:
+        context.services.enable_key(context.record.physical, enabled=context.properties["Status"] == "Active")
 
     async def delete(self, context: Context) -> None:
         """Remove the key."""

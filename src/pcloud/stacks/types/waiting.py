@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pcloud.stacks.records import ResourceRecord
-from pcloud.stacks.schema import OnChange, Schema, integer, text
+from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, integer, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
 
 _UPDATE = OnChange.UPDATE
+
+
+def without_queue(properties: Mapping[str, Any]) -> list[PropertyProblem]:
+    """Return the refusal of a signal through OpenStack's message queue, if that is asked for."""
+    if properties.get("signal_transport") != "ZAQAR_SIGNAL":
+        return []
+    message = "ZAQAR_SIGNAL is refused: there is no message queue"
+    return [PropertyProblem(code="REFUSED", message=message, path=("signal_transport",))]
 
 
 def newest(signals: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -48,6 +56,10 @@ class HeatHandle(ResourceType):
             allowed=("CFN_SIGNAL", "TEMP_URL_SIGNAL", "HEAT_SIGNAL", "TOKEN_SIGNAL", "ZAQAR_SIGNAL"),
         )
     }
+
+    def check(self, properties: Mapping[str, Any]) -> list[PropertyProblem]:
+        """There is no message queue to signal through."""
+        return without_queue(properties)
 
     async def create(self, context: Context) -> None:
         """Make the URL and the command line for it."""
