@@ -10,16 +10,18 @@ from pcloud.infrastructure.openstack_making import zones
 
 
 @pytest.mark.parametrize(
-    ("told", "places"),
+    ("told", "wanted", "places"),
     [
-        ([("west", True), ("north", False), ("east", True)], ("east", "west")),
-        ([("west", False), ("east", False)], ("east", "west")),
-        ([("west", None)], ("west",)),
-        ([], ("nova",)),
+        ([("west", True), ("north", False), ("east", True)], (), ("east", "west")),
+        ([("west", True), ("north", False), ("east", True)], ("north", "west"), ("west",)),
+        ([("west", True), ("north", False)], ("north", "typo"), ("north", "typo")),
+        ([("west", False), ("east", False)], (), ("east", "west")),
+        ([("west", None)], (), ("west",)),
+        ([], (), ("nova",)),
     ],
 )
 def test_zones_that_are_not_available_are_no_places(
-    told: list[tuple[str, bool | None]], places: tuple[str, ...]
+    told: list[tuple[str, bool | None]], wanted: tuple[str, ...], places: tuple[str, ...]
 ) -> None:
     """Where none is, all count: what is wrong is then told by the servers that can not be made."""
     found = [
@@ -27,4 +29,4 @@ def test_zones_that_are_not_available_are_no_places(
         for name, available in told
     ]
     connection = SimpleNamespace(compute=SimpleNamespace(availability_zones=lambda: iter(found)))
-    assert zones(connection) == places
+    assert zones(connection, wanted) == places

@@ -7,7 +7,7 @@
 #   openstack.sh start          from empty to ready in about a minute, ending first what another run left; credentials in PEER_DIR/openrc
 #   openstack.sh stop           ends all of it
 #   openstack.sh api-stop       ends nova-api alone;  openstack.sh api-start  starts it again
-#   openstack.sh zone-start     a second host, in an availability zone of its own, `second`;  openstack.sh zone-stop  takes it away
+#   openstack.sh zones-start    a second host, and each in an availability zone of its own;  openstack.sh zones-stop  takes them away
 #   openstack.sh lock           writes openstack.lock anew from what is installed
 #
 # PEER_DIR is where everything is kept (default /var/cache/pcloud-test/openstack).
@@ -284,6 +284,23 @@ environment() {
   export OS_PLACEMENT_CONFIG_DIR=$etc/placement OS_GLANCE_CONFIG_DIR=$etc/glance OS_NOVA_CONFIG_DIR=$etc/nova
 }
 
+await_host() { # NAME: until Nova's scheduler knows of a host
+  python - "--config-file $etc/nova/nova.conf" "$1" <<X
+import subprocess, sys, time
+
+import openstack
+
+cloud = openstack.connect()
+for _ in range(600):
+    if any(found.name == sys.argv[2] for found in cloud.compute.hypervisors()):
+        break
+    subprocess.run(f"nova-manage {sys.argv[1]} cell_v2 discover_hosts", shell=True, capture_output=True)
+    time.sleep(0.5)
+else:
+    sys.exit(f"nova-compute of {sys.argv[2]} did not come")
+X
+}
+
 start_all() {
   environment
   stop_all
@@ -353,19 +370,11 @@ X
   done
   serve nova-api nova.wsgi.osapi_compute $nova_port
   wait_port $nova_port
-  python - "$nova_conf" <<X
-import subprocess, sys, time
-
+  await_host fake1
+  python - <<X
 import openstack
 
 cloud = openstack.connect()
-for _ in range(600):
-    if any(found.name == "fake1" for found in cloud.compute.hypervisors()):
-        break
-    subprocess.run(f"nova-manage {sys.argv[1]} cell_v2 discover_hosts", shell=True, capture_output=True)
-    time.sleep(0.5)
-else:
-    sys.exit("nova-compute did not come")
 network = cloud.network.create_network(name="pcloud", shared=True)
 cloud.network.create_subnet(name="pcloud", network_id=network.id, ip_version=4, cidr="10.200.0.0/24", enable_dhcp=False)
 cloud.compute.create_flavor(name="tiny", ram=256, disk=1, vcpus=1)
@@ -375,7 +384,7 @@ X
 }
 
 # Nova's FakeDriver has one host a daemon. Its state is its own: a daemon keeps in it which host it is.
-start_zone() {
+start_zones() {
   environment
   . "$peer/openrc"
   rm -rf "$peer/state2"
@@ -384,25 +393,18 @@ start_zone() {
   setsid nova-compute --config-file "$etc/nova/nova.conf" --config-file "$etc/nova/second.conf" --log-file "$logs/nova-compute2.log" \
     > "$logs/nova-compute2.out" 2>&1 < /dev/null &
   echo $! > "$run/nova-compute2.pid"
-  python - "--config-file $etc/nova/nova.conf" <<X
-import subprocess, sys, time
-
+  await_host fake2
+  python - <<X
 import openstack
 
 cloud = openstack.connect()
-for _ in range(600):
-    if any(found.name == "fake2" for found in cloud.compute.hypervisors()):
-        break
-    subprocess.run(f"nova-manage {sys.argv[1]} cell_v2 discover_hosts", shell=True, capture_output=True)
-    time.sleep(0.5)
-else:
-    sys.exit("the second nova-compute did not come")
-aggregate = cloud.compute.create_aggregate(name="second", availability_zone="second")
-cloud.compute.add_host_to_aggregate(aggregate, "fake2")
+for zone, host in (("first", "fake1"), ("second", "fake2")):
+    aggregate = cloud.compute.create_aggregate(name=zone, availability_zone=zone)
+    cloud.compute.add_host_to_aggregate(aggregate, host)
 X
 }
 
-stop_zone() { # no server may be in it any more
+stop_zones() { # no server may be in them any more
   environment
   . "$peer/openrc"
   end_pids "$run/nova-compute2.pid"
@@ -411,18 +413,17 @@ import openstack
 
 cloud = openstack.connect()
 for aggregate in cloud.compute.aggregates():
-    if aggregate.name == "second":
-        for host in aggregate.hosts:
-            cloud.compute.remove_host_from_aggregate(aggregate, host)
-        cloud.compute.delete_aggregate(aggregate)
+    for host in aggregate.hosts:
+        cloud.compute.remove_host_from_aggregate(aggregate, host)
+    cloud.compute.delete_aggregate(aggregate)
 for service in list(cloud.compute.services(host="fake2")):
     cloud.compute.delete_service(service)
 X
 }
 
 case "${1:-}" in
-zone-start) start_zone ;;
-zone-stop) stop_zone ;;
+zones-start) start_zones ;;
+zones-stop) stop_zones ;;
 install) install_all ;;
 installed) installed ;;
 lock) write_lock ;;

@@ -72,7 +72,7 @@ class OpenStackInfrastructure:
         by a list of servers, which is shared with whoever asks at the same time: after an outage every deployable's engine
         does."""
         if not self._zones:
-            self._zones = await self._session.call(making.zones)
+            self._zones = await self._session.call(partial(making.zones, wanted=self._settings.zones))
         else:
             await self._servers.all()
         return self._zones
