@@ -74,6 +74,12 @@ class TransportContract:
         result = await connection.execute(peer.operation("slow", timeout=0.5))
         assert result.status is OperationStatus.TIMEOUT
 
+    async def test_an_operation_waits_for_its_start_delay(self, peer, connection):
+        began = asyncio.get_running_loop().time()
+        result = await connection.execute(peer.operation("monitor", start_delay=1.0))
+        assert asyncio.get_running_loop().time() - began >= 1.0
+        assert result.rc == 7
+
     async def test_cancel_and_forget_of_what_is_unknown(self, connection):
         await connection.cancel("nothing", "monitor", 10.0)
         await connection.forget("nothing")

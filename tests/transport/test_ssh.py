@@ -15,9 +15,10 @@ import pytest
 
 from pcloud.environment.transport import Operation, OperationResult, OperationStatus, TransportError
 from pcloud.transport.checks import checks
+from pcloud.transport.settings import SshSettings
 from pcloud.transport.ssh import SshTransport
 from pcloud.transport.ssh_commands import RemoteExit
-from pcloud.transport.ssh_connection import SshConnection, SshSettings
+from pcloud.transport.ssh_connection import SshConnection
 from tests.ports import free_port
 from tests.transport.contract import TransportContract
 from tests.transport.sshd import Sshd, running, start_sshd, until
@@ -446,6 +447,16 @@ async def test_a_silent_handshake_does_not_hold_up_others(sshd):
         ended = await asyncio.gather(*stuck, return_exceptions=True)
     assert all(isinstance(error, TransportError) and error.code == "TIMEOUT" for error in ended)
     await transport.close()
+
+
+async def test_others_of_the_resource_pass_one_that_waits_for_its_start_delay(sshd, guest):
+    connection = await guest.connect(sshd)
+    late = asyncio.create_task(connection.execute(fake("monitor", start_delay=3600.0)))
+    await asyncio.sleep(0)  # it is on its way
+    assert (await connection.execute(fake("start"))).rc == 0
+    assert not late.done()
+    late.cancel()
+    await asyncio.wait([late])
 
 
 # --- links that break

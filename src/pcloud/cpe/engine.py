@@ -140,8 +140,9 @@ class CloudPolicyEngine:
         return tuple(str(number) for number in range(count))
 
     def reconfigure(self, settings: DaemonSettings) -> None:
-        """Take over changed settings, as far as they can change while running: engine, infrastructures, retention."""
-        drivers = settings.infrastructures != self.settings.infrastructures
+        """Take over changed settings, as far as they can change while running: of engines, guests and retention."""
+        old = self.settings
+        drivers = (settings.infrastructures, settings.transports) != (old.infrastructures, old.transports)
         self.settings = settings
         self.store.log.keep_decisions = settings.store.keep_decisions
         self._housekeep.set()
@@ -149,17 +150,19 @@ class CloudPolicyEngine:
             self.fleet.ensure(name)
         for slot in self.fleet.slots.values():
             if slot.link is not None:
-                # A driver that is open can not change its settings: the processes start anew. Guests go on meanwhile.
+                # A driver or transport that is open can not change its settings: processes start anew, guests go on.
                 slot.link.send(messages.Shutdown() if drivers else self._engine_settings())
         if drivers:
             self.emit(
                 "daemon.settings",
-                "the settings of infrastructures changed: the engine processes start anew; guests go on",
+                "the settings of infrastructures or transports changed: the engine processes start anew; guests go on",
             )
 
     def _engine_settings(self) -> messages.Settings:
         return messages.Settings(
-            infrastructures=self.settings.infrastructures, starts_in_flight=self.settings.engine.starts_in_flight
+            infrastructures=self.settings.infrastructures,
+            transports=self.settings.transports,
+            starts_in_flight=self.settings.engine.starts_in_flight,
         )
 
     def emit(

@@ -19,6 +19,8 @@ from pcloud.events.filters import EventFilter
 from pcloud.model.errors import InvalidDocument, Problem
 from pcloud.objects.settings import ObjectStoreSettings
 from pcloud.objects.settings import problems as object_store_problems
+from pcloud.transport.settings import TransportSettings
+from pcloud.transport.settings import problems as transport_problems
 
 _PREFIX = "PCLOUD__"
 
@@ -160,6 +162,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sinks: tuple[SinkSettings, ...] = ()
     infrastructures: dict[str, dict[str, Any]] = {}
     """By name; given to the drivers as it stands."""
+    transports: TransportSettings = TransportSettings()
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> DaemonSettings:
@@ -243,6 +246,8 @@ def check(settings: DaemonSettings, path: Path) -> None:
             add(f"store.{key}", "must not be negative")
     for key, sentence in object_store_problems(settings.object_store):
         add(f"object_store.{key}", sentence)
+    for key, sentence in transport_problems(settings.transports):
+        add(f"transports.{key}", sentence)
     names: set[str] = set()
     for sink in settings.sinks:
         where = f"sinks.{sink.name}"

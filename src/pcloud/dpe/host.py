@@ -49,6 +49,7 @@ from pcloud.model.errors import PcloudError
 from pcloud.model.status import DeployableStatus
 from pcloud.policy.observation import InfrastructureState
 from pcloud.policy.state import Memory
+from pcloud.transport.opening import configure
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ class Host:
         match message:
             case Settings():
                 self._settings = message
+                configure(self._transports, message.transports)
                 for environment in self._environments.values():
                     environment.brake.resize(message.starts_in_flight)
             case Load():

@@ -18,6 +18,7 @@ from pcloud.environment.infrastructure import Identity, Image
 from pcloud.events.event import Event
 from pcloud.model.deployable import Deployable
 from pcloud.model.status import DeployableStatus
+from pcloud.transport.settings import TransportSettings
 
 MAX_FRAME = 64 * 1024 * 1024
 
@@ -74,6 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     """Engine-wide settings, sent after Hello: infrastructures' configuration by name, and limits."""
 
     infrastructures: dict[str, dict[str, Any]] = {}
+    transports: TransportSettings = TransportSettings()
     starts_in_flight: int = 8
     """The storm brake: guests started at once on one infrastructure by this engine."""
 

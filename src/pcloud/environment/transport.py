@@ -59,6 +59,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     interval: float = 0.0
     """Seconds; above 0 the guest repeats it and reports changes only."""
     timeout: float = 20.0
+    start_delay: float = 0.0
+    """Seconds before the guest runs it (the first time, of one that it repeats); `timeout` counts from then on."""
     parameters: Mapping[str, str] = {}
     """Agent parameters and `CRM_meta_*` attributes."""
     processes: tuple[str, ...] = ()

@@ -72,6 +72,7 @@ class SimulatedConnection:
         self._speak()
         kind = f"{operation.action}/{operation.interval:g}" if operation.interval else operation.action
         self._world.note(kind, operation.resource)
+        await asyncio.sleep(operation.start_delay)
         seconds = self._world.action_seconds if operation.action != "monitor" else 0.01
         hangs = (operation.resource, operation.action) in self._world.hanging
         loop, busy = asyncio.get_running_loop(), self._guest.busy_until

@@ -14,7 +14,27 @@ from pcloud.environment.transport import Endpoint, OperationResult, TransportErr
 from pcloud.transport.channel import Buffer, open_channel
 from pcloud.transport.health import Health
 from pcloud.transport.session import RemoteConnection
+from pcloud.transport.settings import TransportSettings
 from pcloud.wire import gnutls
+
+
+def open_transport(settings: TransportSettings) -> RemoteTransport:
+    """Return the transport with those settings; no guest is connected yet. TransportError `TLS` when a certificate or key
+    can not be read."""
+    given, credentials = settings.remote, None
+    if given.ca:
+        try:
+            credentials = gnutls.Credentials.x509(
+                server=False, ca=given.ca, certificate=given.certificate, key=given.key, crl=given.crl
+            )
+        except gnutls.TlsError as error:
+            raise TransportError("TLS", str(error)) from error
+    return RemoteTransport(
+        poke_interval=given.poke_interval,
+        poke_timeout=given.poke_timeout,
+        poke_rate=given.poke_rate,
+        credentials=credentials,
+    )
 
 
 class RemoteTransport:

@@ -46,7 +46,7 @@ def execution(operation: Operation, interval: int, token: str) -> m.Element:
         rsc_userdata_str=token,
         rsc_interval=interval,
         timeout=timeout,
-        rsc_start_delay=0,
+        rsc_start_delay=round(operation.start_delay * 1000),
     )
     data.children.append(m.attributes_element(parameters))
     return m.command(

@@ -108,7 +108,7 @@ class RemoteConnection:
                 self._operations = {}
             self._operations[token] = future
         started = time.time()
-        deadline = loop.time() + operation.timeout + MARGIN
+        deadline = loop.time() + operation.start_delay + operation.timeout + MARGIN
         try:
             call_id = await self._submit(operation, interval, token)
             async with asyncio.timeout_at(deadline):

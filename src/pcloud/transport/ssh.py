@@ -12,9 +12,15 @@ from collections.abc import Callable
 import asyncssh
 
 from pcloud.environment.transport import Connection, Endpoint, OperationResult, TransportError
+from pcloud.transport.settings import SshSettings, TransportSettings
 from pcloud.transport.ssh_channel import LinkLost, run
 from pcloud.transport.ssh_commands import PREFLIGHT, command_line, script
-from pcloud.transport.ssh_connection import SshConnection, SshSettings
+from pcloud.transport.ssh_connection import SshConnection
+
+
+def open_transport(settings: TransportSettings) -> SshTransport:
+    """Return the transport with those settings; no guest is connected yet."""
+    return SshTransport(settings.ssh)
 
 
 class SshTransport:

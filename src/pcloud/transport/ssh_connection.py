@@ -25,6 +25,7 @@ from pcloud.environment.transport import (
     TransportError,
 )
 from pcloud.transport import ssh_commands as commands
+from pcloud.transport.settings import SshSettings
 from pcloud.transport.ssh_channel import LinkLost, run
 from pcloud.transport.ssh_exits import ExitWatch
 
@@ -32,25 +33,6 @@ _MARGIN = 3.0
 """Seconds beyond an operation's time-out until this side gives up on the guest's own enforcement of it."""
 
 _EXECUTE_LIMIT = 1024 * 1024
-
-
-class SshSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How guests are reached over ssh; every time in seconds."""
-
-    keepalive_interval: float = 15.0
-    """Between two keep-alives of the ssh protocol on a connection that is otherwise silent."""
-    keepalive_count: int = 3
-    """Unanswered keep-alives until the connection counts as lost."""
-    health_interval: float = 3.0
-    """Between the end of one health check (a command that must end with 0) and the next."""
-    health_timeout: float = 5.0
-    """How long a health check may take; one that takes longer means that the guest is silent."""
-    handshakes: int = 8
-    """Handshakes at once of the whole transport; each costs this host some milliseconds of computing."""
-    sessions: int = 8
-    """Commands at once in one guest. sshd grants 10 sessions a connection; the health check and the watch need one each."""
-    exit_poll: float = 0.2
-    """How often the guest looks whether a watched process still exists; 0 turns the watch off."""
 
 
 class _Recurring:
@@ -201,6 +183,12 @@ class SshConnection:
             key = (operation.resource, operation.action, operation.interval)
             self._stop_recurring(key)
             recurring = self._recurring[key] = _Recurring(operation, resource_class)
+        if operation.start_delay:  # nothing of the resource's waits behind it meanwhile
+            await asyncio.sleep(operation.start_delay)
+            queued = time.monotonic()
+            if recurring is not None and self._recurring.get(key) is not recurring:
+                cancelled = commands.Outcome(rc=ExitCode.OK, status=OperationStatus.CANCELLED)
+                return _result(operation, cancelled, call_id=call)
         result = await self._perform(operation, resource_class, queued=queued, call=call)
         if recurring is not None and self._recurring.get(key) is recurring:
             recurring.reported = (result.rc, result.status)
