@@ -50,7 +50,7 @@ async def test_a_guest_that_is_off_is_made_anew_in_the_zone_that_is_asked_for(in
     assert await infrastructure.places() == ("first", "second")
     contract = InfrastructureContract()
     await contract.test_a_guest_that_is_off_is_started_where_it_is_asked_for(
-        infrastructure, lambda name: spec(image, name)
+        infrastructure, lambda name: spec(image, name, start_timeout=600.0)
     )
     assert list(nova.compute.servers()) == []
     assert list(nova.network.ports(device_owner="compute:nova")) == [], "nothing was left where it was"
@@ -80,7 +80,9 @@ class OnNova(Scenario):
 
 
 async def test_guests_are_spread_over_the_zones_and_escalation_moves_one(infrastructure, image, nova) -> None:
-    assemblies = tuple(Assembly(name=name, transport="none", escalation=ONCE) for name in ("one", "two"))
+    assemblies = tuple(
+        Assembly(name=name, transport="none", start_timeout=600.0, escalation=ONCE) for name in ("one", "two")
+    )
 
     def zone(name: str) -> str:
         return str(nova.compute.find_server(f"pct-shop.{name}", details=True).availability_zone)
