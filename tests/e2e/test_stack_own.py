@@ -89,6 +89,13 @@ def test_own_types_and_a_database(stage: StackStage) -> None:
         "mariadb",
     }
 
+    def drifts() -> dict[str, str]:
+        stage.aws("detect-stack-drift", "--stack-name", "own")
+        found = stage.ask("describe-stack-resource-drifts", "--stack-name", "own")["StackResourceDrifts"]
+        return {one["LogicalResourceId"]: one["StackResourceDriftStatus"] for one in found}
+
+    until("what runs is what was asked for", lambda: set(drifts().values()) == {"IN_SYNC"}, PATIENCE)
+
     new = document("15s")
     new["Resources"]["Web"]["Properties"]["files"] = {"/var/www/html/index.html": "changed"}
     template = stage.write("own.template", json.dumps(new))

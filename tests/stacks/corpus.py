@@ -148,7 +148,7 @@ def _files(template: Template, path: Path) -> dict[str, str]:
         text, where = pending.pop()
         names = re.findall(r"""get_file:?["']?\s*:?\s*["']?([\w./-]+)""", text)
         names += re.findall(r"""(?:type|template|TemplateURL)["']?\s*:\s*["']?([\w./:-]+\.(?:yaml|template))""", text)
-        for name in names:
+        for name in (name.rpartition("/")[2] if "://" in name else name for name in names):
             other = where.parent / name
             if name not in found:
                 found[name] = other.read_text() if other.is_file() else "# a file that is not in the corpus\n"

@@ -50,6 +50,10 @@ class MemoryPlatform(NotingPlatform):
         )
         return DeployableStatus(name=name, state=state, reason=self.failing, assemblies=() if self.failing else guests)
 
+    async def holds_guest(self, deployable: str, assembly: str) -> bool:
+        found = self.stored.get(deployable)
+        return found is not None and assembly in {one.name for one in found.assemblies}
+
     async def delete(self, name: str) -> None:
         self.stored.pop(name, None)
 

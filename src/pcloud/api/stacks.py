@@ -22,6 +22,7 @@ from pcloud.cpe.tokens import Role, TokenBook
 from pcloud.model.errors import NotFound, PcloudError
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.guests.platform import EnginePlatform
+from pcloud.stacks.plan_tree import tree
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import new_id
 from pcloud.stacks.store import SqliteStore
@@ -81,11 +82,11 @@ async def plan(request: Request, given: Given) -> dict[str, Any]:
         stack = manager.get(name)
     except NotFound:
         stack = None
-    judged = manager.plan(stack, source_from(given, None, stack.source if stack else None), name)
+    judged = manager.plan(stack, source_from(given, None, stack.source if stack else None), name, nested=True)
     return {
         "changes": [plan_view(change) for change in judged.changes],
         "notes": list(judged.notes),
-        "tree": judged.tree(),
+        "tree": tree(judged),
     }
 
 

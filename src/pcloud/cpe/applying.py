@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pcloud.cpe import hosts
 from pcloud.environment.infrastructure import Capability
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.registry import DRIVERS
 from pcloud.model.deployable import Deployable
 from pcloud.model.errors import Conflict, InvalidDocument, Problem
+from pcloud.model.validation import HOSTS
 from pcloud.store.deployables import touched
 from pcloud.store.rows import Definition, DeployableRow
 
@@ -61,6 +63,7 @@ class Applying:
     ) -> Applied:
         name = deployable.name
         self._check_infrastructure(deployable)
+        await self._check_hosts(deployable)
         old = self._owner.desired.rows.get(name)
         if old is None:
             if dry_run:
@@ -107,6 +110,14 @@ class Applying:
         self._owner.desired.clear(name)
         self._owner.reconciler.mark(name)
         return Applied(name=name, created=False, changed=changed)
+
+    async def _check_hosts(self, deployable: Deployable) -> None:
+        if deployable.infrastructure != HOSTS:
+            return
+        await asyncio.to_thread(hosts.check, deployable, self._owner.settings.infrastructures)
+        rows = self._owner.desired.rows.values()
+        others = [row.name for row in rows if row.infrastructure == HOSTS and row.name != deployable.name]
+        hosts.taken(deployable, await self._owner.store.deployables.definitions(others))
 
     def _check_infrastructure(self, deployable: Deployable) -> None:
         known = {*DRIVERS, *self._owner.settings.infrastructures}

@@ -83,6 +83,7 @@ class CloudPolicyEngine:
             images,
             prepare=self.preparations.begin,
             shared_slots=self.shared_slots,
+            infrastructures=lambda: self.settings.infrastructures,
         )
         self.fleet = Fleet(
             home,

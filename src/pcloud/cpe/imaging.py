@@ -60,6 +60,8 @@ class StoreImages:
 
     def key(self, assembly: Assembly) -> str:
         """Return what identifies the image an assembly needs; equal for equal images."""
+        if assembly.host:
+            return f"host/{assembly.host}"
         if assembly.image in self._likes:
             return f"imported/{assembly.image}/{assembly.arch}"
         try:
@@ -69,6 +71,8 @@ class StoreImages:
 
     def ready(self, assembly: Assembly) -> Image | None:
         """Return the assembly's image when it is there."""
+        if assembly.host:  # nothing is made: that it is this host is all that can change
+            return Image(name=assembly.host, digest=f"host-{assembly.host}")
         if assembly.image in self._likes:
             return self._imported.find(assembly.image, assembly.arch)
         spec = image_spec(assembly, self._catalogue)
@@ -84,8 +88,9 @@ class StoreImages:
         return image
 
     def wish(self, assembly: Assembly) -> str:
-        """Return what stays the same for as long as the assembly asks for the same image; empty for imported ones."""
-        if assembly.image in self._likes:
+        """Return what stays the same for as long as the assembly asks for the same image; empty for imported ones,
+        and for hosts."""
+        if assembly.host or assembly.image in self._likes:
             return ""
         return image_spec(assembly, self._catalogue).wish
 

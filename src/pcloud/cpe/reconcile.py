@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
+from pcloud.cpe import hosts
 from pcloud.cpe.desired import Desired, own_slot
 from pcloud.cpe.fleet import Fleet
 from pcloud.cpe.keys import KeyStore
@@ -23,6 +25,7 @@ from pcloud.dpe import messages
 from pcloud.environment.infrastructure import Image
 from pcloud.model.deployable import Assembly, Deployable, ResourceState
 from pcloud.model.errors import PcloudError
+from pcloud.model.validation import HOSTS
 from pcloud.store.deployables import Deployables
 from pcloud.store.rows import Definition, DeployableRow
 
@@ -30,6 +33,8 @@ _log = logging.getLogger(__name__)
 ABSENT = "absent"
 """The digest of an image that is not there."""
 _CHUNK = 50
+_AGAIN = 5.0
+"""Seconds until keys of hosts that could not be read are looked at again."""
 
 
 class Reconciler:
@@ -44,6 +49,7 @@ class Reconciler:
         *,
         prepare: Callable[[str], Awaitable[None]],
         shared_slots: Callable[[], Sequence[str]],
+        infrastructures: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._desired = desired
         self._store = store
@@ -51,10 +57,13 @@ class Reconciler:
         self._images = images
         self._prepare = prepare
         self._shared_slots = shared_slots
+        self._infrastructures = infrastructures
         self._dirty: dict[str, set[str]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._pumps: dict[str, asyncio.Task[None]] = {}
         self._moving: dict[str, asyncio.Task[None]] = {}
+        self._waiting: set[str] = set()
+        """Deployables whose hosts' keys could not be read, and that are looked at again soon."""
         self.fleet: Fleet
 
     def mark(self, name: str) -> None:
@@ -126,6 +135,8 @@ class Reconciler:
             row = self._desired.rows.get(name)
             if row is None or not self._wanted(row, link.slot) or self._moves(row, definition.deployable):
                 continue
+            if row.infrastructure == HOSTS and not await self._opened(row, definition):
+                continue
             images = self._images_of(row, definition.deployable, definition.images)
             if images is None:
                 await self._prepare(name)
@@ -172,6 +183,25 @@ class Reconciler:
             return False
         return row.loaded or row.target == "started"
 
+    async def _opened(self, row: DeployableRow, definition: Definition) -> bool:
+        """Tell whether the keys of a deployable's hosts can be read. An engine without them would take its hosts for dead:
+        it gets the deployable when they can be."""
+        runs = definition.applied or definition.deployable
+        try:
+            for assembly in (*definition.deployable.assemblies, *runs.assemblies):
+                await asyncio.to_thread(hosts.keys, assembly, self._infrastructures())
+        except PcloudError as error:
+            self._desired.overlay(row.name, ResourceState.UNKNOWN, error.problems[0].message)
+            if row.name not in self._waiting:
+                self._waiting.add(row.name)
+                asyncio.get_running_loop().call_later(_AGAIN, self._look_again, row.name)
+            return False
+        return True
+
+    def _look_again(self, name: str) -> None:
+        self._waiting.discard(name)
+        self.mark(name)
+
     def _images_of(
         self, row: DeployableRow, deployable: Deployable, given: Mapping[str, tuple[str, str]]
     ) -> dict[str, tuple[str, Image]] | None:
@@ -214,7 +244,9 @@ class Reconciler:
         """Return what an engine needs to make each guest; blocking."""
         guests = {}
         for name, image in images.items():
-            keys = self._keys.get(deployable.name, name)
+            assembly = deployable.assembly(name)
+            given = hosts.keys(assembly, self._infrastructures()) if assembly.host else None
+            keys = given or self._keys.get(deployable.name, name)
             guests[name] = messages.GuestMaterial(
                 image=image, identity=keys.identity, private_key=keys.private_key, host_key=keys.host_key
             )

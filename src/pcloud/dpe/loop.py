@@ -16,6 +16,7 @@ from functools import partial
 
 import msgspec
 
+from pcloud.dpe import limiting
 from pcloud.dpe.dispatch import work_of
 from pcloud.dpe.environment import Environment
 from pcloud.dpe.executor import Executor, operated
@@ -29,7 +30,7 @@ from pcloud.environment.scheduler import SchedulerError
 from pcloud.environment.transport import OperationResult
 from pcloud.model.deployable import Deployable
 from pcloud.model.status import DeployableStatus
-from pcloud.policy import change, cib
+from pcloud.policy import change, cib, limits
 from pcloud.policy.fold import fold
 from pcloud.policy.graph import Action, GraphError, parse_graph
 from pcloud.policy.observation import (
@@ -124,6 +125,7 @@ class DeployableEngine:
                 images=_digests(deployable, guests),
                 places=places,
                 revision=revision,
+                resizing=limits.resizing(self._environment.infrastructure.capabilities),
             )
         )
 
@@ -247,6 +249,8 @@ class DeployableEngine:
                 self._flights.launch(
                     (cib.guest_id(name), "monitor", 0), partial(self._executor.look, self.state, name, reason)
                 )
+        if self._configured:
+            limiting.begin(self.state, self._environment.clock.time(), self._flights, self._executor)
         for name in change.removable(self.state):
             assembly = next(a for a in self.state.leaving if a.name == name)
             key: Key = (cib.guest_id(name), "delete", 0)
@@ -267,8 +271,8 @@ class DeployableEngine:
             return True
         busy = self._flights.of(action.resource)
         if busy:
-            if action.resource in self._names.connections:
-                for other in busy:  # nothing is lost by giving up an attempt to connect
+            for other in busy:  # nothing is lost by giving up an attempt to connect, or to change a limit
+                if action.resource in self._names.connections or other[1] == "limit":
                     self._flights.cancel(other)
             return False
         if action.task == "start" and action.resource in self._names.services and self._stops_overtaken(walk):

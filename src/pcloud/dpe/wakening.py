@@ -14,7 +14,7 @@ from pcloud.dpe.executor import Executor
 from pcloud.dpe.flights import Flights
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.model.status import DeployableStatus
-from pcloud.policy import escalation
+from pcloud.policy import escalation, limits, service_limits
 from pcloud.policy.observation import GuestActed, InfrastructureState, Observation, Tick
 from pcloud.policy.state import State
 
@@ -50,7 +50,12 @@ class Wakener:
     def arm(self, state: State, published: DeployableStatus | None) -> None:
         """Set the timer for the next time at which something is due by itself."""
         now = self._environment.clock.time()
-        due = escalation.next_wake(state.memory, now)
+        times = (
+            escalation.next_wake(state.memory, now),
+            limits.next_wake(state, now),
+            service_limits.next_wake(state, now),
+        )
+        due = min((time for time in times if time is not None), default=None)
         if due is None and (published is None or published.state.value not in SETTLED):
             due = now + RECHECK
         if self._timer is not None:

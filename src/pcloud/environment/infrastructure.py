@@ -53,7 +53,7 @@ class Capability(StrEnum):
     SECOND_SIGNAL = "second-signal"
     """`check` gives an answer that is independent of the transport."""
     LIMITS = "limits"
-    """Memory and CPU limits can be changed while the guest runs."""
+    """Memory and CPU limits can be changed while the guest runs; the driver has `limits`, see `HasLimits`."""
     USERS = "users"
     """Guests are made in the name of the deployable's `username`, with that user's credentials."""
     SEED = "seed"
@@ -92,6 +92,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float = 0.0
     place: str = ""
     """Where to run it, one of `places()`; empty lets the driver choose."""
+    host: str = ""
+    """The host that it is, by its name in the configuration, where guests are hosts that are there already."""
     digest: str = ""
     """Digest of what the guest is made from. When the existing guest's differs, `start` makes it anew."""
     start_timeout: float = 120.0
@@ -203,6 +205,25 @@ class Changes(Protocol):
     async def settle(self, guest_id: str, wanted: Assembly, run: Run) -> None:
         """Bring a guest that runs to the addresses and firewall of its definition, without a restart; `run` is used where
         that takes a command in it. One that does not run gets them when it starts. InfrastructureError."""
+        ...
+
+
+class Bounded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a guest's limits."""
+
+    changed: tuple[str, ...] = ()
+    """What was changed at once, in words; empty when the guest had it already, or does not run."""
+    later: tuple[str, ...] = ()
+    """What the guest has from its next start on, in words."""
+
+
+class Limits(Protocol):
+    """Memory and CPU limits of guests that run: the part of an infrastructure with `Capability.LIMITS`."""
+
+    async def bound(self, guest_id: str, *, memory: int, cpus: float) -> Bounded:
+        """Bring a guest that runs to these limits (MiB and cores; 0 is the infrastructure's default) without a restart: all
+        of them, or none. What it has already is not touched; one that does not run gets them when it starts.
+        InfrastructureError when it can not have them, such as less memory than it uses now."""
         ...
 
 
@@ -365,6 +386,13 @@ class HasChanges(Protocol):
     """What a driver with `Capability.FIREWALL` or `Capability.ADDRESSES` is beside an `Infrastructure`."""
 
     changes: Changes
+
+
+@runtime_checkable
+class HasLimits(Protocol):
+    """What a driver with `Capability.LIMITS` is beside an `Infrastructure`."""
+
+    limits: Limits
 
 
 @runtime_checkable

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pcloud.environment.infrastructure import Capability
 
 CAPABILITIES: dict[str, frozenset[Capability]] = {
+    # A second signal only of hosts with a fence device: of others nobody can say more than their transport does.
+    "hosts": frozenset({Capability.SECOND_SIGNAL}),
     "lxc": frozenset(
         {
             Capability.EXECUTE,
             Capability.CONSOLE,
             Capability.SECOND_SIGNAL,
+            Capability.LIMITS,
             Capability.SEED,
             Capability.FIREWALL,
             Capability.ADDRESSES,
@@ -27,6 +30,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
         {
             Capability.CONSOLE,
             Capability.SECOND_SIGNAL,
+            Capability.LIMITS,
             Capability.SAVED_STATE,
             Capability.SEED,
             Capability.FIREWALL,

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from pcloud.environment.infrastructure import Capability
-from pcloud.infrastructure import libvirt_checks, lxc_checks, openstack_checks
+from pcloud.infrastructure import hosts_checks, libvirt_checks, lxc_checks, openstack_checks
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.model.check import Check
 
 _CHECKS: dict[str, Callable[[Mapping[str, Any]], list[Check]]] = {
+    "hosts": hosts_checks.checks,
     "lxc": lambda _: lxc_checks.checks(),
     "libvirt": libvirt_checks.checks,
     "openstack": openstack_checks.checks,

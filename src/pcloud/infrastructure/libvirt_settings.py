@@ -52,6 +52,10 @@ class LibvirtSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 "libvirt network of that host"
             )
 
+    def size(self, memory: int, cpus: float) -> tuple[int, int]:
+        """Return the MiB and processors of a guest whose assembly says these; 0 is nothing said."""
+        return memory or self.memory, max(1, round(cpus)) if cpus else self.cpus
+
     @property
     def elsewhere(self) -> str:
         """Name of the other host that libvirtd is on; empty when it is on this one."""

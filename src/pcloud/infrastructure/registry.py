@@ -67,7 +67,15 @@ def _missing(what: str, hint: str) -> Unavailable:
     )
 
 
+def _hosts(settings: dict[str, Any], state: Path, machines: Machines | None) -> Infrastructure:
+    from pcloud.infrastructure.hosts import HostsInfrastructure
+    from pcloud.infrastructure.hosts_settings import hosts_settings
+
+    return HostsInfrastructure(hosts_settings(settings, str(state)))
+
+
 DRIVERS: dict[str, Callable[[dict[str, Any], Path, Machines | None], Infrastructure]] = {
+    "hosts": _hosts,
     "libvirt": _libvirt,
     "lxc": _lxc,
     "openstack": _openstack,

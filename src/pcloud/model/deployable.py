@@ -49,6 +49,20 @@ class Escalation(msgspec.Struct, frozen=True, kw_only=True):
     period: float
 
 
+class ResourceLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one service may use of its guest; 0 is no limit of ours."""
+
+    memory: int = 0
+    """MiB."""
+    cpus: float = 0.0
+    """Cores."""
+    tasks: int = 0
+    """Processes and threads."""
+
+
+NO_LIMITS = ResourceLimits()
+
+
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """A service inside a guest."""
 
@@ -73,6 +87,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the service's processes where the agent can not ask systemd for them: their exit triggers the monitor."""
     after: tuple[str, ...] = ()
     """Names of resources of the same assembly that start before this one and stop after it."""
+    limits: ResourceLimits = NO_LIMITS
+    """Changed while the service runs; no reason to restart it."""
     attached: bool = False
     """Added to a guest that is there: its image is not made for it. Set by stacks, not by documents."""
 
@@ -144,6 +160,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     uuid: str = ""
     image: str = ""
     """Name of a JEOS, such as `bookworm`."""
+    host: str = ""
+    """Name of the host that the assembly is, where guests are hosts that are there already (infrastructure `hosts`)."""
     arch: str = "x86_64"
     packages: tuple[str, ...] = ()
     """Beyond those that the resources' templates bring."""

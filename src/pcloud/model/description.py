@@ -14,6 +14,7 @@ from pcloud.model.kinds import Boolean, Choice, Duration, Integer, Kind, Mode, N
 from pcloud.model.resource_description import (
     DAY,
     ESCALATION,
+    LIMITS,
     MONITOR,
     PARAMETER,
     RESOURCE,
@@ -87,8 +88,15 @@ ASSEMBLY: Final = Table(
     Key(
         "image",
         Text(names.IMAGE_NAME, what="image's name"),
-        "The JEOS the guest is made from, such as `bookworm`; needed where images are made here (`lxc`, `libvirt`).",
+        "The JEOS the guest is made from, such as `bookworm`; needed where images are made here (`lxc`, `libvirt`). With "
+        "`hosts` it names the distribution that the host runs, for templates.",
         example="bookworm",
+    ),
+    Key(
+        "host",
+        Text(names.HOST_NAME, what="host's name"),
+        "The host that it is, by its name in the configuration: with `infrastructure: hosts`, and needed there.",
+        example="db1",
     ),
     Key(
         "arch",
@@ -257,6 +265,7 @@ TABLES: Final = (
     RESOURCE,
     MONITOR,
     RESOURCE_TIMEOUTS,
+    LIMITS,
     PARAMETER,
     ESCALATION,
     CONSTRAINT,

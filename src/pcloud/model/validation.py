@@ -5,15 +5,16 @@ The form of single values is checked where they are read (`pcloud.model.kinds`);
 through `pcloud.model.manifest.checked`, which does both. Codes: UNKNOWN_ASSEMBLY, UNKNOWN_RESOURCE, UNKNOWN_TEMPLATE,
 UNKNOWN_IMAGE, IMAGE_IS_A_DISK, IMAGE_AS_IT_IS, UNKNOWN_DISTRIBUTION, TEMPLATE_NOT_FOR_DISTRIBUTION, UNKNOWN_WORD,
 INVALID_REFERENCE, SELF_REFERENCE, DEPENDENCY_CYCLE, DUPLICATE_NAME, MISSING_KEY, MISSING_IMAGE,
-CONFLICTING_KEYS, RESERVED_NAME, OUT_OF_RANGE.
+CONFLICTING_KEYS, RESERVED_NAME, OUT_OF_RANGE, LIMITS_NOT_SUPPORTED.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from pcloud.model import names
-from pcloud.model.deployable import Assembly, Deployable, Escalation, Reference, Resource
+from pcloud.model.deployable import NO_LIMITS, Assembly, Deployable, Escalation, Reference, Resource
 from pcloud.model.errors import NotFound, Problem
 from pcloud.model.names import did_you_mean
 from pcloud.model.order import assembly_order, find_cycles, start_order
@@ -22,6 +23,10 @@ from pcloud.model.templates import Catalogue, default_catalogue
 
 IMAGE_BUILDERS = frozenset({"lxc", "libvirt"})
 """Infrastructures whose images are made here from a JEOS, so that an unknown image's name is a mistake."""
+
+
+HOSTS = "hosts"
+"""The infrastructure whose guests are hosts that are there already."""
 
 
 class _Validation:
@@ -44,6 +49,9 @@ class _Validation:
         self.unique("assembly", (assembly.name for assembly in self.deployable.assemblies), "assemblies")
         for assembly in self.deployable.assemblies:
             self.assembly(assembly, join("assemblies", assembly.name))
+        hosts = Counter(assembly.host for assembly in self.deployable.assemblies if assembly.host)
+        for host in sorted(host for host, times in hosts.items() if times > 1):
+            self.add("DUPLICATE_NAME", f"two assemblies are the host {quote(host)}", "assemblies", "each needs its own")
         self.constraints()
         self.cycles()
         return self.found
@@ -64,6 +72,7 @@ class _Validation:
             self.add("RESERVED_NAME", f"no guest can be called {quote(assembly.name)}", path)
         self.escalation(assembly.escalation, f"{path}.escalation")
         self.image(assembly, path)
+        self.host(assembly, path)
         self.unique("resource", (resource.name for resource in assembly.resources), f"{path}.resources")
         self.unique("file", (file for file, _ in assembly.files), f"{path}.files")
         self.unique("dependency", (dependency.assembly for dependency in assembly.after), f"{path}.after")
@@ -94,6 +103,21 @@ class _Validation:
         elif assembly.image in self.catalogue.imported:
             self.imported(assembly, path)
 
+    def host(self, assembly: Assembly, path: str) -> None:
+        """A host is there already: it is named, and nothing is made of it."""
+        if self.deployable.infrastructure != HOSTS:
+            if assembly.host:
+                message = f"guests of {quote(self.deployable.infrastructure)} are made, they are no hosts"
+                self.add("CONFLICTING_KEYS", message, f"{path}.host", f"write `infrastructure: {HOSTS}`")
+            return
+        if not assembly.host:
+            message = "the assembly needs a 'host'"
+            self.add("MISSING_KEY", message, path, "name one of [infrastructures.hosts.host] of the configuration")
+        for key in ("packages", "files", "commands", "memory", "cpus"):
+            if getattr(assembly, key):
+                message = "a host is used as it is: nothing is put on it or changed of it here"
+                self.add("CONFLICTING_KEYS", message, f"{path}.{key}", "leave it out")
+
     def imported(self, assembly: Assembly, path: str) -> None:
         """An image made by others is a disk, and used as it is."""
         what = f"the image {quote(assembly.image)} was imported"
@@ -118,6 +142,7 @@ class _Validation:
     def resource(self, assembly: Assembly, resource: Resource, inside: set[str], path: str) -> None:
         self.escalation(resource.escalation, f"{path}.escalation")
         self.agent(assembly, resource, path)
+        self.limits(assembly, resource, path)
         self.unique("parameter", (parameter.name.upper() for parameter in resource.parameters), f"{path}.parameters")
         for parameter in resource.parameters:
             place = f"{path}.parameters.{parameter.name}"
@@ -139,6 +164,22 @@ class _Validation:
                 if "." in other or other in self.assemblies:
                     hint = "order between resources of different assemblies stands in the deployable's 'constraints'"
                 self.add("UNKNOWN_RESOURCE", message, f"{path}.after.{other}", hint)
+
+    def limits(self, assembly: Assembly, resource: Resource, path: str) -> None:
+        """Only systemd keeps a service's processes together, and only what talks to it can have it limit them."""
+        if resource.limits == NO_LIMITS:
+            return
+        if min(resource.limits.memory, resource.limits.cpus, resource.limits.tasks) < 0:
+            self.add("OUT_OF_RANGE", "limits can not be below 0", f"{path}.limits")
+        if resource.resource_class != "systemd":
+            message = (
+                f"a service of class {quote(resource.resource_class)} can not be limited, one of class 'systemd' can"
+            )
+            hint = "limit its guest: `memory` and `cpus` of the assembly"
+            self.add("LIMITS_NOT_SUPPORTED", message, f"{path}.limits", hint)
+        elif assembly.transport == "remote" and assembly.agent == "pacemaker":
+            message = "Pacemaker's own agent can not limit a service"
+            self.add("LIMITS_NOT_SUPPORTED", message, f"{path}.limits", "use `agent: pcloud`, or `transport: ssh`")
 
     def agent(self, assembly: Assembly, resource: Resource, path: str) -> None:
         if resource.template and not (resource.resource_class and resource.type):

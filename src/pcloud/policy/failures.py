@@ -168,7 +168,7 @@ def forget_services(outcome: Outcome, assembly: str, health: Health) -> None:
     services = dict(outcome.state.services)
     for subject, service in services.items():
         if subject.partition("/")[0] == assembly:
-            services[subject] = replace(service, health=health, monitored=0.0, rc=0)
+            services[subject] = replace(service, health=health, monitored=0.0, rc=0, limits=None, refused=None)
     outcome.state = replace(outcome.state, services=services)
 
 

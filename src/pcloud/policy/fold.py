@@ -12,11 +12,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from pcloud.events.event import Severity
-from pcloud.policy import change, escalation, failures, guests, placement, services
+from pcloud.policy import change, escalation, failures, guests, limits, placement, services
 from pcloud.policy.observation import (
     Blocked,
     Configured,
     GuestActed,
+    GuestBounded,
     GuestSeen,
     InfrastructureState,
     LinkLost,
@@ -44,6 +45,7 @@ def fold(state: State, observation: Observation, now: float) -> Outcome:
 
 
 def _configured(outcome: Outcome, seen: Configured) -> None:
+    limits.configured(outcome, seen)
     outcome.state = change.configure(outcome.state, seen)
     outcome.decide = True
 
@@ -91,6 +93,7 @@ _HANDLERS: dict[type[Any], Callable[[Outcome, Any], None]] = {
     Restart: _restart,
     GuestSeen: guests.guest_seen,
     GuestActed: guests.guest_acted,
+    GuestBounded: guests.guest_bounded,
     LinkLost: guests.link_lost,
     LinkRestored: guests.link_restored,
     SecondOpinion: guests.second_opinion,

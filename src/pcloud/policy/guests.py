@@ -8,8 +8,16 @@ from msgspec.structs import replace
 
 from pcloud.environment.infrastructure import GuestInfo, GuestState, Vitality
 from pcloud.events.event import Severity
-from pcloud.policy import change, failures, placement
-from pcloud.policy.observation import GuestActed, GuestSeen, InfrastructureState, LinkLost, LinkRestored, SecondOpinion
+from pcloud.policy import change, failures, limits, placement
+from pcloud.policy.observation import (
+    GuestActed,
+    GuestBounded,
+    GuestSeen,
+    InfrastructureState,
+    LinkLost,
+    LinkRestored,
+    SecondOpinion,
+)
 from pcloud.policy.outcome import Outcome
 from pcloud.policy.state import Fault, Health, Link, Power
 
@@ -63,7 +71,16 @@ def guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
 def _known_from(outcome: Outcome, info: GuestInfo, name: str) -> dict[str, Any]:
     """Return what is known of a guest that runs. One whose place is not told is where it was started."""
     place = info.place or placement.place_of(outcome.state, name)
-    return {"address": info.address, "boot": info.boot_id, "place": place, "digest": info.digest}
+    known = {"address": info.address, "boot": info.boot_id, "place": place, "digest": info.digest}
+    return {**known, "bounds": None, "refused": None, "retry": 0.0}
+
+
+def guest_bounded(outcome: Outcome, seen: GuestBounded) -> None:
+    """A guest's limits were compared to those of its definition, or nobody could be asked."""
+    if seen.unavailable:
+        infrastructure_state(outcome, InfrastructureState(error=seen.error))
+    else:
+        limits.bounded(outcome, seen)
 
 
 def guest_acted(outcome: Outcome, seen: GuestActed) -> None:

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
-from pcloud.model.deployable import Assembly, Deployable, Resource
+from pcloud.model.deployable import Assembly, Deployable, Resource, ResourceLimits
 
 
 class Health(StrEnum):
@@ -92,6 +92,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0
     failed_at: float = 0.0
     """When the failure that is being recovered from was seen; 0 when there is none."""
+    limits: ResourceLimits | None = None
+    """What it is known to be limited to; None until that was brought about."""
+    refused: ResourceLimits | None = None
+    """What it could not be limited to."""
+    retry: float = 0.0
+    """When that is tried again."""
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +120,12 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     failed_at: float = 0.0
     probed: bool = False
     """Whether the infrastructure was asked since this engine took the deployable over."""
+    bounds: tuple[int, float] | None = None
+    """MiB and cores that it is known to have, 0 for the infrastructure's own; None until that was asked."""
+    refused: tuple[int, float] | None = None
+    """Those that it could not be given."""
+    retry: float = 0.0
+    """When that is tried again."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +144,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Assembly → places that it was moved away from, or could not be brought to."""
     faults: dict[str, tuple[Fault, str]] = {}
     """Assembly → a fault whose recovery has begun and is not finished."""
+    limited: tuple[str, ...] = ()
+    """Services that may have limits of ours, in order: where they shall have none any more, those are taken away."""
     assemblies: tuple[str, ...] = ()
     """Assemblies that may have a guest: what is no longer wanted is removed even when no engine ran as that changed."""
 
@@ -156,6 +170,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     hostnames: dict[str, str] = {}
     images: dict[str, str] = {}
     """Assembly → digest of what its guest shall be made from."""
+    live_limits: bool = False
+    """Whether guests' memory and cores can be changed while they run."""
     infrastructure_down: str = ""
     """Why the infrastructure does not answer; empty while it does."""
     blocked: str = ""

@@ -17,7 +17,7 @@ from pcloud.environment.infrastructure import (
     GuestState,
     InfrastructureError,
 )
-from pcloud.model.deployable import AttachedVolume
+from pcloud.model.deployable import AttachedVolume, ResourceLimits
 
 
 class Link(Protocol):
@@ -47,8 +47,12 @@ class SimulatedGuest:
     """Its network is gone; everything in it executes."""
     boots: int = 0
     volumes: tuple[AttachedVolume, ...] = ()
+    bounds: tuple[int, float] = (0, 0.0)
+    """Its limits in MiB and cores; 0 is none."""
     services: dict[str, bool] = field(default_factory=dict)
     """Resource id → runs."""
+    service_limits: dict[str, ResourceLimits] = field(default_factory=dict)
+    """Resource id → what it may use, until the guest ends."""
     recurring: dict[tuple[str, str], asyncio.TimerHandle] = field(default_factory=dict)
     connections: list[Link] = field(default_factory=list)
     busy_until: dict[str, float] = field(default_factory=dict)
@@ -92,6 +96,8 @@ class World:
         """Guest id → errors of the next starts."""
         self.volumes: dict[str, int] = {}
         """Volume → bytes."""
+        self.used: dict[str, int] = {}
+        """Guest id → MiB that it uses: it can not be limited to less."""
         self.stubborn: set[str] = set()
         """Guests that can not be destroyed."""
         self.immovable = False
@@ -171,6 +177,7 @@ class World:
     def _off(self, guest: SimulatedGuest) -> None:
         guest.running = guest.frozen = guest.cut_off = False
         guest.services.clear()
+        guest.service_limits.clear()
         guest.busy_until.clear()
         guest.watch_nothing()
         self._silence(guest, "its guest ended")

@@ -10,6 +10,7 @@ from pcloud.stacks.documents import Document, Path
 from pcloud.stacks.foreach import expand_loops
 from pcloud.stacks.reading import MAX_OUTPUTS, MAX_PARAMETERS, MAX_RESOURCES, NAME, Reader
 from pcloud.stacks.template import (
+    LANGUAGE_EXTENSIONS,
     UNSET,
     Constraint,
     Dialect,
@@ -67,8 +68,6 @@ _PARAMETER_KEYS = frozenset(
         "Label",
     ]
 )
-LANGUAGE_EXTENSIONS = "AWS::LanguageExtensions"
-_DELETION = ("Delete", "Retain", "RetainExceptOnCreate", "Snapshot")
 
 
 def read_cloudformation(document: Document, given: Mapping[str, Any]) -> Template:
@@ -123,8 +122,8 @@ def read_cloudformation(document: Document, given: Mapping[str, Any]) -> Templat
 
 def _transforms(reader: Reader, value: Any) -> tuple[str, ...]:
     items = value if isinstance(value, list) else [] if value is None else [value]
-    for index, item in enumerate(items):
-        name = item.get("Name") if isinstance(item, dict) else item
+    names = [item.get("Name") if isinstance(item, dict) else item for item in items]
+    for index, name in enumerate(names):
         if name != LANGUAGE_EXTENSIONS:
             reader.problem(
                 "UNKNOWN_TRANSFORM",
@@ -132,7 +131,7 @@ def _transforms(reader: Reader, value: Any) -> tuple[str, ...]:
                 ("Transform", index) if isinstance(value, list) else ("Transform",),
                 "AWS::LanguageExtensions is the only transform; macros run in AWS's own Lambda service",
             )
-    return tuple(str(item) for item in items if isinstance(item, str))
+    return tuple(str(name) for name in names if isinstance(name, str))
 
 
 def parameter_type(declared: str) -> str | None:
@@ -258,15 +257,6 @@ def _resources(reader: Reader, data: dict[str, Any]) -> dict[str, ResourceDefini
         if not isinstance(depends, list) or not all(isinstance(item, str) for item in depends):
             reader.problem("WRONG_TYPE", "this must be a name or a list of names", (*path, "DependsOn"))
             depends = []
-        policies: dict[str, str] = {}
-        for key in ("DeletionPolicy", "UpdateReplacePolicy"):
-            value = body.get(key, "Delete")
-            allowed = _DELETION if key == "DeletionPolicy" else ("Delete", "Retain", "Snapshot")
-            if isinstance(value, dict):
-                policies[key] = value  # type: ignore[assignment]  # a function: language extensions allow it
-            elif value not in allowed:
-                reader.problem("BAD_VALUE", f"'{value}' is not one of {', '.join(allowed)}", (*path, key))
-            policies.setdefault(key, str(value))
         condition = body.get("Condition")
         if condition is not None and not isinstance(condition, str):
             reader.problem("WRONG_TYPE", "this must be the name of a condition", (*path, "Condition"))
@@ -278,8 +268,8 @@ def _resources(reader: Reader, data: dict[str, Any]) -> dict[str, ResourceDefini
             metadata=reader.mapping(body.get("Metadata"), (*path, "Metadata")),
             depends_on=tuple(depends),
             condition=condition,
-            deletion_policy=policies["DeletionPolicy"],
-            update_replace_policy=policies["UpdateReplacePolicy"],
+            deletion_policy=body.get("DeletionPolicy", "Delete"),
+            update_replace_policy=body.get("UpdateReplacePolicy", "Delete"),
             creation_policy=body.get("CreationPolicy"),
             update_policy=body.get("UpdatePolicy"),
             description=reader.text(body.get("Description"), (*path, "Description")),

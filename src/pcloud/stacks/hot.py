@@ -64,7 +64,6 @@ _TYPES = {
     "json": "json",
     "boolean": "boolean",
 }
-_POLICIES = {"delete": "Delete", "retain": "Retain", "snapshot": "Snapshot"}
 
 
 def read_hot(document: Document) -> Template:
@@ -227,9 +226,6 @@ def _resources(reader: Reader, data: dict[str, Any], version: str) -> dict[str, 
         if version < "2021-04-16" and not all(isinstance(item, str) for item in depends):
             reader.problem("WRONG_TYPE", "this must be a name or a list of names", (*path, "depends_on"))
             depends = []
-        policy = str(body.get("deletion_policy", "delete"))
-        if policy.lower() not in _POLICIES:
-            reader.problem("BAD_VALUE", f"'{policy}' is not one of {', '.join(_POLICIES)}", (*path, "deletion_policy"))
         result[name] = ResourceDefinition(
             name=name,
             type=body["type"],
@@ -237,8 +233,7 @@ def _resources(reader: Reader, data: dict[str, Any], version: str) -> dict[str, 
             metadata=body.get("metadata") or {},
             depends_on=tuple(depends),
             condition=body.get("condition"),
-            deletion_policy=_POLICIES.get(policy.lower(), "Delete"),
-            update_replace_policy=_POLICIES.get(policy.lower(), "Delete"),
+            deletion_policy=body.get("deletion_policy", "delete"),
             update_policy=body.get("update_policy"),
             external_id=body.get("external_id"),
             description=reader.text(body.get("description"), (*path, "description")),

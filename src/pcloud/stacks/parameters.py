@@ -126,10 +126,13 @@ def _bounds(constraint: Constraint) -> str:
     return f"at least {low:g}" if low is not None else f"at most {high:g}"
 
 
-def parameter_values(template: Template, given: Mapping[str, Any], *, complete: bool = True) -> dict[str, Any]:
+def parameter_values(
+    template: Template, given: Mapping[str, Any], *, complete: bool = True, later: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """Return the values of all parameters, parsed and checked. InvalidDocument lists every missing, unknown or bad one.
 
-    With `complete` false, parameters without a value are left out (a plan of a template alone).
+    With `complete` false, parameters without a value are left out (a plan of a template alone), and so are those whose
+    values are given `later`.
     """
     problems: list[Problem] = []
     values: dict[str, Any] = {}
@@ -141,10 +144,12 @@ def parameter_values(template: Template, given: Mapping[str, Any], *, complete: 
             path=f"{section}/{name}",
             hint=f"it has: {', '.join(template.parameters) or 'none'}",
         )
-        for name in given
+        for name in (*given, *later)
         if name not in template.parameters
     )
     for name, schema in template.parameters.items():
+        if name in later:
+            continue
         source: Any = given.get(name)
         if name not in given or (source is None and not schema.required):
             if schema.required:

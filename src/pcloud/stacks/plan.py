@@ -1,8 +1,8 @@
 """From a template and what exists to a plan: which resources, in which order, and what happens to each. Pure.
 
-`assess` is the one judgement: validation, the dry run and the engine all call it, and the engine takes its decisions with
-`decide` on the values that are known by then. So what is planned is what happens; where a plan depends on a value that only
-exists later, it says so (`conditional`).
+`assessment.assess` is the one judgement: validation, the dry run and the engine all call it, and the engine takes its
+decisions with `decide` on the values that are known by then. So what is planned is what happens; where a plan depends on a
+value that only exists later, it says so (`conditional`).
 """
 
 from __future__ import annotations
@@ -12,34 +12,13 @@ from typing import Any
 
 import msgspec
 
-from pcloud.model.errors import InvalidDocument
-from pcloud.stacks.documents import Path
-from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, Unknown, unknown_in
-from pcloud.stacks.platform import Platform
+from pcloud.stacks.assessment import Assessment, Node, check, report
+from pcloud.stacks.functions.evaluation import Scope, unknown_in
 from pcloud.stacks.records import ResourceRecord
-from pcloud.stacks.schema import Checked, OnChange, PropertyProblem, check_properties
-from pcloud.stacks.template import Dialect, ResourceDefinition, Template
+from pcloud.stacks.schema import OnChange
+from pcloud.stacks.template import ResourceDefinition
 from pcloud.stacks.types.base import ResourceType
-from pcloud.stacks.types.registry import alias_of, find_type
-
-
-class Node(msgspec.Struct, kw_only=True):
-    """One resource that the template wants."""
-
-    name: str
-    definition: ResourceDefinition
-    type: Any
-    requires: frozenset[str]
-    path: Path
-
-
-class Assessment(msgspec.Struct, kw_only=True):
-    """A template judged with its parameters: its enabled resources in an order in which they can be made."""
-
-    template: Template
-    scope: Any
-    nodes: dict[str, Node]
-    notes: list[str] = []
+from pcloud.stacks.types.registry import alias_of, is_template_name
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,224 +36,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     conditional: bool = False
     """Whether it depends on a value that is not known yet."""
     why: str = ""
-    notes: tuple[str, ...] = ()
-
-
-def conditions_of(scope: Scope, template: Template) -> frozenset[str]:
-    """Return the names of the resources whose condition holds; problems are noted in the scope."""
-    enabled = set()
-    for name, definition in template.resources.items():
-        try:
-            holds = definition.condition is None or scope.truth(
-                definition.condition, (template.section("resources"), name, "condition")
-            )
-        except FunctionError as problem:
-            scope.note(problem, (template.section("resources"), name))
-            continue
-        if holds is not False:
-            enabled.add(name)
-    return frozenset(enabled)
-
-
-def assess(
-    scope: Scope,
-    *,
-    registry: Mapping[str, Any],
-    capabilities: frozenset[str],
-    platform: Platform | None = None,
-    occupied: Callable[[str, str], str] | None = None,
-) -> Assessment:
-    """Judge a template: types, properties as far as known, references, cycles. InvalidDocument lists all problems.
-
-    `occupied` says why a resource can not have an address that it asks for, empty when it can.
-    """
-    template = scope.template
-    section = template.section("resources")
-    for name in template.conditions:
-        try:
-            scope.condition(name)
-        except FunctionError as problem:
-            scope.note(problem, (template.section("conditions"), name))
-    scope.enabled = conditions_of(scope, template)
-    nodes: dict[str, Node] = {}
-    notes: list[str] = []
-    claimed: dict[str, str] = {}
-    for name, definition in template.resources.items():
-        path: Path = (section, name)
-        kind, refusal, hint = find_type(definition.type, registry, scope.files)
-        if kind is None:
-            scope.problems.append(
-                template.problem("UNKNOWN_TYPE" if "refused" not in refusal else "REFUSED", refusal, path, hint=hint)
-            )
-        elif name in scope.enabled and kind.needs - capabilities:
-            lacking = ", ".join(sorted(kind.needs - capabilities))
-            why = f" ({platform.why(sorted(kind.needs - capabilities))})" if platform is not None else ""
-            scope.problems.append(
-                template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}{why}", path)
-            )
-        for key, policy in _removals(definition, template.dialect):
-            if policy == "Snapshot" and kind is not None and not (kind.snapshots and "snapshots" in capabilities):
-                sentence = (
-                    "no snapshot can be made before it is deleted: there are none here; Retain keeps the thing itself"
-                )
-                scope.problems.append(template.problem("REFUSED", sentence, (*path, key)))
-        if definition.external_id is not None:
-            sentence = "a thing that others made can not be taken over: external_id is not offered"
-            scope.problems.append(template.problem("REFUSED", sentence, (*path, "external_id")))
-            continue
-        scope.used = set()
-        depends = depends_of(scope, definition, path)
-        properties = scope.collect(definition.properties, (*path, template.properties_key))
-        scope.collect(definition.metadata, (*path, "Metadata" if template.dialect is Dialect.CFN else "metadata"))
-        if properties is NO_VALUE:
-            properties = {}
-        _policies(scope, definition, path)
-        if isinstance(properties, dict) and kind is not None:
-            checked = check(kind, properties)
-            report(scope, checked, (*path, template.properties_key))
-            if platform is not None and name in scope.enabled and not kind.needs - capabilities:
-                refused = kind.check_on(checked.values, platform)
-                refused += _claims(name, kind, checked.values, claimed, occupied)
-                report(scope, Checked(values={}, problems=tuple(refused)), (*path, template.properties_key))
-            if name in scope.enabled:
-                notes.extend(f"{name}: {note}" for note in checked.notes)
-        elif not isinstance(properties, Unknown | dict):
-            scope.problems.append(template.problem("WRONG_TYPE", "properties must be a map", path))
-        if name in scope.enabled and kind is not None:
-            requires = frozenset((scope.used | depends) - {name}) & scope.enabled
-            if name in scope.used | depends:
-                scope.problems.append(template.problem("CYCLE", f"the resource '{name}' refers to itself", path))
-            nodes[name] = Node(name=name, definition=definition, type=kind, requires=requires, path=path)
-    _outputs(scope)
-    scope.finish()
-    return Assessment(template=template, scope=scope, nodes=_sorted(template, nodes), notes=notes)
-
-
-def _claims(
-    name: str,
-    kind: ResourceType,
-    properties: Mapping[str, Any],
-    claimed: dict[str, str],
-    occupied: Callable[[str, str], str] | None,
-) -> list[PropertyProblem]:
-    """Judge the addresses that a resource asks for, and note them in `claimed`."""
-    found = []
-    for address, path in kind.claims(properties).items():
-        other = claimed.setdefault(address, name)
-        why = f"{address} is asked for by '{other}' too" if other != name else ""
-        if not why and occupied is not None:
-            why = occupied(name, address)
-        if why:
-            found.append(PropertyProblem(code="ADDRESS", message=why, path=path))
-    return found
-
-
-def _removals(definition: ResourceDefinition, dialect: Dialect) -> tuple[tuple[str, str], ...]:
-    """Return the policies for what is deleted, by their names."""
-    if dialect is Dialect.CFN:
-        found = (definition.deletion_policy, definition.update_replace_policy)
-        return tuple(zip(("DeletionPolicy", "UpdateReplacePolicy"), found, strict=True))
-    return (("deletion_policy", definition.deletion_policy),)
-
-
-def _policies(scope: Scope, definition: ResourceDefinition, path: Path) -> None:
-    cfn = scope.template.dialect is Dialect.CFN
-    for name, written in (("CreationPolicy", definition.creation_policy), ("UpdatePolicy", definition.update_policy)):
-        where: Path = (*path, name if cfn else "update_policy")
-        value = scope.collect(written, where)
-        if not isinstance(value, dict | Unknown) and value is not None and value is not NO_VALUE:
-            scope.problems.append(scope.template.problem("WRONG_TYPE", "a policy is a map", where))
-        elif cfn and name == "CreationPolicy" and isinstance(value, dict) and "ResourceSignal" in value:
-            signal = value["ResourceSignal"]
-            count = signal.get("Count", 1) if isinstance(signal, dict) else None
-            if not isinstance(count, Unknown) and not str(count).isdecimal():
-                sentence = "ResourceSignal is a map whose Count is a whole number"
-                scope.problems.append(scope.template.problem("BAD_VALUE", sentence, (*where, "ResourceSignal")))
-        if cfn and name == "CreationPolicy" and isinstance(value, dict) and "AutoScalingCreationPolicy" in value:
-            group = value["AutoScalingCreationPolicy"]
-            percent = group.get("MinSuccessfulInstancesPercent", 100) if isinstance(group, dict) else None
-            known = str(percent)
-            if not isinstance(percent, Unknown) and not (known.isdecimal() and len(known) < 4 and int(known) <= 100):
-                sentence = "AutoScalingCreationPolicy is a map whose MinSuccessfulInstancesPercent is 0 to 100"
-                scope.problems.append(
-                    scope.template.problem("BAD_VALUE", sentence, (*where, "AutoScalingCreationPolicy"))
-                )
-
-
-def depends_of(scope: Scope, definition: ResourceDefinition, path: Path) -> set[str]:
-    """Return the names that a resource depends on explicitly."""
-    names: set[str] = set()
-    key = "DependsOn" if scope.template.dialect is Dialect.CFN else "depends_on"
-    for item in definition.depends_on:
-        value = scope.collect(item, (*path, key))
-        for name in value if isinstance(value, list) else [value]:
-            if isinstance(name, Unknown) or name is NO_VALUE or name is None:
-                continue
-            if name not in scope.template.resources:
-                scope.note(FunctionError(f"there is no resource '{name}'", "UNKNOWN_REFERENCE"), (*path, key))
-            else:
-                names.add(name)
-    return names
-
-
-def check(kind: ResourceType, properties: Mapping[str, Any]) -> Checked:
-    """Check properties by the type's schema and its own rules."""
-    if not kind.schema and kind.attributes is None:
-        return Checked(values=dict(properties))
-    checked = check_properties(kind.schema, properties)
-    problems, notes = kind.check(checked.values), kind.notes(checked.values)
-    return msgspec.structs.replace(checked, problems=(*checked.problems, *problems), notes=(*checked.notes, *notes))
-
-
-def report(scope: Scope, checked: Checked, path: Path) -> None:
-    """Note what is wrong with properties."""
-    for item in checked.problems:
-        scope.problems.append(scope.template.problem(item.code, item.message, (*path, *item.path), hint=item.hint))
-
-
-def _outputs(scope: Scope) -> None:
-    template = scope.template
-    for name, output in template.outputs.items():
-        path = (template.section("outputs"), name)
-        try:
-            holds = output.condition is None or scope.truth(output.condition, path)
-        except FunctionError as problem:
-            scope.note(problem, path)
-            continue
-        if holds is not False or scope.every_branch:
-            scope.collect(output.value, (*path, "Value" if template.dialect is Dialect.CFN else "value"))
-            scope.collect(output.export, (*path, "Export"))
-
-
-def _sorted(template: Template, nodes: dict[str, Node]) -> dict[str, Node]:
-    """Return the nodes in an order in which they can be made; InvalidDocument names a cycle."""
-    missing = {name: len(node.requires) for name, node in nodes.items()}
-    wanted_by: dict[str, list[str]] = {}
-    for name, node in nodes.items():
-        for other in node.requires:
-            wanted_by.setdefault(other, []).append(name)
-    ready = [name for name, count in missing.items() if count == 0]
-    order: dict[str, Node] = {}
-    for name in ready:
-        order[name] = nodes[name]
-        for other in wanted_by.get(name, ()):
-            missing[other] -= 1
-            if missing[other] == 0:
-                ready.append(other)
-    if len(order) < len(nodes):
-        cycle = _cycle({name: node.requires for name, node in nodes.items() if name not in order})
-        sentence = f"these resources need each other: {' → '.join(cycle)}"
-        raise InvalidDocument(template.problem("CYCLE", sentence, (template.section("resources"), cycle[0])))
-    return order
-
-
-def _cycle(requires: Mapping[str, frozenset[str]]) -> list[str]:
-    name = next(iter(requires))
-    seen: list[str] = []
-    while name not in seen:
-        seen.append(name)
-        name = next(iter(sorted(requires[name] & requires.keys())))
-    return [*seen[seen.index(name) :], name]
+    waits_for: tuple[str, ...] = ()
+    """Resources of the same plan that come first: those it needs; of one that is deleted, those that need it."""
+    beneath: tuple[Change, ...] = ()
+    """What happens to the resources of its nested stack, where that was asked for and is known."""
 
 
 def decide(
@@ -284,12 +49,17 @@ def decide(
     properties: Mapping[str, Any],
     metadata: Any,
     registry: Mapping[str, Any],
+    *,
+    beneath: bool = False,
 ) -> Change:
-    """Return what happens to one resource, given what is known of its wanted properties now."""
+    """Return what happens to one resource, given what is known of its wanted properties now. `beneath` says that what its
+    nested stack is made from is other than before, whatever the properties are."""
     name, type_name = definition.name, definition.type
     if record is None:
         return Change(action="create", name=name, type=type_name, conditional=unknown_in(dict(properties)) is not None)
-    if record.type != type_name and alias_of(record.type, registry) != alias_of(type_name, registry):
+    before, now = record.made_as or alias_of(record.type, registry), alias_of(type_name, registry)
+    other_file = record.type == type_name and is_template_name(before) and is_template_name(now)
+    if before != now and not other_file:
         return Change(action="replace", name=name, type=type_name, physical=record.physical, why="its type changed")
     if record.status in ("CREATE_FAILED", "DELETE_FAILED", "DELETE_COMPLETE"):
         return Change(action="replace", name=name, type=type_name, physical=record.physical, why="it had failed")
@@ -311,7 +81,7 @@ def decide(
     action = "none"
     if replacing:
         action = "replace"
-    elif changed or record.dirty:
+    elif changed or record.dirty or beneath:
         action = "update"
     elif record.metadata != metadata and unknown_in(metadata) is None:
         action = "metadata"
@@ -323,7 +93,11 @@ def decide(
         changed=tuple(sorted(changed)),
         replacing=tuple(sorted(replacing)),
         conditional=conditional,
-        why=f"{', '.join(sorted(replacing))} can not be changed in place" if replacing else "",
+        why=f"{', '.join(sorted(replacing))} can not be changed in place"
+        if replacing
+        else "what it is made from changed"
+        if beneath
+        else "",
     )
 
 
@@ -338,34 +112,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Return the changes that are some."""
         return tuple(change for change in self.changes if change.action != "none")
 
-    def tree(self) -> str:
-        """Return the plan for people: one line a resource, indented by what it waits for."""
-        signs = {
-            "create": "+",
-            "update": "~",
-            "metadata": "~",
-            "replace": "±",
-            "delete": "-",
-            "retain": "·",
-            "none": " ",
-        }
-        lines = []
-        for change in self.changes:
-            why = f"  ({change.why})" if change.why else ""
-            what = f": {', '.join(change.changed)}" if change.changed else ""
-            doubt = "  [if the value turns out to differ]" if change.conditional and change.action != "create" else ""
-            lines.append(f"{signs[change.action]} {change.action:<8} {change.name}  {change.type}{what}{why}{doubt}")
-        lines.extend(f"note: {note}" for note in self.notes)
-        return "\n".join(lines)
-
 
 def plan(
     assessment: Assessment,
     current: Mapping[str, ResourceRecord],
     attribute_scope: Any,
     registry: Mapping[str, Any],
+    beneath: Callable[[Node, ResourceRecord, Mapping[str, Any]], bool],
+    nested: Callable[[Change, Node, Mapping[str, Any]], tuple[Change, ...]] | None = None,
 ) -> Plan:
-    """Compare a judged template with what exists. `attribute_scope(changes)` gives a Scope that knows what stays."""
+    """Compare a judged template with what exists. `attribute_scope(changes)` gives a Scope that knows what stays;
+    `beneath` says of a resource with these properties whether what its nested stack is made from is other than before;
+    `nested` what then happens to the resources of that."""
     changes: dict[str, Change] = {}
     scope: Scope = attribute_scope(changes)
     template = assessment.template
@@ -375,16 +133,28 @@ def plan(
         metadata = scope.collect(node.definition.metadata, (*node.path, "metadata"))
         checked = check(node.type, properties if isinstance(properties, dict) else {})
         report(scope, checked, (*node.path, template.properties_key))
-        changes[name] = decide(node.type, record, node.definition, checked.values, metadata, registry)
+        other = record is not None and beneath(node, record, checked.values)
+        change = decide(node.type, record, node.definition, checked.values, metadata, registry, beneath=other)
+        rows = nested(change, node, checked.values) if nested is not None and change.action != "none" else ()
+        changes[name] = msgspec.structs.replace(change, waits_for=tuple(sorted(node.requires)), beneath=rows)
     scope.finish()
-    for name, record in reversed(list(current.items())):
-        if name not in changes:
-            kept = record.deletion_policy in ("Retain", "RetainExceptOnCreate")
-            changes[name] = Change(
+    left = {name: record for name, record in current.items() if name not in changes}
+    return Plan(changes=(*changes.values(), *removals_planned(left)), notes=tuple(assessment.notes))
+
+
+def removals_planned(records: Mapping[str, ResourceRecord]) -> list[Change]:
+    """Return what happens to resources that nobody wants any more, by their names."""
+    changes = []
+    for name, record in sorted(records.items()):
+        kept = record.deletion_policy in ("Retain", "RetainExceptOnCreate")
+        changes.append(
+            Change(
                 action="retain" if kept else "delete",
                 name=name,
                 type=record.type,
                 physical=record.physical,
                 why="a snapshot is made first" if record.deletion_policy == "Snapshot" else "",
+                waits_for=tuple(sorted(other for other, each in records.items() if name in each.requires)),
             )
-    return Plan(changes=tuple(changes.values()), notes=tuple(assessment.notes))
+        )
+    return changes

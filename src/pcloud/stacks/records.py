@@ -133,6 +133,9 @@ class ResourceRecord(msgspec.Struct, kw_only=True):
     """No longer wanted; deleted in the clean-up."""
     dirty: bool = False
     """An update of it did not come to its end: apply the properties again."""
+    made_as: str = ""
+    """What the type's name stood for in the environment when it was made: another type's name or a template file. Empty in
+    records of before this was kept."""
     deletion_policy: str = "Delete"
     update_replace_policy: str = "Delete"
     created: float = 0.0

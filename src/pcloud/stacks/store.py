@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -32,9 +32,23 @@ CREATE TABLE IF NOT EXISTS thing (kind TEXT NOT NULL, key TEXT NOT NULL, body BL
 SCHEMA_VERSION = 1
 
 _encoder = msgspec.msgpack.Encoder()
-_stack = msgspec.msgpack.Decoder(StackRecord)
-_resource = msgspec.msgpack.Decoder(ResourceRecord)
+_NAMES: dict[type[Any], str] = {StackRecord: "stack", ResourceRecord: "resource"}
+_R = TypeVar("_R", StackRecord, ResourceRecord, ChangeSet, AccessKey)
 _event = msgspec.msgpack.Decoder(StackEvent)
+
+
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that is in the store and can not be read."""
+
+    kind: str
+    """`stack`, `resource`, `ChangeSet` or `AccessKey`."""
+    id: str
+    stack: str = ""
+    """Id of the stack that a resource belongs to."""
+    why: str
+    told: dict[str, Any] = {}
+    """What the record says as far as it can be taken apart at all."""
+
 
 _PUT = {
     StackRecord: "INSERT INTO stack VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
@@ -66,6 +80,9 @@ class StackStore(Protocol):
     async def flush(self) -> None:
         """Return when everything queued so far is durable; Unavailable when it can not be written."""
         ...
+
+    unreadable: list[Unreadable]
+    """What the reading methods met and could not read, and therefore left out."""
 
     def stacks(self) -> list[StackRecord]:
         """Return all stacks."""
@@ -116,6 +133,7 @@ class SqliteStore:
             Path(self._path).chmod(0o600)
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._failure: BaseException | None = None
+        self.unreadable: list[Unreadable] = []
         self._thread = threading.Thread(target=self._write, name="stack-store", daemon=True)
         self._thread.start()
 
@@ -210,13 +228,25 @@ class SqliteStore:
 
     # --- reading
 
+    def _read(self, kind: type[_R], rows: Iterable[tuple[str, str, bytes]]) -> list[_R]:
+        """Return the records of rows (id, stack, body); those that can not be read are noted."""
+        decoder, found = msgspec.msgpack.Decoder(kind), []
+        for identity, stack, body in rows:
+            try:
+                found.append(decoder.decode(body))
+            except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+                name = _NAMES.get(kind, kind.__name__)
+                told = _told(body)
+                self.unreadable.append(Unreadable(kind=name, id=identity, stack=stack, why=str(problem), told=told))
+        return found
+
     def stacks(self) -> list[StackRecord]:
         """Return all stacks."""
-        return [_stack.decode(body) for (body,) in self._reader.execute("SELECT body FROM stack")]
+        return self._read(StackRecord, self._reader.execute("SELECT id, '', body FROM stack"))
 
     def resources(self) -> list[ResourceRecord]:
-        """Return all resources."""
-        return [_resource.decode(body) for (body,) in self._reader.execute("SELECT body FROM resource")]
+        """Return all resources of live stacks."""
+        return self._read(ResourceRecord, self._reader.execute("SELECT id, stack, body FROM resource"))
 
     def events(self, stack: str, after: int = 0, limit: int = 100_000) -> list[StackEvent]:
         """Return a stack's events in order."""
@@ -237,13 +267,12 @@ class SqliteStore:
 
     def change_sets(self) -> list[ChangeSet]:
         """Return all change sets."""
-        rows = self._reader.execute("SELECT body FROM thing WHERE kind = 'ChangeSet'")
-        return [msgspec.msgpack.decode(body, type=ChangeSet) for (body,) in rows]
+        rows = self._reader.execute("SELECT key, '', body FROM thing WHERE kind = 'ChangeSet'")
+        return self._read(ChangeSet, rows)
 
     def access_keys(self) -> list[AccessKey]:
         """Return all access keys."""
-        rows = self._reader.execute("SELECT body FROM thing WHERE kind = 'AccessKey'")
-        return [msgspec.msgpack.decode(body, type=AccessKey) for (body,) in rows]
+        return self._read(AccessKey, self._reader.execute("SELECT key, '', body FROM thing WHERE kind = 'AccessKey'"))
 
     async def close(self) -> None:
         """Write what is queued and close."""
@@ -251,3 +280,12 @@ class SqliteStore:
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
         self._reader.close()
+
+
+def _told(body: bytes) -> dict[str, Any]:
+    """Return what stands in a record that is not of its form; empty when nothing can be made of it."""
+    try:
+        found = msgspec.msgpack.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}

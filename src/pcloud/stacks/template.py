@@ -14,6 +14,7 @@ from pcloud.model.errors import Problem
 from pcloud.stacks.documents import Document, Path, dotted
 
 UNSET: Any = msgspec.UNSET
+LANGUAGE_EXTENSIONS = "AWS::LanguageExtensions"
 
 
 class Dialect(StrEnum):
@@ -70,8 +71,9 @@ class ResourceDefinition(msgspec.Struct, frozen=True, kw_only=True):
     depends_on: Any = ()
     """Names, or (HOT 2021-04-16) expressions that give names."""
     condition: Any = None
-    deletion_policy: str = "Delete"
-    update_replace_policy: str = "Delete"
+    deletion_policy: Any = "Delete"
+    """What becomes of the thing when it is deleted, in the template's words, or a function that gives one (`lifecycle`)."""
+    update_replace_policy: Any = "Delete"
     creation_policy: Any = None
     update_policy: Any = None
     external_id: Any = None

@@ -1,44 +1,18 @@
-"""Exports between stacks, plans and change sets."""
+"""Exports between stacks, and change sets."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError
-from pcloud.stacks.engine.services import Services
-from pcloud.stacks.functions.evaluation import Scope
-from pcloud.stacks.plan import Change, Plan, assess, plan
+from pcloud.stacks.assessment import assess
+from pcloud.stacks.engine.drift import Drift
+from pcloud.stacks.plan import Change
 from pcloud.stacks.records import ChangeSet, Source, StackRecord, new_id
-from pcloud.stacks.types.base import Context
-from pcloud.stacks.types.registry import find_type
 
 
-class Changes(Services):
-    """The part of the manager that looks ahead."""
-
-    def plan(self, stack: StackRecord | None, source: Source, name: str = "") -> Plan:
-        """Return what an update of a stack (or the creation of one) would do; InvalidDocument with everything wrong."""
-        subject = stack or StackRecord(
-            id="00000000-0000-0000-0000-000000000000", name=name or "plan", status="REVIEW_IN_PROGRESS"
-        )
-        self.validate(subject, source)
-        current = self.current(stack) if stack is not None else {}
-
-        def scope(changes: dict[str, Change]) -> Scope:
-            return self.reader.live_scope(subject, source, current, facade=self.facade(subject), changes=changes)
-
-        judged = assess(
-            scope({}), registry=source.registry, capabilities=self.platform.capabilities, platform=self.platform
-        )
-
-        def deciding_scope(changes: dict[str, Change]) -> Scope:
-            final = scope(changes)
-            final.enabled = judged.scope.enabled
-            return final
-
-        if any("guests" in node.type.needs for node in judged.nodes.values() if node.type is not None):
-            judged.notes.append(f"guests are made on {self.platform.infrastructure}")
-        return plan(judged, current, deciding_scope, source.registry)
+class Changes(Drift):
+    """The part of the manager that keeps plans, and what stacks give each other."""
 
     # --- exports
 
@@ -81,27 +55,6 @@ class Changes(Services):
         except InvalidDocument:
             return scope.imported
         return scope.imported
-
-    # --- drift
-
-    async def detect_drift(self, stack: StackRecord, names: list[str] | None = None) -> None:
-        """Compare resources with what really runs; the answer is kept in the records."""
-        drifted = 0
-        for record in list(self.current(stack).values()):
-            if names and record.name not in names:
-                continue
-            source = stack.source
-            kind, _, _ = find_type(record.type, source.registry if source else {}, source.files if source else {})
-            differences = (
-                await kind.drift(Context(self, stack, record, dict(record.properties))) if kind is not None else {}
-            )
-            status = "DELETED" if differences is None else "MODIFIED" if differences else "IN_SYNC"
-            drifted += status != "IN_SYNC"
-            record.drift = {"status": status, "time": self.now(), "differences": differences or {}}
-            self.save(record)
-        stack.drift = {"status": "DRIFTED" if drifted else "IN_SYNC", "time": self.now(), "drifted": drifted}
-        self.store.put(stack)
-        await self.store.flush()
 
     # --- change sets
 

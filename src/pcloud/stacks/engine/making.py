@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pcloud.model.errors import PcloudError
+from pcloud.stacks.assessment import Assessment, Node, assess, check
 from pcloud.stacks.engine.policy import denied
 from pcloud.stacks.engine.walk import walk
 from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, unknown_in
-from pcloud.stacks.plan import Assessment, Node, assess, check, decide
+from pcloud.stacks.lifecycle import removals
+from pcloud.stacks.plan import decide
 from pcloud.stacks.records import ResourceRecord, Source, StackRecord, derived_id
 from pcloud.stacks.template import Dialect
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, failed
+from pcloud.stacks.types.registry import alias_of
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.manager import StackManager
@@ -58,6 +61,8 @@ class Making:
         assessment = self.judge(source)
         nodes = assessment.nodes
         self._enabled = source, frozenset(nodes)
+        if not restoring:
+            self._refuse_deletions(frozenset(nodes))
         requires = {name: node.requires for name, node in nodes.items()}
         errors: list[tuple[str, str]] = []
 
@@ -75,6 +80,26 @@ class Making:
             detail = "; ".join(sentence for _, sentence in errors)
             verb = "create" if operation.action == "CREATE" else "update"
             raise StepFailed(f"The following resource(s) failed to {verb}: [{names}]. {detail}")
+
+    def _refuse_deletions(self, wanted: frozenset[str]) -> None:
+        """StepFailed when the stack's policy keeps what an update no longer wants, before anything is changed."""
+        operation = self.stack.operation
+        assert operation is not None
+        if operation.action != "UPDATE":
+            return
+        gone = [record for name, record in self.manager.current(self.stack).items() if name not in wanted]
+        refused = {record.name: self._denied(record, "Update:Delete") for record in gone}
+        sentences = [sentence for sentence in refused.values() if sentence]
+        if sentences:
+            names = ", ".join(name for name, sentence in refused.items() if sentence)
+            detail = "; ".join(sentences)
+            raise StepFailed(f"The following resource(s) failed to update: [{names}]. {detail}")
+
+    def _denied(self, record: ResourceRecord, action: str) -> str:
+        """Return why the stack's policy denies an action of an update; empty when it does not."""
+        operation = self.stack.operation
+        assert operation is not None
+        return denied(operation.policy or self.stack.policy, record, action)
 
     async def _step(self, node: Node, source: Source, assessment: Assessment, restoring: bool) -> None:
         manager, stack, operation = self.manager, self.stack, self.stack.operation
@@ -101,18 +126,13 @@ class Making:
         record = records.get(node.name)
         if restoring:
             record = self._restored(node, kind, record, checked.values, source)
-        change = decide(kind, record, node.definition, checked.values, metadata, source.registry)
+        beneath = record is not None and kind.beneath(self._context(record, checked.values, metadata, node, source))
+        change = decide(kind, record, node.definition, checked.values, metadata, source.registry, beneath=beneath)
         if record is not None and record.status == "CREATE_IN_PROGRESS" and change.action != "replace":
             await self._create(node, record, kind, checked.values, metadata, source)  # a crash came between
             return
-        if (
-            change.action in ("update", "replace")
-            and operation.action == "UPDATE"
-            and not restoring
-            and record is not None
-        ):
-            policy = operation.policy or stack.policy
-            sentence = denied(policy, record, "Update:Modify" if change.action == "update" else "Update:Replace")
+        if record is not None and operation.action == "UPDATE" and not restoring and change.action != "none":
+            sentence = self._denied(record, "Update:Replace" if change.action == "replace" else "Update:Modify")
             if sentence:
                 raise StepFailed(sentence)
         if change.action in ("create", "replace"):
@@ -234,6 +254,7 @@ class Making:
         record.update_replace_policy = node.definition.update_replace_policy
         record.properties = properties
         record.metadata = metadata
+        record.made_as = alias_of(record.type, source.registry)
         record.condemned = False
         manager.set_status(stack, record, "CREATE_IN_PROGRESS", "")
         context = self._context(record, properties, metadata, node, source)
@@ -272,6 +293,7 @@ class Making:
             manager.set_status(stack, record, "UPDATE_FAILED", failed(problem))
             raise
         record.dirty = False
+        record.made_as = alias_of(record.type, source.registry)
         record.properties = properties
         record.metadata = metadata
         manager.set_status(stack, record, "UPDATE_COMPLETE", "")
@@ -305,15 +327,10 @@ class Making:
 def _with_policies(scope: Scope, node: Node) -> Node:
     """Return a node whose policies hold values instead of functions."""
     definition = node.definition
-    if definition.creation_policy is None and definition.update_policy is None:
-        return node
-    policies = (
-        scope.evaluate(written, (*node.path, name))
-        for name, written in (
-            ("CreationPolicy", definition.creation_policy),
-            ("UpdatePolicy", definition.update_policy),
-        )
-    )
-    creation, update = (None if value is NO_VALUE else value for value in policies)
-    definition = msgspec.structs.replace(definition, creation_policy=creation, update_policy=update)
-    return msgspec.structs.replace(node, definition=definition)
+    deletion, replacing = removals(scope, definition, node.path)
+    changes: dict[str, Any] = {"deletion_policy": deletion, "update_replace_policy": replacing}
+    for key, name in (("creation_policy", "CreationPolicy"), ("update_policy", "UpdatePolicy")):
+        if getattr(definition, key) is not None:
+            value = scope.evaluate(getattr(definition, key), (*node.path, name))
+            changes[key] = None if value is NO_VALUE else value
+    return msgspec.structs.replace(node, definition=msgspec.structs.replace(definition, **changes))

@@ -16,7 +16,8 @@ from typing import Any
 from pcloud.model.errors import Conflict, PcloudError, Unavailable
 from pcloud.stacks.alarms.sampling import Sampling
 from pcloud.stacks.engine.balancing import Balancing
-from pcloud.stacks.engine.operations import Operations
+from pcloud.stacks.engine.judging import MAX_NESTING
+from pcloud.stacks.engine.loading import Loading
 from pcloud.stacks.engine.scopes import arn
 from pcloud.stacks.engine.settling import Settling
 from pcloud.stacks.records import (
@@ -27,12 +28,11 @@ from pcloud.stacks.records import (
 )
 
 _log = logging.getLogger(__name__)
-MAX_NESTING = 10
 _AGAIN = 5.0
 """Seconds between tries to be reachable for guests whose infrastructure is away."""
 
 
-class StackManager(Operations):
+class StackManager(Loading):
     """The stacks of this host."""
 
     _background: list[asyncio.Task[None]]
@@ -40,23 +40,8 @@ class StackManager(Operations):
     # --- life
 
     async def start(self) -> None:
-        """Read the store and carry on with what was under way."""
-        for stack in self.store.stacks():
-            self.stacks[stack.id] = stack
-            if stack.live and not stack.parent:
-                self._names[stack.name] = stack.id
-            self._records[stack.id] = {}
-            self._current[stack.id] = {}
-            self._note_exports(stack)
-        for record in self.store.resources():
-            if record.stack in self.stacks:
-                self._records[record.stack][record.id] = record
-                self._note_watched(record)
-                if not record.condemned:
-                    self._current[record.stack][record.name] = record
-        self._signals = self.store.things("signals")
-        self.change_sets = {item.id: item for item in self.store.change_sets()}
-        self.keys = {item.id: item for item in self.store.access_keys()}
+        """Read the store and carry on with what was under way. What can not be read keeps its own stack from work only."""
+        self.load()
         self.secret = self.store.things("secret").get("engine", "")
         if not self.secret:
             self.secret = secrets.token_hex(32)
@@ -70,7 +55,7 @@ class StackManager(Operations):
             self._background.append(asyncio.ensure_future(self._reach_guests_later()))
         self.prune()
         for stack in list(self.stacks.values()):
-            if stack.operation is not None and stack.busy:
+            if stack.operation is not None and stack.busy and stack.id not in self.unreadable:
                 self._begin(stack)
         self.watcher.start()
         self.resume_scaling()
@@ -185,6 +170,7 @@ class StackManager(Operations):
         owner: str = "",
     ) -> None:
         """Accept an update and begin; InvalidDocument, Conflict."""
+        self.check_readable(stack)
         updatable = (
             "CREATE_COMPLETE",
             "UPDATE_COMPLETE",
@@ -236,6 +222,7 @@ class StackManager(Operations):
         self, stack: StackRecord, *, retain: tuple[str, ...] = (), forced: bool = False, token: str = ""
     ) -> None:
         """Accept the deletion and begin. A stack that is gone already stays gone."""
+        self.check_readable(stack)
         if not stack.live or (stack.operation is not None and stack.operation.action == "DELETE" and stack.busy):
             return
         if stack.protected and not forced:

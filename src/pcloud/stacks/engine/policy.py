@@ -10,6 +10,10 @@ from pcloud.model.errors import InvalidDocument, PcloudError
 from pcloud.stacks.records import ResourceRecord
 
 MAX_POLICY = 16 * 1024
+ALLOW_ALL: dict[str, Any] = {
+    "Statement": [{"Effect": "Allow", "Action": "Update:*", "Principal": "*", "Resource": "*"}]
+}
+"""What holds for a stack without a policy, written out."""
 
 
 def read_policy(text: str) -> dict[str, Any]:

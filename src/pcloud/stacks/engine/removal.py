@@ -14,7 +14,7 @@ from pcloud.model.errors import PcloudError
 from pcloud.stacks.engine.walk import walk
 from pcloud.stacks.records import ResourceRecord, StackRecord
 from pcloud.stacks.types.base import Context, ResourceFailed, failed
-from pcloud.stacks.types.registry import find_type
+from pcloud.stacks.types.registry import type_made
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.manager import StackManager
@@ -68,9 +68,10 @@ class Removal:
             manager.drop(record)
             return True
         source = operation.target or operation.previous or stack.source
-        kind, refusal, _ = find_type(record.type, source.registry if source else {}, source.files if source else {})
+        registry, files = (source.registry, source.files) if source else ({}, {})
+        kind, refusal = type_made(record.type, record.made_as, registry, files)
         if kind is None and stack.source is not None:
-            kind, refusal, _ = find_type(record.type, stack.source.registry, stack.source.files)
+            kind, refusal = type_made(record.type, record.made_as, stack.source.registry, stack.source.files)
         manager.set_status(stack, record, "DELETE_IN_PROGRESS", "")
         if kind is None:
             manager.set_status(stack, record, "DELETE_FAILED", refusal)

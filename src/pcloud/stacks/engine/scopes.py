@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pcloud.stacks.beneath import Foreseen
 from pcloud.stacks.functions.evaluation import FunctionError, Scope, Unknown
 from pcloud.stacks.parameters import parameter_values
 from pcloud.stacks.plan import Change
@@ -12,7 +13,7 @@ from pcloud.stacks.reading import read_template
 from pcloud.stacks.records import ResourceRecord, Source, StackRecord
 from pcloud.stacks.template import Dialect, Template
 from pcloud.stacks.types.base import Services
-from pcloud.stacks.types.registry import find_type
+from pcloud.stacks.types.registry import find_type, type_made
 
 ACCOUNT = "000000000000"
 
@@ -40,10 +41,12 @@ def pseudo_parameters(stack: StackRecord, region: str, notifications: tuple[str,
     }
 
 
-def given_values(template: Template, source: Source, *, complete: bool = True) -> dict[str, Any]:
-    """Return the parameters' values of a source, the environment's defaults included."""
+def given_values(
+    template: Template, source: Source, *, complete: bool = True, later: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """Return the parameters' values of a source, the environment's defaults included, without those given `later`."""
     defaults = {name: value for name, value in source.defaults.items() if name in template.parameters}
-    return parameter_values(template, {**defaults, **source.parameters}, complete=complete)
+    return parameter_values(template, {**defaults, **source.parameters}, complete=complete, later=later)
 
 
 class Reader:
@@ -80,9 +83,13 @@ class Reader:
         facade: Callable[[str], Any] | None = None,
         complete: bool = True,
         every_branch: bool = False,
+        foreseen: Foreseen | None = None,
     ) -> Scope:
-        """Return a scope over a source."""
+        """Return a scope over a source, or over one that is `foreseen`: what others will export by then is not known."""
         template = self.template(source)
+        later: frozenset[str] = frozenset()
+        if foreseen is not None:
+            complete, later = complete and foreseen.unknown is not None, foreseen.unknown or later
 
         def checked(name: str, attribute_name: str, path: list[Any]) -> Any:
             self.check_attribute(template, source, name, attribute_name)
@@ -92,10 +99,10 @@ class Reader:
 
         return Scope(
             template,
-            given_values(template, source, complete=complete),
+            given_values(template, source, complete=complete, later=later),
             pseudo=pseudo_parameters(stack, self._services.region, source.notifications),
             files=source.files,
-            imports=None if every_branch and not complete else self._exports(),
+            imports=None if foreseen is not None or (every_branch and not complete) else self._exports(),
             attribute=checked,
             reference=reference,
             facade=facade,
@@ -120,6 +127,7 @@ class Reader:
         *,
         facade: Callable[[str], Any] | None = None,
         changes: Mapping[str, Change] | None = None,
+        foreseen: Foreseen | None = None,
     ) -> Scope:
         """Return a scope that knows the resources that exist. With `changes` (a plan), what will change is unknown."""
         services = self._services
@@ -152,10 +160,10 @@ class Reader:
                         f"the resource '{name}' is not made: its condition does not hold", "UNKNOWN_REFERENCE"
                     )
                 return Unknown(name)
-            kind, _, _ = find_type(record.type, source.registry, source.files)
+            kind, _ = type_made(record.type, record.made_as, source.registry, source.files)
             return kind.reference(record, services) if kind is not None else record.physical
 
-        scope = self.scope(stack, source, attribute=attribute, reference=reference, facade=facade)
+        scope = self.scope(stack, source, attribute=attribute, reference=reference, facade=facade, foreseen=foreseen)
 
         def scope_enabled() -> frozenset[str]:
             return scope.enabled if scope.enabled is not None else frozenset(scope.template.resources)

@@ -19,7 +19,7 @@ from pcloud.stacks.engine.scaling import Scaling
 from pcloud.stacks.engine.scopes import arn
 from pcloud.stacks.records import AccessKey, ResourceRecord, Source, StackRecord, short_hash
 from pcloud.stacks.types.base import Context, ResourceFailed, failed, seconds_of
-from pcloud.stacks.types.registry import find_type
+from pcloud.stacks.types.registry import type_made
 from pcloud.stacks.types.waiting import newest, refused
 
 MAX_SIGNALS = 10_000
@@ -173,7 +173,9 @@ class Services(Scaling):
         source = stack.source or (stack.operation.target if stack.operation else None)
         if stack.operation is not None and stack.operation.target is not None:
             source = stack.operation.target
-        kind, refusal, _ = find_type(record.type, source.registry if source else {}, source.files if source else {})
+        kind, refusal = type_made(
+            record.type, record.made_as, source.registry if source else {}, source.files if source else {}
+        )
         if kind is None:
             raise NotFound.of("UNKNOWN_TYPE", refusal)
         if attribute == "id":
@@ -182,8 +184,7 @@ class Services(Scaling):
 
     def reference_value(self, record: ResourceRecord) -> Any:
         """Return what Ref / get_resource of any resource gives."""
-        source = self.stacks[record.stack].source
-        kind, _, _ = find_type(record.type, source.registry if source else {}, source.files if source else {})
+        kind = self.type_of(record)
         return kind.reference(record, self) if kind is not None else record.physical
 
     def target_of(self, action: str) -> ResourceRecord | None:

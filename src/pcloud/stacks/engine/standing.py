@@ -140,11 +140,7 @@ class Walking:
     async def _check(self, record: ResourceRecord) -> None:
         if child := self._child(record):
             await self._nested(child, self.manager.check, "CHECK_COMPLETE")
-        kind = self.manager.type_of(record)
-        differences = await kind.drift(self._context(record)) if kind is not None else {}
-        status = "DELETED" if differences is None else "MODIFIED" if differences else "IN_SYNC"
-        record.drift = {"status": status, "time": self.manager.now(), "differences": differences or {}}
-        if differences is None:
+        if await self.manager.look(self.stack, record) == "DELETED":
             raise ResourceFailed("it is not there any more")
         place = self.manager.place_of(record)
         if place is None:

@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pcloud.model.errors import NotFound
+from pcloud.model.errors import Conflict, NotFound
 from pcloud.stacks.alarms.watcher import Watcher
+from pcloud.stacks.engine.judging import Judging
 from pcloud.stacks.engine.scopes import Reader, arn
-from pcloud.stacks.plan import assess
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import AccessKey, ChangeSet, ResourceRecord, Source, StackEvent, StackRecord, derived_id
 from pcloud.stacks.store import StackStore
 from pcloud.stacks.types.base import ResourceType
-from pcloud.stacks.types.registry import find_type
+from pcloud.stacks.types.registry import type_made
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.run import Run
@@ -46,6 +46,8 @@ class State:
         self.closing = False
         self._clock = clock
         self.stacks: dict[str, StackRecord] = {}
+        self.unreadable: dict[str, str] = {}
+        """Stacks of which something could not be read, by id, each with the sentence that refuses it."""
         self.change_sets: dict[str, ChangeSet] = {}
         self.keys: dict[str, AccessKey] = {}
         self.secret = ""
@@ -83,14 +85,20 @@ class State:
             self.store.forget(stack.id)
 
     def get(self, name_or_id: str) -> StackRecord:
-        """Return a stack by name (live ones), id or ARN; NotFound."""
+        """Return a stack by name (live ones), id or ARN; NotFound, Conflict when something of it can not be read."""
         identity = name_or_id.rsplit("/", 1)[-1] if name_or_id.startswith("arn:") else name_or_id
         stack = self.stacks.get(self._names.get(identity, identity))
         if stack is None:  # nested stacks are not in the table of names
             stack = next((item for item in self.stacks.values() if item.name == identity and item.live), None)
         if stack is None:
             raise NotFound.of("NO_SUCH_STACK", f"Stack with id {name_or_id} does not exist")
+        self.check_readable(stack)
         return stack
+
+    def check_readable(self, stack: StackRecord) -> None:
+        """Conflict when something of a stack could not be read at the start."""
+        if stack.id in self.unreadable:
+            raise Conflict.of("UNREADABLE", self.unreadable[stack.id])
 
     def records(self, stack: StackRecord) -> list[ResourceRecord]:
         """Return all records of a stack, replaced ones that are not deleted yet included."""
@@ -174,7 +182,8 @@ class State:
         """Return the type of a record, as its stack's registry names it."""
         stack = self.stacks[record.stack]
         source = stack.source or (stack.operation.target if stack.operation else None)
-        return find_type(record.type, source.registry if source else {}, source.files if source else {})[0]
+        registry, files = (source.registry, source.files) if source else ({}, {})
+        return type_made(record.type, record.made_as, registry, files)[0]
 
     def events(self, stack: StackRecord) -> list[StackEvent]:
         """Return the stored events of a stack, oldest first."""
@@ -261,13 +270,13 @@ class State:
         self._pokes.pop(record.id, None)
 
     def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
-        """InvalidDocument with everything that is wrong with a source."""
+        """InvalidDocument with everything that is wrong with a source, and with what is nested in it."""
         scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
-        assess(
+        Judging(self.reader, self.platform).judge(
             scope,
-            registry=source.registry,
-            capabilities=self.platform.capabilities,
-            platform=self.platform,
+            stack,
+            source,
+            self._depth(stack),
             occupied=lambda name, address: self._occupied(stack, name, address),
         )
 
@@ -287,13 +296,8 @@ class State:
             record = self.current(parent).get(stack.parent_resource)
             if record is None:
                 return {}
-            return (
-                record.metadata
-                if section == "metadata"
-                else record.deletion_policy
-                if section == "deletionpolicy"
-                else {}
-            )
+            known = {"metadata": record.metadata, "deletionpolicy": record.deletion_policy}
+            return known.get(section, {})
 
         return facade
 

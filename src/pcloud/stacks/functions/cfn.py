@@ -239,12 +239,18 @@ def to_json(scope: Scope, argument: Any, path: Path) -> Any:
 
 
 def ref_all(scope: Scope, argument: Any, path: Path) -> Any:
-    """Fn::RefAll: the values of all parameters of an AWS type."""
-    return [
-        scope.parameters[name]
-        for name, schema in scope.template.parameters.items()
-        if schema.declared_type == argument and name in scope.parameters
-    ]
+    """Fn::RefAll: the values of all parameters of an AWS type, those of lists of it each."""
+    if not isinstance(argument, str):
+        raise FunctionError("Fn::RefAll takes the name of a parameter's type")
+    found: list[Any] = []
+    for name, schema in scope.template.parameters.items():
+        if schema.declared_type not in (argument, f"List<{argument}>"):
+            continue
+        if name not in scope.parameters:
+            return Unknown(f"a value for parameter {name}")
+        value = scope.parameters[name]
+        found += value if isinstance(value, list) else [value]
+    return found
 
 
 def value_of(scope: Scope, argument: Any, path: Path) -> Any:

@@ -140,6 +140,10 @@ class Services(Protocol):
         ...
 
 
+class NotChecked(Exception):
+    """Whether a thing is still what its resource says can not be told; the sentence says why."""
+
+
 class Context:
     """One resource, while something is done to it."""
 
@@ -241,6 +245,10 @@ class ResourceType:
         """Return the addresses that are asked for and known, each with the path of the property that says so."""
         return {}
 
+    def beneath(self, context: Context) -> bool:
+        """Whether what its nested stack is made from is other than before, as a changed file makes it."""
+        return False
+
     async def create(self, context: Context) -> None:
         """Make it; sets `record.physical`, and `attributes` and `data` where there are any."""
         raise NotImplementedError
@@ -256,8 +264,9 @@ class ResourceType:
         raise NotImplementedError
 
     async def drift(self, context: Context) -> dict[str, Any] | None:
-        """Return the properties as they really are where they differ; None when the thing is gone."""
-        return {}
+        """Return the properties as they really are where they differ; None when the thing is gone. NotChecked when that can
+        not be told: a type that does not look can not."""
+        raise NotChecked(f"{self.names[0]} is not compared with what is there")
 
     def due(self, context: Context) -> bool:
         """Whether an alarm that stays in its state has anything to signal to it, where `repeats` says so."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pcloud.model.deployable import Assembly, Resource, SeedFile
-from pcloud.stacks.guests import assemblies
+from pcloud.stacks.guests import assemblies, drift
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, integer, listing, text
 from pcloud.stacks.types.base import Context, ResourceType, known
@@ -104,8 +104,11 @@ class DbInstance(ResourceType):
         await assemblies.remove(context)
 
     async def drift(self, context: Context) -> dict[str, Any] | None:
-        """None when there is no guest any more."""
-        return {} if await assemblies.current(context) is not None else None
+        """The guest's state, image, memory and cores; None when there is none any more."""
+        size = context.services.platform.catalogue.size(str(context.properties["DBInstanceClass"]).removeprefix("db."))
+        memory, cpus = (size.memory, size.cpus) if size is not None else (None, None)
+        stored, found = await drift.guest(context)
+        return None if stored is None else {**found, **drift.other(stored, IMAGE, memory, cpus)}
 
 
 def sql(given: Mapping[str, Any]) -> str:

@@ -7,7 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pcloud.stacks.functions.evaluation import walk
+import msgspec
+
+from pcloud.stacks.beneath import Foreseen, without_unknown
+from pcloud.stacks.functions.evaluation import unknown_in, walk
 from pcloud.stacks.records import ResourceRecord, Source
 from pcloud.stacks.schema import OnChange, Schema, anything, integer, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
@@ -29,6 +32,9 @@ DEFINITION: Schema = {
 class GroupType(NestedType):
     """Base of groups: members are the resources of a nested stack, named by index or by a stable name."""
 
+    sizing: ClassVar[tuple[str, ...]] = ()
+    """Properties that say which members there are; all, where it names none."""
+
     def members(self, context: Context) -> Members:
         """Return member name → resource definition."""
         raise NotImplementedError
@@ -37,10 +43,41 @@ class GroupType(NestedType):
         """Return the nested template of all members."""
         return self.source_of(context, self.members(context))
 
+    def source_beneath(self, context: Context, before: Source) -> Source:
+        """The members are what properties, policies and scaling make them: files change what is beneath them."""
+        return msgspec.structs.replace(before, files=dict(context.files), registry=dict(context.registry))
+
     def source_of(self, context: Context, members: Members) -> Source:
         """Return a nested template. Its values are resolved already, and must not be read as functions again."""
         body = {"heat_template_version": "2021-04-16", "resources": members}
         return Source(template=json.dumps(body), files=dict(context.files), registry=dict(context.registry))
+
+    def definition(self, properties: Mapping[str, Any]) -> Any:
+        """Return what a member is made from, as far as the properties say it; None when they do not, or there is none."""
+        return None
+
+    def foresee(
+        self, type_name: str, properties: Mapping[str, Any], files: Mapping[str, str], registry: Mapping[str, Any]
+    ) -> Foreseen | None:
+        """One member stands for all."""
+        member = self.definition(properties)
+        if not isinstance(member, dict) or not isinstance(member.get("type"), str):
+            return None
+        alone = {key: part for key, part in plain(member).items() if key != "depends_on"}
+        return _foreseen({"member": alone}, files, registry)
+
+    def foresee_all(self, context: Context) -> Foreseen | None:
+        """Every member, where their number and type are known."""
+        given = context.properties
+        if unknown_in({key: given.get(key) for key in self.sizing or given}) is not None:
+            return None
+        try:
+            members = self.members(context)
+        except ResourceFailed:  # what they are made like is not there yet
+            return None
+        if not all(isinstance(member.get("type"), str) for member in members.values()):
+            return None
+        return _foreseen(members, context.files, context.registry)
 
     def current(self, record: ResourceRecord, services: Services) -> Members:
         """Return the definitions that the members have now."""
@@ -136,6 +173,18 @@ class GroupType(NestedType):
         return [self.value(record, item, name, path, services) for item in names]
 
 
+def _foreseen(members: Members, files: Mapping[str, str], registry: Mapping[str, Any]) -> Foreseen:
+    names: list[str] = []
+    resources = without_unknown(members, names)
+    template = {
+        "heat_template_version": "2021-04-16",
+        "parameters": {name: {"type": "json"} for name in names},
+        "resources": resources,
+    }
+    source = Source(template=json.dumps(template), files=dict(files), registry=dict(registry))
+    return Foreseen(source=source, unknown=frozenset(names), label="member")
+
+
 async def _pause(context: Context, roll: Roll, begun: Mapping[str, Any]) -> None:
     services, record = context.services, context.record
     if not roll.signals:
@@ -170,6 +219,7 @@ class ResourceGroup(GroupType):
     """A number of like resources."""
 
     names = ("OS::Heat::ResourceGroup",)
+    sizing = ("count", "index_var", "removal_policies")
     schema: ClassVar[Schema] = {
         "count": integer(default=1, minimum=0, maximum=MAX_MEMBERS, on_change=_UPDATE),
         "count_expected": integer(on_change=_UPDATE, inert="the group is always resolved with its real count"),
@@ -178,6 +228,13 @@ class ResourceGroup(GroupType):
         "removal_policies": listing(on_change=_UPDATE, fields={"resource_list": anything(default=[])}),
         "removal_policies_mode": text(default="append", allowed=("append", "update"), on_change=_UPDATE),
     }
+
+    def definition(self, properties: Mapping[str, Any]) -> Any:
+        """`resource_def` for the first index, unless there shall be none."""
+        index = properties.get("index_var")
+        if properties.get("count") == 0 or not isinstance(index, str):
+            return None
+        return _filled(properties.get("resource_def"), index, "0")
 
     def roll(self, context: Context) -> Roll | None:
         """`update_policy: {rolling_update: …}`."""

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pcloud.stacks.functions.evaluation import FunctionError, walk
+from pcloud.stacks.beneath import Foreseen, alike, parted
+from pcloud.stacks.functions.evaluation import FunctionError, unknown_in, walk
 from pcloud.stacks.records import ResourceRecord, Source
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, integer, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
@@ -25,6 +26,20 @@ class NestedType(ResourceType):
         """Return what the nested stack is made from."""
         raise NotImplementedError
 
+    def beneath(self, context: Context) -> bool:
+        """Whether template, registry or a file that counts is other than what the nested stack was made from."""
+        child = context.services.child(context.record.physical)
+        if child is None or child.source is None or unknown_in(context.properties) is not None:
+            return False
+        try:
+            return not alike(child.source, self.source_beneath(context, child.source))
+        except ResourceFailed:
+            return True  # there is none to make it from: whoever makes it says why
+
+    def source_beneath(self, context: Context, before: Source) -> Source:
+        """Return what the nested stack is to be made from, as far as files change it."""
+        return self.source(context)
+
     async def create(self, context: Context) -> None:
         """Make the nested stack."""
         await context.services.child_apply(context, self.source(context), timeout=self.timeout(context))
@@ -36,6 +51,17 @@ class NestedType(ResourceType):
     async def delete(self, context: Context) -> None:
         """Delete the nested stack."""
         await context.services.child_delete(context)
+
+    def foresee(
+        self, type_name: str, properties: Mapping[str, Any], files: Mapping[str, str], registry: Mapping[str, Any]
+    ) -> Foreseen | None:
+        """Return what the nested stack will be made from, as far as it is known now; None when that is too little to be
+        judged. ResourceFailed says why it can not be made at all."""
+        return None
+
+    def foresee_all(self, context: Context) -> Foreseen | None:
+        """Return what all of the nested stack will be made from, as far as it is known now; None when that is too little."""
+        return self.foresee(context.record.type, context.properties, context.files, context.registry)
 
     def timeout(self, context: Context) -> int:
         """Return the minutes it may take; 0 is no limit of its own."""
@@ -75,24 +101,26 @@ class CloudFormationStack(NestedType):
     def source(self, context: Context) -> Source:
         """Return the file's text with the parameters given."""
         given = context.properties
-        body = given.get("TemplateBody")
-        if body is None:
-            url = given["TemplateURL"]
-            body = context.files.get(url) or context.files.get(url.rsplit("/", 1)[-1])
-            if body is None:
-                raise ResourceFailed(
-                    f"the template {url} is not among the files sent with the stack; nothing is fetched from the network"
-                )
         return Source(
-            template=template_text(body),
-            parameters={
-                name: ",".join(map(str, value)) if isinstance(value, list) else value
-                for name, value in (given.get("Parameters") or {}).items()
-            },
+            template=_body(given, context.files),
+            parameters=_joined(given.get("Parameters") or {}),
             files=dict(context.files),
             registry=dict(context.registry),
             tags={item["Key"]: item["Value"] for item in given.get("Tags") or []},
         )
+
+    def foresee(
+        self, type_name: str, properties: Mapping[str, Any], files: Mapping[str, str], registry: Mapping[str, Any]
+    ) -> Foreseen | None:
+        """The template is known unless a function that is not gives it."""
+        key = "TemplateURL" if properties.get("TemplateBody") is None else "TemplateBody"
+        if properties.get(key) is None or unknown_in(properties[key]) is not None:
+            return None
+        known, unknown = parted(properties.get("Parameters"))
+        source = Source(
+            template=_body(properties, files), parameters=_joined(known), files=dict(files), registry=dict(registry)
+        )
+        return Foreseen(source=source, unknown=unknown, label=str(properties[key]) if key == "TemplateURL" else key)
 
     def timeout(self, context: Context) -> int:
         """Return TimeoutInMinutes."""
@@ -108,6 +136,24 @@ class CloudFormationStack(NestedType):
         """Only outputs."""
         if name and not name.startswith("Outputs."):
             raise FunctionError(f"a nested stack has no attribute '{name}'", "UNKNOWN_ATTRIBUTE", "write Outputs.NAME")
+
+
+def _body(given: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """Return the template that the properties name; ResourceFailed when it was not sent."""
+    body = given.get("TemplateBody")
+    if body is None:
+        url = given["TemplateURL"]
+        body = files.get(url) or files.get(url.rsplit("/", 1)[-1])
+        if body is None:
+            raise ResourceFailed(
+                f"the template {url} is not among the files sent with the stack; nothing is fetched from the network"
+            )
+    return template_text(body)
+
+
+def _joined(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as CloudFormation hands them on: lists as text."""
+    return {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in parameters.items()}
 
 
 class HeatStack(NestedType):
@@ -130,6 +176,17 @@ class HeatStack(NestedType):
             files=dict(context.files),
             registry=dict(context.registry),
         )
+
+    def foresee(
+        self, type_name: str, properties: Mapping[str, Any], files: Mapping[str, str], registry: Mapping[str, Any]
+    ) -> Foreseen | None:
+        """The template is known unless a function that is not gives it."""
+        template = properties.get("template")
+        if template is None or unknown_in(template) is not None:
+            return None
+        known, unknown = parted(properties.get("parameters"))
+        source = Source(template=template_text(template), parameters=known, files=dict(files), registry=dict(registry))
+        return Foreseen(source=source, unknown=unknown, label="template")
 
     def timeout(self, context: Context) -> int:
         """Return the time-out in minutes."""
@@ -163,6 +220,15 @@ class TemplateResource(NestedType):
             files=dict(context.files),
             registry=dict(context.registry),
         )
+
+    def foresee(
+        self, type_name: str, properties: Mapping[str, Any], files: Mapping[str, str], registry: Mapping[str, Any]
+    ) -> Foreseen | None:
+        """The file is known; some of its parameters may not be."""
+        name = alias_of(type_name, registry)
+        known, unknown = parted(properties)
+        source = Source(template=files[name], parameters=known, files=dict(files), registry=dict(registry))
+        return Foreseen(source=source, unknown=unknown, label=name)
 
     def reference(self, record: ResourceRecord, services: Services) -> Any:
         """`OS::stack_id` of the outputs when the template names one, else the stack's id."""

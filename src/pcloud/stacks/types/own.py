@@ -16,11 +16,11 @@ import msgspec
 from pcloud.model.deployable import Assembly, Deployable, Resource, ResourceState
 from pcloud.model.errors import PcloudError
 from pcloud.stacks.functions.evaluation import unknown_in
-from pcloud.stacks.guests import assemblies
+from pcloud.stacks.guests import assemblies, drift
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, listing, mapping, text
-from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
+from pcloud.stacks.types.base import Context, NotChecked, ResourceFailed, ResourceType
 
 _UPDATE = OnChange.UPDATE
 
@@ -103,8 +103,10 @@ class AssemblyType(ResourceType):
         await assemblies.remove(context)
 
     async def drift(self, context: Context) -> dict[str, Any] | None:
-        """None when there is no guest any more."""
-        return {} if await assemblies.current(context) is not None else None
+        """The guest's state, image, memory and cores; None when there is none any more."""
+        wanted = self.assembly(context)
+        stored, found = await drift.guest(context)
+        return None if stored is None else {**found, **drift.other(stored, wanted.image, wanted.memory, wanted.cpus)}
 
 
 class ResourceOfGuest(ResourceType):
@@ -121,7 +123,7 @@ class ResourceOfGuest(ResourceType):
             for keys, value in (
                 (("template", "class", "provider", "type"), text(on_change=_UPDATE)),
                 (("monitor", "timeouts", "configure"), anything(on_change=_UPDATE)),
-                (("parameters", "escalation"), mapping(on_change=_UPDATE)),
+                (("parameters", "escalation", "limits"), mapping(on_change=_UPDATE)),
                 (("processes", "after"), listing(on_change=_UPDATE)),
             )
             for key in keys
@@ -197,6 +199,19 @@ class ResourceOfGuest(ResourceType):
             lambda one: {"resources": tuple(each for each in one.resources if each.name != name)},
         )
 
+    async def drift(self, context: Context) -> dict[str, Any] | None:
+        """Its state; None when its guest has it no more."""
+        where, name = context.record.data.get("within") or ("", ""), context.record.data.get("name")
+        stored = await assemblies.stored(context, (where[0], where[1]))
+        if stored is None or name not in {one.name for one in stored.resources}:
+            return None
+        status = await context.services.platform.status(where[0])
+        guests = [one for one in status.assemblies if one.name == where[1]] if status is not None else []
+        state = next((each.state for one in guests for each in one.resources if each.name == name), None)
+        if state is None or state is ResourceState.UNKNOWN:
+            raise NotChecked(f"the state of {name} is not known now")
+        return {} if state is ResourceState.RUNNING or context.stack.suspended else {"state": state.value}
+
 
 class DeployableType(ResourceType):
     """A whole deployable beside the stack's own, in the manifest's words."""
@@ -251,6 +266,21 @@ class DeployableType(ResourceType):
             return status.state is ResourceState.RUNNING and {one.name for one in status.assemblies} == names
 
         await context.until(runs, deadline=context.services.now() + assemblies.START_SECONDS)
+
+    async def drift(self, context: Context) -> dict[str, Any] | None:
+        """Its state, and its guests where they are not those of the manifest; None when there is none any more."""
+        platform, wanted = context.services.platform, context.services.platform.read(context.properties["manifest"])
+        stored, status = await platform.definition(wanted.name), await platform.status(wanted.name)
+        if stored is None:
+            return None
+        if status is None or status.state is ResourceState.UNKNOWN:
+            raise NotChecked(f"the state of {wanted.name} is not known now")
+        well = status.state in (ResourceState.RUNNING, ResourceState.PAUSED) or context.stack.suspended
+        names = [sorted(one.name for one in each.assemblies) for each in (wanted, stored)]
+        return {
+            **({} if well else {"state": status.state.value}),
+            **({} if names[0] == names[1] else {"assemblies": names[1]}),
+        }
 
     async def delete(self, context: Context) -> None:
         """Remove it, if it was this resource that made it."""

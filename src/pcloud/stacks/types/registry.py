@@ -127,6 +127,16 @@ def alias_of(name: str, registry: Mapping[str, Any]) -> str:
     return name
 
 
+def type_made(
+    type_name: str, made_as: str, registry: Mapping[str, Any], files: Mapping[str, str]
+) -> tuple[ResourceType | None, str]:
+    """Return the type that a thing was made as (`made_as`; empty when that was not kept), whatever its name means now."""
+    if is_template_name(made_as):
+        return types()["pcloud:template"], ""
+    kind, refusal, _ = find_type(made_as or type_name, {} if made_as else registry, files)
+    return kind, refusal
+
+
 def is_template_name(name: str) -> bool:
     """Return whether a type's name is a template file or URL."""
     return name.endswith((".yaml", ".yml", ".template", ".json"))

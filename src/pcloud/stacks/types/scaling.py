@@ -102,6 +102,7 @@ class AutoScalingGroup(ScalingGroup):
     names = ("OS::Heat::AutoScalingGroup",)
     minimum_key, maximum_key = "min_size", "max_size"
     desired_key, cooldown_key = "desired_capacity", "cooldown"
+    sizing = ("min_size", "max_size", "desired_capacity")
     schema: ClassVar[Schema] = {
         "resource": mapping(required=True, on_change=_UPDATE, fields=DEFINITION),
         "max_size": integer(required=True, minimum=0, maximum=MAX_MEMBERS, on_change=_UPDATE),
@@ -117,6 +118,10 @@ class AutoScalingGroup(ScalingGroup):
             },
         ),
     }
+
+    def definition(self, properties: Mapping[str, Any]) -> Any:
+        """`resource`."""
+        return properties.get("resource")
 
     def members(self, context: Context) -> Members:
         """`member0` and on."""

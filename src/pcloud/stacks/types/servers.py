@@ -9,7 +9,7 @@ import msgspec
 
 from pcloud.environment.infrastructure import Capability
 from pcloud.model.deployable import Assembly, AttachedVolume, FileAttributes
-from pcloud.stacks.guests import assemblies, seed
+from pcloud.stacks.guests import assemblies, drift, seed
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import PropertyProblem
@@ -218,8 +218,15 @@ class ServerType(ResourceType):
         await leave(context)
 
     async def drift(self, context: Context) -> dict[str, Any] | None:
-        """None when there is no guest any more."""
-        return {} if await assemblies.current(context) is not None else None
+        """The guest's state, image, memory and cores; None when there is none any more."""
+        given, catalogue = context.properties, context.services.platform.catalogue
+        stored, found = await drift.guest(context)
+        if stored is None:
+            return None
+        asked = given.get(self.size_property)
+        size = catalogue.size(str(asked)) if asked else None
+        memory, cpus = (size.memory, size.cpus) if size is not None else (None, None) if asked else (0, 0.0)
+        return {**found, **drift.other(stored, catalogue.image(str(given[self.image_property])), memory, cpus)}
 
 
 def told(properties: Mapping[str, Any]) -> dict[str, str]:

@@ -76,7 +76,7 @@ def _drift(manager: StackManager, stack: StackRecord, record: ResourceRecord) ->
                 "PropertyPath": f"/{name}",
                 "ExpectedValue": json.dumps(record.properties.get(name)),
                 "ActualValue": json.dumps(value),
-                "DifferenceType": "NOT_EQUAL",
+                "DifferenceType": "NOT_EQUAL" if name in record.properties else "ADD",
             }
             for name, value in differences.items()
         ],

@@ -10,6 +10,7 @@ from pcloud.api.aws.operations import Caller, Input, Output
 from pcloud.api.aws.query import QueryError
 from pcloud.model.errors import NotFound, PcloudError
 from pcloud.stacks.engine.manager import StackManager
+from pcloud.stacks.engine.policy import ALLOW_ALL
 from pcloud.stacks.engine.scopes import arn
 
 
@@ -48,16 +49,22 @@ async def update_stack(manager: StackManager, given: Input, caller: Caller) -> O
     same_outputs = not manager.outputs_differ(stack, source)
     if stack.source is not None and not judged.effective and same_outputs and stack.source.tags == source.tags:
         raise QueryError("ValidationError", "No updates are to be performed.")
-    policy = policy_of_request(given)
-    if policy is not None:
-        stack.policy = policy
-    await manager.update(
-        stack,
-        source,
-        token=given.get("ClientRequestToken", ""),
-        policy=policy_of_request(given, "StackPolicyDuringUpdateBody"),
-        on_failure="DO_NOTHING" if given.get("DisableRollback") else "ROLLBACK",
-    )
+    policy, during = policy_of_request(given), policy_of_request(given, "StackPolicyDuringUpdateBody")
+    if policy is not None and during is None:
+        during = stack.policy or ALLOW_ALL  # a new policy holds for the updates after this one
+    before = stack.policy
+    stack.policy = policy or before  # stored with the operation
+    try:
+        await manager.update(
+            stack,
+            source,
+            token=given.get("ClientRequestToken", ""),
+            policy=during,
+            on_failure="DO_NOTHING" if given.get("DisableRollback") else "ROLLBACK",
+        )
+    except PcloudError:
+        stack.policy = before
+        raise
     return {"StackId": arn(stack, manager.region)}
 
 

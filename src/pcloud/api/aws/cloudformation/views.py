@@ -160,7 +160,7 @@ def change_view(entry: dict[str, Any]) -> dict[str, Any]:
     if action == "Modify":
         certain = entry["action"] == "replace" and not entry["conditional"]
         change["Replacement"] = "True" if certain else "Conditional" if entry["replacing"] else "False"
-        change["Scope"] = ["Properties"] if entry["changed"] else ["Metadata"]
+        change["Scope"] = ["Metadata"] if entry["action"] == "metadata" else ["Properties"]
         change["Details"] = [
             {
                 "Target": {
@@ -173,12 +173,16 @@ def change_view(entry: dict[str, Any]) -> dict[str, Any]:
             }
             for name in entry["changed"]
         ]
+        if entry["action"] == "update" and not entry["changed"]:  # what a nested stack is made from
+            target = {"Attribute": "Properties", "RequiresRecreation": "Never"}
+            change["Details"] = [{"Target": target, "Evaluation": "Dynamic", "ChangeSource": "Automatic"}]
     return {"Type": "Resource", "ResourceChange": change}
 
 
 def plan_view(change: Change) -> dict[str, Any]:
     """Return a planned change as plain data."""
-    return {**entry_of(change), "why": change.why}
+    beneath = [plan_view(each) for each in change.beneath]
+    return {**entry_of(change), "why": change.why, "waits_for": list(change.waits_for), "beneath": beneath}
 
 
 def parameters_view(template: Template) -> list[dict[str, Any]]:
