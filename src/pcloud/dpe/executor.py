@@ -31,6 +31,7 @@ from pcloud.environment.transport import (
     TransportError,
 )
 from pcloud.model.deployable import NO_LIMITS, Assembly, Resource, ResourceLimits
+from pcloud.policy import placement
 from pcloud.policy.cib import resource_id
 from pcloud.policy.definition import configure_digest, resolved, service_digest
 from pcloud.policy.graph import Action
@@ -106,7 +107,7 @@ class Executor:
             identity=material.identity,
             memory=assembly.memory,
             cpus=assembly.cpus,
-            place=state.next_place(assembly.name),
+            place=placement.place_of(state, assembly.name),
             host=assembly.host,
             digest=state.images.get(assembly.name, material.image.digest),
             start_timeout=assembly.start_timeout,

@@ -334,7 +334,9 @@ class Infrastructure(Protocol):
 
     async def start(self, spec: GuestSpec) -> GuestInfo:
         """Make the guest where needed, start it, and return once it has an address. A guest that runs already with the
-        same digest is left alone; with another digest it is destroyed and made anew."""
+        same digest is left alone, wherever it is; with another digest it is destroyed and made anew. One that does not run
+        and is at another place than `spec.place` is made anew there, where the driver can, and nothing is left where it was;
+        `GuestInfo.place` says where it is."""
         ...
 
     async def stop(self, guest_id: str, *, timeout: float) -> None:

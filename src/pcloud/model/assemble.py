@@ -94,7 +94,7 @@ class Assembler:
         if values is INVALID:
             return Assembly(name=name)
         path = join("assemblies", name)
-        simple = ("uuid", "image", "host", "arch", "agent", "memory", "cpus", "saved_state")
+        simple = ("uuid", "image", "host", "arch", "agent", "memory", "cpus", "apart", "saved_state")
         timeouts = values.get("timeouts", {})
         image = values.get("image", "")
         files = {at: part for at, part in values.get("files", {}).items() if part is not INVALID}

@@ -188,6 +188,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """MiB; 0 leaves it to the infrastructure."""
     cpus: float = 0.0
     """Cores; 0 leaves it to the infrastructure."""
+    apart: str = ""
+    """Guests of the deployable with the same word are not made at one place while there are enough; empty is none."""
     start_timeout: float = 120.0
     """Seconds until the guest's agent must answer."""
     stop_timeout: float = 30.0

@@ -75,7 +75,7 @@ class _Writer:
 
     def assembly(self, assembly: Assembly) -> dict[str, Any]:
         plain: dict[str, Any] = {}
-        for key in ("uuid", "image", "host", "arch", "agent", "memory", "cpus", "saved_state"):
+        for key in ("uuid", "image", "host", "arch", "agent", "memory", "cpus", "apart", "saved_state"):
             if getattr(assembly, key) != getattr(_ASSEMBLY, key):
                 plain[key] = getattr(assembly, key)
         if "memory" in plain:

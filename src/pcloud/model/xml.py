@@ -30,7 +30,10 @@ DEPLOYABLE_ATTRIBUTES = {
     **_ESCALATION,
 }
 ASSEMBLY_ATTRIBUTES = {
-    **{key: (key,) for key in ("uuid", "image", "host", "arch", "agent", "transport", "memory", "cpus", "saved_state")},
+    **{
+        key: (key,)
+        for key in ("uuid", "image", "host", "arch", "agent", "transport", "memory", "cpus", "apart", "saved_state")
+    },
     "start_timeout": ("timeouts", "start"),
     "stop_timeout": ("timeouts", "stop"),
     **_ESCALATION,

@@ -75,6 +75,7 @@ def _assembly(
         "agent",
         "memory",
         "cpus",
+        "apart",
         "saved_state",
         "start_timeout",
         "stop_timeout",

@@ -118,6 +118,7 @@ def departed(state: State, name: str) -> State:
             backoff={k: v for k, v in memory.backoff.items() if k.partition("/")[0] != name},
             started={k: v for k, v in memory.started.items() if k.partition("/")[0] != name},
             faults={k: v for k, v in memory.faults.items() if k != name},
+            excluded={k: v for k, v in memory.excluded.items() if k != name},
             assemblies=tuple(other for other in memory.assemblies if other != name),
             limited=tuple(one for one in memory.limited if one.partition("/")[0] != name),
         ),

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from pcloud.events.event import Severity
-from pcloud.policy import change, escalation, failures, guests, incidents, limits, services
+from pcloud.policy import change, escalation, failures, guests, incidents, limits, placement, services
 from pcloud.policy.observation import (
     Blocked,
     Configured,
@@ -38,6 +38,7 @@ def fold(state: State, observation: Observation, now: float) -> Outcome:
     """Return what follows from an observation at `now` (wall-clock seconds)."""
     outcome = Outcome(state, now)
     _HANDLERS[type(observation)](outcome, observation)
+    outcome.state = placement.assigned(outcome.state)
     incidents.follow(state, outcome)
     return outcome
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pcloud.model.deployable import Reference
+from pcloud.policy import placement
 from pcloud.policy.definition import guest_changed, service_changed
 from pcloud.policy.state import Fault, Health, Link, State
 
@@ -16,7 +17,13 @@ _FAULTS = {
 
 
 def why_guest(state: State, name: str, action: str) -> str:
-    """Return why a guest is started or stopped."""
+    """Return why a guest is started or stopped, and why it is started where it is."""
+    reason = _why_guest(state, name, action)
+    where = placement.why(state, name) if action == "start" else ""
+    return f"{reason}; {where}" if where else reason
+
+
+def _why_guest(state: State, name: str, action: str) -> str:
     guest = state.guest(name)
     if action == "monitor":
         return "nothing is known of it yet: ask the infrastructure before anything is started"

@@ -110,8 +110,9 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     signal: str = ""
     address: str = ""
     place: str = ""
+    """Where it is, or shall be made (`pcloud.policy.placement`)."""
     digest: str = ""
-    """What the guest was made from."""
+    """What the guest was made from; empty while it is not known to be made."""
     boot: str = ""
     since: float = 0.0
     silent_since: float = 0.0
@@ -162,7 +163,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     started: dict[str, tuple[str, Resource | None]] = {}
     """Subject → (digest, definition) of the last start."""
     excluded: dict[str, tuple[str, ...]] = {}
-    """Assembly → places it was moved away from."""
+    """Assembly → places that it was moved away from, or could not be brought to."""
     faults: dict[str, tuple[Fault, str]] = {}
     """Assembly → a fault whose recovery has begun and is not finished."""
     limited: tuple[str, ...] = ()
@@ -215,11 +216,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     def service(self, subject: str) -> Service:
         """Return what is known of a service or configure step."""
         return self.services.get(subject, _NEVER_SEEN)
-
-    def next_place(self, assembly: str) -> str:
-        """Return where a guest would be started: the first place it was not moved away from; empty when none is known."""
-        excluded = self.memory.excluded.get(assembly, ())
-        return next((place for place in self.places if place not in excluded), "")
 
     def is_leaving(self, assembly: str, resource: str = "") -> bool:
         """Tell whether an assembly, or a resource of it, is to be stopped for good."""

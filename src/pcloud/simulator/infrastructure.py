@@ -69,7 +69,6 @@ class SimulatedInfrastructure:
             await asyncio.sleep(self.world.boot_seconds)
             guest.running = True
             guest.boots += 1
-            guest.place = spec.place or self.world.places[0]
             guest.bounds = (spec.memory, spec.cpus)
             self.world.tell(guest, "started")
         return guest.info

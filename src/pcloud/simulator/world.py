@@ -100,6 +100,8 @@ class World:
         """Guest id → MiB that it uses: it can not be limited to less."""
         self.stubborn: set[str] = set()
         """Guests that can not be destroyed."""
+        self.immovable = False
+        """Whether guests are started where they were, whatever place is asked for."""
         self.watchers: list[asyncio.Queue[GuestEvent]] = []
         self._addresses = 1
 
@@ -152,16 +154,19 @@ class World:
     # --- mechanics
 
     def guest(self, spec: GuestSpec) -> SimulatedGuest:
-        """Return the guest of a spec, made where needed."""
+        """Return the guest of a spec, made where needed: also when it is off and shall be in another place."""
         guest = self.guests.get(spec.guest_id)
-        if guest is None or guest.digest != spec.digest:
-            boots = 0
+        elsewhere = guest is not None and spec.place and guest.place not in ("", spec.place)
+        moves = elsewhere and guest is not None and not guest.running and not self.immovable
+        if guest is None or guest.digest != spec.digest or moves:
+            boots, place = 0, spec.place or self.places[0]
             if guest is not None:
                 self._off(guest)
                 boots = guest.boots
+                place = place if moves else guest.place
             self._addresses += 1
             address = f"10.0.{self._addresses // 250}.{self._addresses % 250}"
-            guest = SimulatedGuest(spec.guest_id, address, spec.digest, boots=boots)
+            guest = SimulatedGuest(spec.guest_id, address, spec.digest, place, boots=boots)
             self.guests[spec.guest_id] = guest
         return guest
 

@@ -54,7 +54,7 @@ class AssemblyType(ResourceType):
         key: value
         for keys, value in (
             (("image",), text(required=True, on_change=_UPDATE)),
-            (("arch", "agent", "transport"), text(on_change=_UPDATE)),
+            (("arch", "agent", "transport", "apart"), text(on_change=_UPDATE)),
             (("packages", "commands"), listing(on_change=_UPDATE)),
             (("files", "resources", "escalation"), mapping(on_change=_UPDATE)),
             (("memory", "cpus", "start_timeout", "stop_timeout"), anything(on_change=_UPDATE)),
