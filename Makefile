@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup setup-libvirt demo test check bench dashboard docs clean
+.PHONY: help setup setup-libvirt demo test check bench dashboard docs deb install clean
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -36,6 +36,13 @@ dashboard: setup ## build the live page that the daemon serves at /ui/ (installs
 docs: setup ## build the documentation as pages in build/docs; warnings are errors
 	@.tools/bin/uv pip install -q --python .venv/bin/python --group docs
 	@.venv/bin/sphinx-build -q -W --keep-going -b html docs build/docs && echo "build/docs/index.html"
+
+deb: setup ## build/*.deb for this Debian release: pacemaker-cloud, and the agent alone (installs debhelper)
+	@tools/dashboard
+	@tools/deb
+
+install: setup ## without a package: commands, units, manual pages below PREFIX (/usr/local) and DESTDIR
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" tools/install
 
 clean: ## remove the environment and caches of this checkout
 	@rm -rf .venv .tools build dist .mypy_cache .ruff_cache .pytest_cache

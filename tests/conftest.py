@@ -40,6 +40,7 @@ TOGETHER = {
     "infrastructure": "machines",
     "images": "machines",
     "peers": "peers",
+    "packaging": "packaging",  # one build, one host
 }
 """The piece of work of each room whose tests stay together; longest first."""
 

@@ -87,7 +87,7 @@ export function orders(document: unknown): Order[] {
 }
 
 /** How much a state needs attention, most first. */
-const URGENCY = ["failed", "unrecoverable", "suspect", "unknown", "starting", "paused", "running", "stopped"];
+const URGENCY = ["failed", "unrecoverable", "blocked", "suspect", "unknown", "starting", "paused", "running", "stopped"];
 
 export function urgency(state: string): number {
   const place = URGENCY.indexOf(state);

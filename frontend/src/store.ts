@@ -177,7 +177,8 @@ export class Watching implements ReactiveController {
 export function weight(event: CloudEvent): "bad" | "good" | "plain" {
   const state = text(event, "state");
   const severity = text(event, "severity");
-  if (["failed", "unrecoverable", "suspect"].includes(state) || severity === "critical" || severity === "warning") return "bad";
+  if (["failed", "unrecoverable", "blocked", "suspect"].includes(state) || severity === "critical" || severity === "warning") return "bad";
   if (state === "running" && kind(event).endsWith(".state")) return "good";
+  if (state === "recovered" && kind(event) === "incident") return "good";
   return "plain";
 }

@@ -72,7 +72,8 @@ export const shared = css`
     --c: var(--starting);
   }
   .failed,
-  .unrecoverable {
+  .unrecoverable,
+  .blocked {
     --c: var(--failed);
   }
   .suspect {

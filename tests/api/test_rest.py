@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import select
+import signal
 import socket
 import threading
 
@@ -79,9 +81,31 @@ def test_apply_change_and_delete(daemon: DaemonProcess) -> None:
     assert code(unknown) == (404, "NO_SUCH_ASSEMBLY")
     unknown = daemon.client.get("/v1/deployables/shop/explain", params={"assembly": "db", "resource": "nothing"})
     assert code(unknown) == (404, "NO_SUCH_RESOURCE")
+    unknown = daemon.client.get("/v1/deployables/shop/standstill", params={"assembly": "db", "resource": "nothing"})
+    assert code(unknown) == (404, "NO_SUCH_RESOURCE")
+    waits = daemon.call("GET", "/v1/deployables/shop/standstill", params={"assembly": "db"})
+    assert {one["rule"] for one in waits} == {"GUEST"}, "the stand-in's engine has not reached a guest"
+    assert {one["subject"].partition("/")[0] for one in waits} == {"db"}
     job = daemon.call("DELETE", "/v1/deployables/shop", 202)["job"]
     until(lambda: daemon.call("GET", f"/v1/jobs/{job}")["state"] == "done", "deleted")
     assert daemon.call("GET", "/v1/deployables") == []
+
+
+def test_an_engine_that_does_not_answer_is_why_nothing_happens(daemon: DaemonProcess) -> None:
+    daemon.apply(manifest("shop"))
+    daemon.running("shop")
+    engines = daemon.engines().values()
+    for engine in engines:
+        os.kill(engine, signal.SIGSTOP)
+    try:
+        (away,) = daemon.call("GET", "/v1/deployables/shop/standstill")
+    finally:
+        for engine in engines:
+            os.kill(engine, signal.SIGCONT)
+    assert away["rule"] == "ENGINE_AWAY"
+    assert away["next"]
+    job = daemon.call("DELETE", "/v1/deployables/shop", 202)["job"]
+    until(lambda: daemon.call("GET", f"/v1/jobs/{job}")["state"] == "done", "deleted")
 
 
 def test_a_bad_document_changes_nothing_and_tells_everything(daemon: DaemonProcess) -> None:

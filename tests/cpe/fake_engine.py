@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import fcntl
 import json
+import math
 import os
 import secrets
 import sys
@@ -20,9 +21,11 @@ from pathlib import Path
 import msgspec
 
 from pcloud.dpe import messages
+from pcloud.dpe.deadline import Deadline
 from pcloud.events.event import Event
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.status import AssemblyStatus, DeployableStatus, ResourceStatus
+from pcloud.policy.standstill import standstill
 from pcloud.policy.state import Memory, initial
 
 
@@ -43,6 +46,7 @@ class FakeEngine:
         self.refusals: dict[str, int] = {}
         self.stop = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.deadline = Deadline()
 
     def send(self, message: messages.Up) -> None:
         if self.writer is not None:
@@ -165,6 +169,9 @@ class FakeEngine:
         elif message.action == "snapshot":
             result = msgspec.to_builtins(initial(self.loaded[message.name][0], Memory()))
             self.send(messages.Reply(request=message.request, result=result))
+        elif message.action == "standstill":
+            result = msgspec.to_builtins(standstill(initial(self.loaded[message.name][0], Memory()), time.time()))
+            self.send(messages.Reply(request=message.request, result=result))
         elif message.action == "inject":
             task = asyncio.create_task(self.injected(message.name, message.arguments))
             self.tasks.add(task)
@@ -215,14 +222,25 @@ class FakeEngine:
                     case messages.Shutdown():
                         self.stop.set()
                         return
-                    case messages.Settings():
-                        pass
+                    case messages.Settings(until=until, starts_in_flight=starts):
+                        (self.guests / f"starts.{self.slot}").write_text(str(starts))
+                        self.deadline.move(math.inf if until is None else until)
                 await self.writer.drain()
         finally:
             self.writer.close()
             self.writer = None
 
+    async def act(self) -> None:
+        """While anything is loaded, write down again and again that we act: where $FAKE_ACTS says."""
+        acts = os.open(os.environ["FAKE_ACTS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        while True:
+            if self.loaded:
+                os.write(acts, f"{time.clock_gettime(time.CLOCK_BOOTTIME)} {self.home.name} {self.process}\n".encode())
+            await asyncio.sleep(0.02)
+
     async def run(self) -> None:
+        if "FAKE_ACTS" in os.environ:
+            self.tasks.add(asyncio.create_task(self.act()))
         while not self.stop.is_set():
             try:
                 await self.session()

@@ -6,6 +6,9 @@ import os
 import signal
 import time
 
+from pcloud.cpe.home import Home
+from pcloud.dpe import messages
+from pcloud.events.event import Event
 from tests.cpe.harness import PATIENCE, DaemonProcess, manifest, until
 
 
@@ -263,3 +266,23 @@ def test_orderly_end_leaves_engines_and_shutdown_ends_them(daemon: DaemonProcess
     assert daemon.process.wait(PATIENCE) == 0
     daemon.process.stdout.close()
     assert not daemon.guest_files("shop").keys() & {"shop.db", "shop.web"}
+
+
+def test_what_was_left_before_another_owned_the_store_is_history_but_no_state(daemon: DaemonProcess) -> None:
+    daemon.start()
+    daemon.apply(manifest("shop"))
+    daemon.running("shop")
+    engines = daemon.all_engines()
+    daemon.kill()
+    for pid in engines.values():
+        os.kill(pid, signal.SIGKILL)
+    event = Event(time=time.time(), type="late", deployable="shop", reason="it was long ago")
+    records = [messages.Record(sequence=1, deployable="shop", state=b"99"), messages.Record(sequence=2, event=event)]
+    left = daemon.home / "run" / "spool-0-feed.bin"
+    left.write_bytes(b"".join(messages.encode(record) for record in records))
+    Home(daemon.home).mark_late()
+    daemon.start()
+    daemon.running("shop")
+    until(lambda: daemon.events(type="late"), "its events are taken in")
+    until(lambda: not left.with_suffix(".late").exists(), "and it is removed")
+    assert (daemon.guests / "loads.shop").read_text().splitlines()[-1].endswith("state=1"), "the newest state counts"

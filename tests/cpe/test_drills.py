@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -10,6 +12,7 @@ import pytest
 
 from pcloud.cpe.drilling import FAULTS, choose, unsafe
 from pcloud.cpe.drills import Drills
+from pcloud.cpe.probing import MOST, Probes, check
 from pcloud.events.filters import EventFilter
 from pcloud.model.deployable import Assembly, Deployable, Escalation, Resource, ResourceState
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError
@@ -163,3 +166,78 @@ async def refused(drills: Drills, code: str, *, force: bool) -> None:
         await drills.run("lame", "guest-killed", force=force)
     assert code in {problem.code for problem in caught.value.problems}
     assert await drills.reports("lame") == before
+
+
+# --- what is lost
+
+
+@asynccontextmanager
+async def page(*statuses: int) -> AsyncIterator[str]:
+    """A page that answers with these statuses, one a request, and then with the last one for ever; 0 hangs up."""
+    left = list(statuses)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        status = left.pop(0) if len(left) > 1 else left[0]
+        if status:
+            writer.write(f"HTTP/1.1 {status} Because\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".encode())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/shop"
+
+
+async def test_what_was_lost_is_counted() -> None:
+    async with page(200, 503, 0, 200) as first, page(200) as second, Probes([first, second, second]) as pages:
+        assert pages.silent() == []
+        pages.start()
+        lost, kept = await pages.finish(600)
+    assert (lost.url, lost.answers, kept.url, kept.answers) == (first, True, second, True)
+    assert lost.failed >= 2
+    assert lost.asked > lost.failed
+    assert lost.unanswered_s > 0
+    assert lost.error
+    assert kept.asked >= 1
+
+
+async def test_a_drill_says_what_was_lost_and_fails_when_a_page_stays_away(tmp_path: Path) -> None:
+    async with engine(tmp_path) as cpe:
+        drills = Drills(cpe)
+        await cpe.put(sample("shop"))
+        await eventually(lambda: "shop" in cpe.desired.statuses, "loaded")
+        async with page(200, 503, 200) as url:
+            report = await drills.run("shop", "service-killed", budget=600, probes=[url])
+        assert report.passed, report
+        (lost,) = report.probes
+        assert lost.failed >= 1
+        assert lost.unanswered_s > 0
+        assert (await drills.reports("shop"))[0]["probes"] == [msgspec.to_builtins(lost)]
+        before = await drills.reports("shop")
+        async with page(503) as url:
+            with pytest.raises(Conflict, match="does not answer before the drill: it answered 503"):
+                await drills.run("shop", "service-killed", probes=[url])
+            with pytest.raises(InvalidDocument, match="no http or https URL"):
+                await drills.run("shop", "service-killed", probes=["file:///etc/passwd"])
+            assert await drills.reports("shop") == before, "nothing was done"
+            for budget in (2, 20, 200):  # on a busy machine not even the service runs again within two seconds
+                report = await drills.run("shop", "service-killed", budget=budget, force=True, probes=[url])
+                assert not report.passed
+                if report.recovered_s is not None:
+                    break
+        assert report.recovered_s is not None, "all is said to run"
+        assert "does not answer: it answered 503" in report.reason
+        assert not report.probes[0].answers
+
+
+@pytest.mark.parametrize("url", ["x", "ftp://a/", "http://", "http://me:secret@a/", "http://a:port/"])
+def test_what_is_no_page(url: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        check([url])
+    assert "secret" not in str(caught.value)
+
+
+def test_how_many_pages() -> None:
+    check([f"http://a/{number}" for number in range(MOST)])
+    with pytest.raises(InvalidDocument, match="at most"):
+        check([f"http://a/{number}" for number in range(MOST + 1)])

@@ -19,6 +19,7 @@ from pcloud.cpe import processes
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.settings import load
 from pcloud.cpe.telling import concerns
+from pcloud.events.event import Severity
 from pcloud.model.deployable import Assembly, Deployable, Resource, ResourceState
 from pcloud.model.errors import InvalidDocument, NotFound
 from tests.cpe.engine import engine, eventually, sample
@@ -327,6 +328,13 @@ def test_settings_name_file_line_and_key(tmp_path: Path) -> None:
     path.write_text('[[sinks]]\nname = "x"\nkind = "webhook"\n[infrastructures.lxc]\nbridge = "b0"\n')
     with pytest.raises(InvalidDocument, match="http or https"):
         load(path, {})
+    sink = '[[sinks]]\nname = "x"\nkind = "syslog"\noutcomes = true\nseverity = "critical"\n'
+    path.write_text(sink + 'type = "resource.*"\n')
+    with pytest.raises(InvalidDocument, match="leave `type` out"):
+        load(path, {})
+    path.write_text(sink)
+    wanted = load(path, {}).sinks[0].filter()
+    assert (wanted.type, wanted.severity) == ("incident", Severity.CRITICAL)
     found = load(tmp_path / "none", {"PCLOUD__ENGINE__SLOTS": "3", "PCLOUD__API__LISTEN": "[::1]:80"})
     assert (found.engine.slots, found.api.listen) == (3, "[::1]:80")
 

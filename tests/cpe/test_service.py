@@ -237,6 +237,10 @@ def test_sighup_takes_over_what_the_documents_say_and_a_mistake_changes_nothing(
     settled(daemon, "[engine]\nslots = 2\nstarts_in_flight = 3\n" + sink, "were reloaded")
     until(lambda: len(daemon.engines()) == 2, "a second engine process")
     assert daemon.engines()["0"] == first, "nothing else was touched"
+    until(
+        lambda: sorted(path.read_text() for path in daemon.guests.glob("starts.?")) == ["1", "2"],
+        "what is set for the storm brake is divided over them",
+    )
     daemon.apply(manifest("wiki"))
     daemon.running("wiki")
     until(lambda: delivered.exists() and "wiki" in delivered.read_text(), "the new sink delivers")

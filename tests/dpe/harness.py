@@ -40,8 +40,10 @@ class Notebook:
         self.decisions: list[dict[str, Any]] = []
         self.states: dict[str, bytes] = {}
 
-    def event(self, event: Event) -> None:
+    def event(self, event: Event, state: bytes | None = None) -> None:
         self.events.append(event)
+        if state is not None:
+            self.state(event.deployable, state)
 
     def decision(self, deployable: str, record: dict[str, Any]) -> None:
         self.decisions.append(record)

@@ -45,8 +45,10 @@ class Wire:
 class HostedWorld:
     """A world, and one engine process on it after the other."""
 
-    def __init__(self, folder: Path) -> None:
-        self.world = World()
+    def __init__(self, folder: Path, world: World | None = None, *, users: bool = False) -> None:
+        """`users`: each user's guests are made in the user's own name."""
+        self.world = world or World()
+        self.users = users
         self.folder = folder
         self.scheduler = InlineScheduler()
         self.refuse = ""
@@ -73,6 +75,7 @@ class HostedWorld:
             scheduler=self.scheduler,
             transports={"remote": SimulatedTransport(self.world)},
             open_infrastructure=opened,
+            users=lambda _: self.users,
             hello=lambda loaded: messages.Hello(process=str(number), slot="0", pid=1, loaded=loaded),
         )
 

@@ -60,10 +60,11 @@ def deployables(draw: st.DrawFn) -> Deployable:
         assemblies.append(
             Assembly(
                 name=name, image="bookworm", resources=tuple(resources), after=after, start_timeout=20.0,
-                escalation=Escalation(failures=draw(st.integers(2, 5)), period=600.0),
+                escalation=Escalation(failures=draw(st.integers(1, 5)), period=600.0),
             )
         )  # fmt: skip
-    return Deployable(name="shop", assemblies=tuple(assemblies), constraints=tuple(constraints))
+    rule = Escalation(failures=draw(st.integers(1, 4)), period=600.0)
+    return Deployable(name="shop", assemblies=tuple(assemblies), constraints=tuple(constraints), escalation=rule)
 
 
 DELAYS = st.sampled_from([0.0, 0.001, 0.004, 0.05, 0.11, 0.3, 0.7, 1.0, 3.0, 11.0, 40.0])
@@ -91,6 +92,8 @@ FAULTS = st.one_of(
     st.tuples(st.just("remove resource"), INDEX, INDEX),
     st.tuples(st.just("remove assembly"), INDEX),
     st.tuples(st.just("new image"), INDEX),
+    st.tuples(st.just("immovable"),),
+    st.tuples(st.just("movable"),),
     st.tuples(st.just("original"),),
 )  # fmt: skip
 
@@ -155,6 +158,10 @@ async def do(trial: Trial, fault: tuple[Any, ...], original: Deployable) -> None
             trial.configure(_without(trial.deployable, assembly.name))
         case "new image" if assembly:
             trial.configure(_with(trial.deployable, msgspec.structs.replace(assembly, image=assembly.image + "x")))
+        case "immovable":
+            trial.world.immovable = True
+        case "movable":
+            trial.world.immovable = False
         case "original":
             trial.configure(original)
 

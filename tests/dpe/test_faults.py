@@ -378,7 +378,15 @@ def test_the_scheduler_dying_on_an_input_blocks_with_a_clear_state() -> None:
         s.scheduler.schedule = broken  # type: ignore[method-assign]
         s.world.kill_service("shop.web", "rsc_web_httpd")
         await s.settle(1)
-        assert s.state == "failed"
-        assert "blocked" in s.statuses[-1].reason
+        assert s.state == "blocked"
+        assert "pcloud recover shop" in s.statuses[-1].reason
+        await s.settle(1000)
+        assert s.state == "blocked"
+        assert s.journal.told("deployable.state", "blocked"), "an event says so"
+        assert [e.state for e in s.journal.events if e.type == "incident"] == ["blocked"]
+        del s.scheduler.schedule  # type: ignore[method-assign]
+        s.engine.post(Recover())
+        await s.until("running")
+        assert s.resource_state("web", "httpd") == "running"
 
     play(shop(), story)

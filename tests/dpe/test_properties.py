@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.dpe.random_faults import DELAYS, FAULTS, deployables, do
 from tests.dpe.trial import Trial, attempt
 
 EXAMPLES = int(os.environ.get("PCLOUD_EXAMPLES", "40"))
+PLACES = ("a", "b", "c")
 CONVERGED = 400.0
 """Virtual seconds after the last fault in which everything must be as it shall be; a full back-off and more."""
 
@@ -42,6 +44,10 @@ async def all_well(trial: Trial) -> None:
     trial.violations += trial.world_differs()
     if trial.engine.state.blocked:
         trial.violations.append(trial.engine.state.blocked)
+    if trial.engine.state.memory.incidents:
+        trial.violations.append(f"the outcome was not told: {trial.engine.state.memory.incidents}")
+    ends = Counter(e.data["incident"] for e in trial.journal.events if e.type == "incident" and e.state != "unresolved")
+    trial.violations += [f"the outcome of {name} was told {times} times" for name, times in ends.items() if times > 1]
     if any("internal error" in e.reason for e in trial.journal.events):
         trial.violations.append("an internal error")
 
@@ -55,7 +61,7 @@ def test_whatever_happens_it_ends_as_it_shall_be(deployable: Deployable, faults:
             await do(trial, fault, deployable)
         await all_well(trial)
 
-    assert attempt(deployable, story).violations == []
+    assert attempt(deployable, story, places=PLACES).violations == []
 
 
 @common
@@ -68,7 +74,7 @@ def test_faults_in_what_runs(deployable: Deployable, faults: list[tuple[float, A
             await trial.settle(delay)
         await all_well(trial)
 
-    assert attempt(deployable, story).violations == []
+    assert attempt(deployable, story, places=PLACES).violations == []
 
 
 @common
@@ -84,7 +90,7 @@ def test_an_engine_crash_restarts_nothing_that_runs(deployable: Deployable, dela
         await trial.settle(60)
         trial.violations += trial.world_differs()
 
-    trial = attempt(deployable, story)
+    trial = attempt(deployable, story, places=PLACES)
     assert trial.violations == []
     assert trial.world.actions("boot", "destroy", "shutdown", "start", "stop") == []
 
@@ -98,7 +104,7 @@ def test_an_engine_crash_during_the_start(deployable: Deployable, delays: list[f
             await trial.crash()
         await all_well(trial)
 
-    trial = attempt(deployable, story)
+    trial = attempt(deployable, story, places=PLACES)
     assert trial.violations == []
     assert trial.world.actions("destroy", "shutdown", "stop") == []
 
@@ -114,7 +120,7 @@ def test_pacemaker_finds_nothing_wrong_with_the_cibs(deployable: Deployable, fau
             await do(trial, fault, deployable)
         await all_well(trial)
 
-    cibs = attempt(deployable, story).cibs
+    cibs = attempt(deployable, story, places=PLACES).cibs
     with tempfile.TemporaryDirectory() as folder:
         for document in {cibs[0], cibs[len(cibs) // 2], cibs[-1]}:
             path = Path(folder) / "cib.xml"

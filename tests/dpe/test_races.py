@@ -235,7 +235,7 @@ def test_a_fault_of_ours_blocks_one_deployable_and_does_not_spin(caplog: pytest.
         await s.settle(10)
         del s.engine._advance
         await s.settle(5)
-        assert s.state == "failed"
+        assert s.state == "blocked"
         assert "internal error" in s.statuses[-1].reason
 
     play(pair(), story)

@@ -127,3 +127,17 @@ async def test_the_file_stays_small_though_there_is_always_a_newer_record(tmp_pa
     assert found == sorted(found)
     spool.acknowledged(5999)
     spool.close()
+
+
+async def test_an_event_and_the_state_that_it_led_to_are_one_record(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.bin")
+    daemon = connect(spool)
+    spool.event(Event(time=1.0, type="incident", deployable="shop"), b"memory")
+    reader = asyncio.StreamReader()
+    reader.feed_data(bytes(daemon.received))
+    reader.feed_eof()
+    record = await receive_up(reader)
+    assert isinstance(record, Record)
+    assert record.event is not None
+    assert (record.deployable, record.event.type, record.state) == ("shop", "incident", b"memory")
+    assert reader.at_eof()

@@ -11,6 +11,7 @@ import msgspec
 from pcloud.environment.infrastructure import GuestInfo, GuestSpec
 from pcloud.environment.transport import Operation, OperationResult
 from pcloud.model.deployable import Deployable, Reference
+from pcloud.policy import cib
 from pcloud.policy.cib import resource_id
 from pcloud.policy.state import ISOLATING, Health, Memory
 from pcloud.simulator.loop import run
@@ -60,6 +61,10 @@ class Trial(Scenario):
             guest, known = self.world.guests.get(spec.guest_id), self.engine.state.guest(spec.assembly)
             if guest is not None and guest.running and known.fault in ISOLATING:
                 self.violations.append(f"{spec.guest_id} is started though it was not seen to be gone: {known}")
+            walk, name = self.engine._walk, cib.guest_id(spec.assembly)
+            nodes = [a.node for a in walk.graph.actions if (a.resource, a.task) == (name, "start")] if walk else []
+            if nodes != [cib.PLACE + spec.place]:
+                self.violations.append(f"{spec.guest_id} is started at {spec.place}, the scheduler said {nodes}")
             return await start(spec)
 
         infrastructure.start = watched_start  # type: ignore[method-assign]

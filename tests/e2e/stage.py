@@ -244,10 +244,14 @@ class Stage:
 
     def page(self, name: str = "shop") -> str:
         """Fetch the page of the web guest."""
-        address = next(each["address"] for each in self.status(name)["assemblies"] if each["name"] == "web")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{address}/", timeout=PATIENCE) as answer:
+        with opener.open(self.page_url(name), timeout=PATIENCE) as answer:
             return str(answer.read().decode())
+
+    def page_url(self, name: str = "shop") -> str:
+        """Return where the page of the web guest is."""
+        address = next(each["address"] for each in self.status(name)["assemblies"] if each["name"] == "web")
+        return f"http://{address}/"
 
     def cursor(self) -> int:
         """Return the number of the newest event."""

@@ -180,8 +180,15 @@ def test_a_drill_of_every_fault_on_real_guests(shop: Stage, fault: str) -> None:
     shop.pcloud("recover", "shop")  # the tests before have spent what the escalation rules allow
     before = shop.processes()
     words = ["--fault", fault, "--budget", "300s"] + ([] if fault == "engine-killed" else ["--assembly", "web"])
-    report = shop.json("drill", "shop", *words)
+    page = shop.page_url()
+    report = shop.json("drill", "shop", *words, "--probe", page)
     assert report["passed"], report
+    (lost,) = report["probes"]
+    assert (lost["url"], lost["answers"]) == (page, True)
+    assert lost["asked"] > lost["failed"]
+    if fault == "guest-killed":
+        assert lost["failed"], "its page is away until it is there again"
+        assert lost["unanswered_s"] > 0
     assert 0 <= report["detected_s"] <= report["recovered_s"]
     assert report["noticed"]
     after = shop.processes()

@@ -121,6 +121,30 @@ class InfrastructureContract:
         assert infrastructure.name
         assert len(await infrastructure.places()) >= 1
 
+    async def test_a_guest_that_is_off_is_started_where_it_is_asked_for(
+        self, infrastructure: Infrastructure, make_spec: MakeSpec
+    ) -> None:
+        places = await infrastructure.places()
+        if len(places) < 2:
+            pytest.skip("there is one place here")
+        here, there = places[:2]
+        spec = msgspec.structs.replace(make_spec("moves"), place=here)
+        first = await infrastructure.start(spec)
+        assert first.place == here
+        elsewhere = msgspec.structs.replace(spec, place=there)
+        left = await infrastructure.start(elsewhere)
+        assert (left.place, left.boot_id) == (here, first.boot_id), "what runs is left alone, wherever it is"
+        await infrastructure.destroy(spec.guest_id)
+        moved = await infrastructure.start(elsewhere)
+        assert (moved.place, moved.state, moved.digest) == (there, GuestState.RUNNING, spec.digest)
+        assert moved.boot_id != first.boot_id
+        assert await infrastructure.inspect(spec.guest_id) == moved
+        assert [g.place for g in await infrastructure.list_guests() if g.guest_id == spec.guest_id] == [there]
+        await infrastructure.destroy(spec.guest_id)
+        stays = await infrastructure.start(msgspec.structs.replace(spec, place=""))
+        assert (stays.place, stays.address) == (there, moved.address), "no place asked for: it stays where it is"
+        await infrastructure.delete(spec.guest_id)
+
     async def test_life_of_a_guest(self, infrastructure: Infrastructure, make_spec: MakeSpec) -> None:
         spec = make_spec("life")
         assert (await infrastructure.inspect(spec.guest_id)).state == GuestState.ABSENT

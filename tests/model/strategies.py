@@ -89,6 +89,7 @@ def _assemblies(draw: st.DrawFn) -> tuple[Assembly, ...]:
                 memory=draw(st.sampled_from([0, 16, 1536])),
                 saved_state=draw(st.booleans()),
                 cpus=draw(st.sampled_from([0.0, 0.5, 2.0])),
+                apart=draw(st.sampled_from(["", "replicas"])),
                 start_timeout=draw(_seconds),
                 stop_timeout=draw(_seconds),
             )

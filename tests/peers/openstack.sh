@@ -7,6 +7,7 @@
 #   openstack.sh start          from empty to ready in about a minute, ending first what another run left; credentials in PEER_DIR/openrc
 #   openstack.sh stop           ends all of it
 #   openstack.sh api-stop       ends nova-api alone;  openstack.sh api-start  starts it again
+#   openstack.sh zones-start    a second host, and each in an availability zone of its own;  openstack.sh zones-stop  takes them away
 #   openstack.sh lock           writes openstack.lock anew from what is installed
 #
 # PEER_DIR is where everything is kept (default /var/cache/pcloud-test/openstack).
@@ -283,6 +284,23 @@ environment() {
   export OS_PLACEMENT_CONFIG_DIR=$etc/placement OS_GLANCE_CONFIG_DIR=$etc/glance OS_NOVA_CONFIG_DIR=$etc/nova
 }
 
+await_host() { # NAME: until Nova's scheduler knows of a host
+  python - "--config-file $etc/nova/nova.conf" "$1" <<X
+import subprocess, sys, time
+
+import openstack
+
+cloud = openstack.connect()
+for _ in range(600):
+    if any(found.name == sys.argv[2] for found in cloud.compute.hypervisors()):
+        break
+    subprocess.run(f"nova-manage {sys.argv[1]} cell_v2 discover_hosts", shell=True, capture_output=True)
+    time.sleep(0.5)
+else:
+    sys.exit(f"nova-compute of {sys.argv[2]} did not come")
+X
+}
+
 start_all() {
   environment
   stop_all
@@ -352,19 +370,11 @@ X
   done
   serve nova-api nova.wsgi.osapi_compute $nova_port
   wait_port $nova_port
-  python - "$nova_conf" <<X
-import subprocess, sys, time
-
+  await_host fake1
+  python - <<X
 import openstack
 
 cloud = openstack.connect()
-for _ in range(600):
-    if any(found.name == "fake1" for found in cloud.compute.hypervisors()):
-        break
-    subprocess.run(f"nova-manage {sys.argv[1]} cell_v2 discover_hosts", shell=True, capture_output=True)
-    time.sleep(0.5)
-else:
-    sys.exit("nova-compute did not come")
 network = cloud.network.create_network(name="pcloud", shared=True)
 cloud.network.create_subnet(name="pcloud", network_id=network.id, ip_version=4, cidr="10.200.0.0/24", enable_dhcp=False)
 cloud.compute.create_flavor(name="tiny", ram=256, disk=1, vcpus=1)
@@ -373,7 +383,47 @@ X
   say ready
 }
 
+# Nova's FakeDriver has one host a daemon. Its state is its own: a daemon keeps in it which host it is.
+start_zones() {
+  environment
+  . "$peer/openrc"
+  rm -rf "$peer/state2"
+  mkdir -p "$peer/state2"
+  printf '[DEFAULT]\nhost=fake2\nstate_path=%s\n' "$peer/state2" > "$etc/nova/second.conf"
+  setsid nova-compute --config-file "$etc/nova/nova.conf" --config-file "$etc/nova/second.conf" --log-file "$logs/nova-compute2.log" \
+    > "$logs/nova-compute2.out" 2>&1 < /dev/null &
+  echo $! > "$run/nova-compute2.pid"
+  await_host fake2
+  python - <<X
+import openstack
+
+cloud = openstack.connect()
+for zone, host in (("first", "fake1"), ("second", "fake2")):
+    aggregate = cloud.compute.create_aggregate(name=zone, availability_zone=zone)
+    cloud.compute.add_host_to_aggregate(aggregate, host)
+X
+}
+
+stop_zones() { # no server may be in them any more
+  environment
+  . "$peer/openrc"
+  end_pids "$run/nova-compute2.pid"
+  python - <<X
+import openstack
+
+cloud = openstack.connect()
+for aggregate in cloud.compute.aggregates():
+    for host in aggregate.hosts:
+        cloud.compute.remove_host_from_aggregate(aggregate, host)
+    cloud.compute.delete_aggregate(aggregate)
+for service in list(cloud.compute.services(host="fake2")):
+    cloud.compute.delete_service(service)
+X
+}
+
 case "${1:-}" in
+zones-start) start_zones ;;
+zones-stop) stop_zones ;;
 install) install_all ;;
 installed) installed ;;
 lock) write_lock ;;
@@ -389,7 +439,7 @@ api-start)
   wait_port $nova_port
   ;;
 *)
-  sed -n 2,13p "$0"
+  sed -n 2,14p "$0"
   exit 2
   ;;
 esac

@@ -186,6 +186,10 @@ async def test_an_input_that_aborts_the_library(scheduler: WorkerScheduler) -> N
     with pytest.raises(SchedulerCrash, match="set aside"):
         await scheduler.schedule(KILLER.replace(b'execution-date="1"', b'execution-date="2"'))
     assert scheduler.restarts == 2
+    scheduler.pardon(KILLER)
+    with pytest.raises(SchedulerCrash, match="twice, on this input"):
+        await scheduler.schedule(KILLER)  # an operator had it tried again
+    assert scheduler.restarts == 4
 
 
 async def test_what_is_remembered_is_bounded() -> None:

@@ -51,6 +51,7 @@ class Fleet:
     events: list[dict[str, Any]] = field(default_factory=list)
     tokens: dict[str, str] = field(default_factory=lambda: {"admin": "admin"})
     decisions: list[dict[str, Any]] = field(default_factory=list)
+    standstill: list[dict[str, Any]] = field(default_factory=list)
     drills: list[dict[str, Any]] = field(default_factory=list)
     outcome: str = "running"
     """What a started deployable becomes."""
@@ -148,6 +149,7 @@ class Api:
             ("DELETE", "/v1/deployables/{name}", self.delete),
             ("GET", "/v1/deployables/{name}/manifest", self.manifest),
             ("GET", "/v1/deployables/{name}/explain", self.explain),
+            ("GET", "/v1/deployables/{name}/standstill", self.standstill),
             ("POST", "/v1/deployables/{name}/simulate", self.simulate),
             ("POST", "/v1/deployables/{name}/drills", self.drill),
             ("GET", "/v1/deployables/{name}/drills", self.drills),
@@ -340,6 +342,9 @@ class Api:
     async def explain(self, request: Request) -> Response:
         return JSONResponse(self.fleet.decisions[: int(request.query_params.get("limit", 20))])
 
+    async def standstill(self, request: Request) -> Response:
+        return JSONResponse(self.fleet.standstill)
+
     async def simulate(self, request: Request) -> Response:
         asked = await request.json()
         fault = asked["faults"][0]
@@ -368,6 +373,10 @@ class Api:
             "noticed": "its process exited", "restarted": ["web/httpd"], "state": "running",
             "reason": "all runs again after 0.5 s" if passed else "noticed, but not all ran again",
             "previous": {"count": 3, "detected_s": 0.04, "recovered_s": 0.2}, "slower": True,
+            "probes": [
+                {"url": url, "asked": 9, "failed": number, "unanswered_s": 0.25 * number, "answers": True, "error": "e"}
+                for number, url in enumerate(asked.get("probes", ()))
+            ],
         }  # fmt: skip
         self.fleet.drills.insert(0, report)
         return JSONResponse(report)

@@ -31,3 +31,11 @@ def test_a_drill_that_failed_has_another_exit_code_and_is_remembered(pcloud: Run
     assert "failed" in line
     assert "never" in line
     assert pcloud("drill", "shop", "--fault", "meteor").returncode == 2
+
+
+def test_what_was_lost_is_told(pcloud: Run, api: Any) -> None:
+    ended = pcloud("drill", "shop", "--probe", "http://a/", "--probe", "http://b/")
+    assert "lost       http://a/: nothing, 9 requests were answered" in ended.stdout
+    assert "lost       http://b/: 0.250 s without an answer, 1 of 9 requests failed" in ended.stdout
+    report = json.loads(pcloud("drill", "shop", "--probe", "http://a/", "-o", "json").stdout)
+    assert (report["probes"][0]["url"], report["probes"][0]["asked"]) == ("http://a/", 9)

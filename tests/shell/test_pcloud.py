@@ -192,7 +192,26 @@ def test_explain_is_a_timeline(pcloud: Run, api: Running) -> None:
     assert "did      start web/httpd  done in 210 ms  (it shall run)" in text
     assert "cost     decision 1.2 ms, Pacemaker's library 0.5 ms" in text
     assert "outcome  httpd runs again" in text
+    assert text.startswith("now: nothing stands still")
     assert json.loads(pcloud("explain", "shop", "-o", "json").stdout) == api.fleet.decisions
+
+
+def test_explain_says_what_is_not_being_done(pcloud: Run, api: Running) -> None:
+    waits = {"subject": "web/httpd", "rule": "BACK_OFF", "text": "not tried yet", "next": "by itself", "until": 1e9}
+    api.fleet.standstill = [{"rule": "PAUSED", "text": "it is paused", "next": "`pcloud resume shop`"}, waits]
+    ended = pcloud("explain", "shop/web/httpd")
+    assert ended.returncode == 0
+    assert ended.stdout.splitlines()[:3] == [
+        "not being done now:",
+        "    PAUSED             it is paused",
+        "                       `pcloud resume shop`",
+    ]
+    assert "BACK_OFF           web/httpd: not tried yet  (until " in ended.stdout
+    assert "no decision about shop/web/httpd is recorded" in ended.stderr
+    found = json.loads(pcloud("explain", "shop/web/httpd", "--now", "-o", "json").stdout)
+    assert [(one["rule"], one["subject"]) for one in found] == [("PAUSED", ""), ("BACK_OFF", "web/httpd")]
+    assert found[1]["until"] == 1e9
+    assert "no decision" not in pcloud("explain", "shop", "--now").stderr
 
 
 @pytest.mark.parametrize("action", ["start", "stop", "reload", "recover"])

@@ -29,7 +29,7 @@ class TestInfrastructure(InfrastructureContract):
 
     @pytest.fixture
     def world(self):
-        return World(boot_seconds=0.02, action_seconds=0.01)
+        return World(places=("here", "there"), boot_seconds=0.02, action_seconds=0.01)
 
     @pytest.fixture
     async def infrastructure(self, world):

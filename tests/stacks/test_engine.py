@@ -273,3 +273,29 @@ async def test_deleted_stacks_are_forgotten_after_their_time(tmp_path: Path) -> 
     await again.store.flush()
     assert len(again.store.stacks()) == 2
     await again.close()
+
+
+async def test_what_begins_while_the_manager_closes_ends_with_it(
+    manager: StackManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nested stack is accepted in the very moment in which the operation outside is told to end."""
+    slow = made(properties={"action_wait_secs": {"create": 3600}})
+    inner = {"heat_template_version": "2018-08-31", "resources": {"a": slow}}
+    body = {"heat_template_version": "2018-08-31", "resources": {"nested": {"type": "inner.yaml"}}}
+    real, closing = manager.store.flush, []
+
+    async def flush() -> None:
+        await real()
+        if any(stack.parent for stack in manager.stacks.values()) and not closing:
+            (outer,) = manager._tasks.values()
+            closing.append(asyncio.ensure_future(manager.close()))
+            while not outer.cancelling():
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(manager.store, "flush", flush)
+    before = asyncio.all_tasks()
+    await manager.create("s", Source(template=json.dumps(body), files={"inner.yaml": json.dumps(inner)}))
+    while not closing:
+        await asyncio.sleep(0)
+    await closing[0]
+    assert asyncio.all_tasks() <= before

@@ -89,6 +89,29 @@ async def test_a_guest_that_can_not_be_made_fails_the_stack(tmp_path: Path) -> N
     await manager.close()
 
 
+async def test_a_blocked_deployable_fails_its_guests(tmp_path: Path) -> None:
+    """Nobody waits half an hour for what will not come without an operator."""
+
+    class Blocked(MemoryPlatform):
+        async def status(self, name: str) -> DeployableStatus | None:
+            found = await super().status(name)
+            if found is None or not found.assemblies:
+                return found
+            parts = tuple(
+                msgspec.structs.replace(one, state=ResourceState.STARTING, answers=False) for one in found.assemblies
+            )
+            changes = {"state": ResourceState.BLOCKED, "reason": "no decision can be made", "assemblies": parts}
+            return msgspec.structs.replace(found, **changes)
+
+    platform = Blocked()
+    manager = await opened(tmp_path, platform)
+    stack = await manager.create("stuck", cfn(S=instance()))
+    await manager.wait(stack)
+    assert stack.status == "ROLLBACK_COMPLETE"
+    assert "no decision can be made" in stack.reason
+    await manager.close()
+
+
 async def test_what_was_so_before_a_change_fails_no_guest(tmp_path: Path) -> None:
     """The engine says for a moment still what became of the deployable before: it was given up."""
 

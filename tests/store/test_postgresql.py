@@ -97,6 +97,7 @@ async def test_a_server_that_crashes_and_comes_back(server: Server) -> None:
 def daemon(tmp_path: Path, server: Server):  # type: ignore[no-untyped-def]
     made = DaemonProcess(tmp_path / "home")
     made.environment["PCLOUD__STORE__URL"] = server.database()
+    made.environment["PCLOUD__STORE__LEASE"] = "0"  # what this daemon does while the server is away, however long
     try:
         yield made
     finally:

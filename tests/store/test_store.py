@@ -101,6 +101,20 @@ async def test_records_are_committed_once(opened: Open) -> None:
     await store.close()
 
 
+async def test_an_event_and_the_state_it_led_to_are_committed_together_and_once(opened: Open) -> None:
+    store = await opened()
+    row = DeployableRow(name="shop", infrastructure="lxc", assemblies=0, slot="0", created=1.0, updated=1.0)
+    await store.deployables.put(row, Deployable(name="shop"), (), new=True)
+    told = Event(time=1.0, type="incident", deployable="shop")
+    entry = Entry(process="p", sequence=1, deployable="shop", event=told, state=b"after it")
+    assert len(await store.log.commit([entry])) == 1
+    assert await store.log.commit([entry]) == [], "an engine that sends it again doubles nothing"
+    found, _ = await store.log.events(EventFilter(type="incident"))
+    assert len(found) == 1
+    assert (await store.deployables.definitions(["shop"], state=True))["shop"].state == b"after it"
+    await store.close()
+
+
 async def test_a_batch_is_committed_whole_or_not_at_all(opened: Open) -> None:
     store = await opened()
     bad = Event(time=1.0, type="test", reason="lone surrogate \udc80")

@@ -18,6 +18,7 @@ import asyncssh
 import pytest
 
 from pcloud.environment.transport import Endpoint, TransportError
+from pcloud.transport.settings import SshSettings
 from pcloud.transport.ssh import SshTransport
 from pcloud.transport.ssh_connection import SshConnection
 from tests.ports import free_port
@@ -115,11 +116,13 @@ async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 async def connected(
     endpoint: Endpoint, on_result: Callable[[object], None] = print, seconds: float = 600.0
 ) -> SshConnection:
-    """Connect to the sshd of a guest that may be starting still; `on_result` is told of a lost connection, too."""
+    """Connect to the sshd of a guest that may be starting still, and be patient with it: an emulated one on a busy machine
+    may take long for a health check. `on_result` is told of a lost connection, too."""
     deadline = time.monotonic() + seconds
+    patient = SshSettings(health_timeout=120.0, keepalive_interval=60.0)
     while True:
         try:
-            return await SshTransport().connect(endpoint, on_result=on_result, on_lost=on_result, timeout=60)
+            return await SshTransport(patient).connect(endpoint, on_result=on_result, on_lost=on_result, timeout=60)
         except TransportError as error:
             assert time.monotonic() < deadline, error
             await asyncio.sleep(0.2)

@@ -60,8 +60,9 @@ def _pad(data: bytearray, alignment: int) -> None:
     data += b"\0" * (-len(data) % alignment)
 
 
-def _put(data: bytearray, kind: str, value: object) -> None:
-    _pad(data, _ALIGN[kind])
+def put(data: bytearray, kind: str, value: object, alignment: int = 0) -> None:
+    """Add a value of a basic type, aligned to it or, where that is given, to what it begins."""
+    _pad(data, alignment or _ALIGN[kind])
     if kind in ("s", "o"):
         raw = str(value).encode()
         data += struct.pack("<I", len(raw)) + raw + b"\0"
@@ -73,12 +74,19 @@ def _put(data: bytearray, kind: str, value: object) -> None:
 
 
 def build_call(
-    serial: int, destination: str, path: str, interface: str, member: str, signature: str, arguments: tuple[object, ...]
+    serial: int,
+    destination: str,
+    path: str,
+    interface: str,
+    member: str,
+    signature: str,
+    arguments: tuple[object, ...] | bytes,
 ) -> bytes:
-    """Return the bytes of a method call; arguments of basic types only."""
-    body = bytearray()
-    for kind, value in zip(signature, arguments):
-        _put(body, kind, value)
+    """Return the bytes of a method call; arguments of basic types, or the bytes of all of them."""
+    body = bytearray(arguments if isinstance(arguments, bytes) else b"")
+    if not body:
+        for kind, value in zip(signature, arguments):
+            put(body, kind, value)
     data = bytearray(struct.pack("<BBBBII", ord("l"), _CALL, 0, 1, len(body), serial))
     fields = bytearray()
     entries = [(_PATH, "o", path), (_INTERFACE, "s", interface), (_MEMBER, "s", member)]
@@ -89,8 +97,8 @@ def build_call(
     for code, kind, text in entries:
         _pad(fields, 8)
         fields.append(code)
-        _put(fields, "g", kind)
-        _put(fields, kind, text)
+        put(fields, "g", kind)
+        put(fields, kind, text)
     data += struct.pack("<I", len(fields)) + fields
     _pad(data, 8)
     return bytes(data + body)
@@ -194,7 +202,13 @@ class Bus:
         self._authenticated = self._system = False
 
     def call(
-        self, path: str, interface: str, member: str, signature: str, arguments: tuple[object, ...], reply: Reply
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str,
+        arguments: tuple[object, ...] | bytes,
+        reply: Reply,
     ) -> int:
         """Call a method of systemd; `reply(values, None)` or `reply([], error)` follows, never before this returns.
         Returns a number for `abandon`."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MANAGER = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
-UNIT, _SERVICE = "org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"
+UNIT, SERVICE = "org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"
 _TYPES = (".service", ".socket", ".mount", ".automount", ".swap", ".target", ".timer", ".path", ".slice", ".scope")
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -67,9 +67,9 @@ class Systemd:
             if pid > 0:
                 reply(pid, "")
             else:
-                self.unit_property(unit, _SERVICE, "ControlGroup", lambda group, _failure: on_group(0, group))
+                self.unit_property(unit, SERVICE, "ControlGroup", lambda group, _failure: on_group(0, group))
 
-        self.unit_property(unit, _SERVICE, "MainPID", on_pid)
+        self.unit_property(unit, SERVICE, "MainPID", on_pid)
 
     def unit_property(
         self, unit: str, interface: str, name: str, reply: Callable[[object, DBusError | None], None]
@@ -100,7 +100,7 @@ class Systemd:
         self,
         method: str,
         signature: str,
-        arguments: tuple[object, ...],
+        arguments: tuple[object, ...] | bytes,
         reply: Callable[[list[object], DBusError | None], None],
     ) -> int:
         """Call the manager."""

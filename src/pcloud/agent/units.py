@@ -151,10 +151,18 @@ class Run:
             _unorder(self._systemd, self._unit, self._prepared)
         elif self._action in ("stop", "restart"):
             self._submit()
+        elif self._action == "limit":
+            from pcloud.agent.bounds import LIMITS, bound  # here: hardly anybody limits services
+
+            bound(self._systemd, self._unit, self._parameters.get(LIMITS, ""), self._bounded)
         elif self._action == "meta-data":
             self._finish(Result(OK, DONE, output=unit_files.metadata(self._unit)))
         else:
             self._finish(Result(UNIMPLEMENTED, FAILED, f"Action {self._action} not implemented for systemd resources"))
+
+    def _bounded(self, why_not: str) -> None:
+        if self._done is not _nobody:
+            self._finish(Result(ERROR, DONE, why_not) if why_not else Result(OK))
 
     def _prepared(self, error: DBusError | None) -> None:
         if error is not None:

@@ -177,6 +177,22 @@ async def explain(
 
 
 @router.get(
+    "/{name}/standstill",
+    dependencies=[VIEWER],
+    response_model=list[schemas.StandstillModel],
+    responses=documented(404),
+)
+async def standstill(
+    request: Request,
+    name: Name,
+    assembly: Annotated[str, Query(max_length=127)] = "",
+    resource: Annotated[str, Query(max_length=127)] = "",
+) -> Response:
+    """Return what is not being done at the moment, and why: paused, stopped, waiting, blocked, away."""
+    return Json(await cpe(request).standstill(name, assembly=assembly, resource=resource))
+
+
+@router.get(
     "/{name}/assemblies",
     dependencies=[VIEWER],
     response_model=list[schemas.AssemblyInDeployable],

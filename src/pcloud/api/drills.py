@@ -13,9 +13,11 @@ from pcloud.api.deployables import Name
 from pcloud.api.errors import Json, documented
 from pcloud.api.schemas import Body
 from pcloud.cpe.drills import Drills
+from pcloud.cpe.probing import MOST
 
 router = APIRouter(prefix="/v1/deployables", tags=["deployables"])
 
+_Url = Annotated[str, StringConstraints(max_length=2000)]
 _Name = Annotated[str, StringConstraints(max_length=127)]
 
 
@@ -31,6 +33,8 @@ class DrillBody(Body):
     """Seconds within which all must run again."""
     force: bool = False
     """Also where it is not safe."""
+    probes: Annotated[tuple[_Url, ...], Field(max_length=MOST)] = ()
+    """Pages that are asked for during the drill, to see what is lost."""
 
 
 def drills(request: Request) -> Drills:
@@ -48,7 +52,13 @@ def drills(request: Request) -> Drills:
 async def drill(request: Request, name: Name, body: DrillBody) -> Response:
     """Do one real fault, wait until all runs again or the budget is used up, and report."""
     report = await drills(request).run(
-        name, body.fault, assembly=body.assembly, resource=body.resource, budget=body.budget, force=body.force
+        name,
+        body.fault,
+        assembly=body.assembly,
+        resource=body.resource,
+        budget=body.budget,
+        force=body.force,
+        probes=body.probes,
     )
     return Json(report)
 

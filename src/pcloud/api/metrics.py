@@ -16,7 +16,7 @@ from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.processes import memory
 from pcloud.events.broadcast import Closed, TooSlow
 from pcloud.events.event import Event
-from pcloud.model.deployable import ResourceState
+from pcloud.model.deployable import LOST, ResourceState
 
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -59,7 +59,7 @@ class Metrics(Collector):
         what, dot, kind = event.type.partition(".")
         if not dot or kind != "state":
             return
-        if event.state in (ResourceState.FAILED, ResourceState.UNRECOVERABLE):
+        if event.state in LOST:
             self._failures.labels(what).inc()
         recovered = event.data.get("recovered")
         if event.state == ResourceState.RUNNING and isinstance(recovered, (int, float)):

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from pcloud.model.deployable import ResourceState
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=127)]
 
 
@@ -45,7 +47,7 @@ class Summary(BaseModel):
     """One line of the list of deployables."""
 
     name: str
-    state: str
+    state: ResourceState
     reason: str
     infrastructure: str
     target: str
@@ -60,7 +62,7 @@ class Resource(BaseModel):
     """State of a resource."""
 
     name: str
-    state: str
+    state: ResourceState
     reason: str
     failures: int
     since: float
@@ -70,7 +72,7 @@ class Assembly(BaseModel):
     """State of an assembly."""
 
     name: str
-    state: str
+    state: ResourceState
     address: str
     place: str
     reason: str
@@ -83,7 +85,7 @@ class Status(BaseModel):
     """State of a deployable with all that is in it."""
 
     name: str
-    state: str
+    state: ResourceState
     reason: str
     infrastructure: str
     target: str
@@ -91,6 +93,17 @@ class Status(BaseModel):
     change: str
     since: float
     assemblies: list[Assembly]
+
+
+class StandstillModel(BaseModel):
+    """Something that is not being done at the moment."""
+
+    subject: str
+    rule: str
+    text: str
+    next: str
+    since: float
+    until: float
 
 
 class AppliedModel(BaseModel):

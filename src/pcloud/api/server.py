@@ -10,10 +10,12 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from pcloud.cpe.settings import ApiSettings, split_address
 from pcloud.model.errors import Problem, Unavailable
 
 
@@ -113,3 +115,15 @@ class HttpServer:
         await self._task
         if self._socket is not None:
             self._socket.close()
+
+
+async def native_server(app: ASGIApp, home: Path, settings: ApiSettings) -> HttpServer:
+    """Return the server, not started yet, of the daemon's own interface: address and certificate as they are set."""
+    host, port = split_address(settings.listen)
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if settings.tls and not certificate:
+        from pcloud.cpe.certificates import self_signed
+
+        made = await asyncio.to_thread(self_signed, home / "tls", host)
+        certificate, key = str(made[0]), str(made[1])
+    return HttpServer(app, host, port, certificate=certificate, key=key)

@@ -11,10 +11,9 @@ from typing import Any
 
 from pcloud.api.app import make_app
 from pcloud.api.metrics import Metrics
-from pcloud.api.server import HttpServer
+from pcloud.api.server import HttpServer, native_server
 from pcloud.api.stacks import Closing, open_stacks, stack_servers
 from pcloud.cpe.engine import CloudPolicyEngine
-from pcloud.cpe.settings import split_address
 from pcloud.cpe.tokens import TokenBook
 from pcloud.model.errors import PcloudError
 from pcloud.objects.store import ObjectStore
@@ -25,21 +24,13 @@ async def start(
     engine: CloudPolicyEngine, tokens: TokenBook, shutdown: Callable[[bool, bool], Any]
 ) -> tuple[list[HttpServer | Closing], Coroutine[Any, Any, None]]:
     """Start every server; return them (the native one first) and what counts events. PcloudError when one can not."""
-    settings = engine.settings.api
-    certificate, key = settings.tls_certificate, settings.tls_key
-    host, port = split_address(settings.listen)
-    if settings.tls and not certificate:
-        from pcloud.cpe.certificates import self_signed
-
-        made = await asyncio.to_thread(self_signed, engine.home.path / "tls", host)
-        certificate, key = str(made[0]), str(made[1])
     metrics = Metrics(engine)
     stacks = engine.settings.stacks
     objects = await asyncio.to_thread(ObjectStore, engine.settings.object_store)
     manager = await open_stacks(engine.home.path, EnginePlatform(engine, stacks, objects), tokens, stacks)
     app = make_app(engine, tokens, metrics, shutdown, manager)
-    server = HttpServer(app, host, port, certificate=certificate, key=key)
     try:
+        server = await native_server(app, engine.home.path, engine.settings.api)
         await server.start()
     except PcloudError:
         await manager.close()

@@ -151,12 +151,13 @@ async def statistics(request: Request) -> Response:
 async def doctor(request: Request) -> Response:
     """Tell what this machine can and can not do, and how to mend it."""
     from pcloud.cpe.doctor import doctor as examine
+    from pcloud.cpe.doctor import lease_check
 
     engine = cpe(request)
     found = await asyncio.to_thread(examine, engine.home.path, engine.settings.infrastructures)
     manager = getattr(request.app.state, "stacks", None)
     objects = await checks(manager.platform.objects) if manager is not None else []
-    return Json([*found, *objects])
+    return Json([*found, *lease_check(engine.grant, engine.settings.store.lease), *objects])
 
 
 @router.post(

@@ -21,7 +21,7 @@ from pcloud.client.http import REPLY_TIMEOUT, Connection
 from pcloud.client.settings import Settings, load
 from pcloud.client.stacks import Stacks
 from pcloud.model.errors import NotFound, PcloudError
-from pcloud.model.status import DeployableStatus
+from pcloud.model.status import DeployableStatus, Standstill
 
 IMPORT_TIMEOUT = 900.0
 """Seconds that the check and conversion of an imported image may take."""
@@ -58,13 +58,13 @@ class Client:
         return self.connection.call("GET", "/v1/version", records.Version)
 
     def healthy(self) -> bool:
-        """Whether the daemon says that it is well. Unreachable when there is none."""
+        """Whether the daemon says that it is well, if only to stand by. Unreachable when there is none."""
         try:
             self.connection.call("GET", "/healthz", None)
         except Unreachable:
             raise
-        except PcloudError:
-            return False
+        except PcloudError as error:
+            return error.code == "STANDBY"
         return True
 
     def doctor(self) -> list[records.Check]:
@@ -131,6 +131,15 @@ class Client:
             query={"assembly": assembly, "resource": resource, "limit": limit},
         )
 
+    def standstill(self, name: str, *, assembly: str = "", resource: str = "") -> list[Standstill]:
+        """Return what is not being done at the moment, and why."""
+        return self.connection.call(
+            "GET",
+            _path("deployables", name, "standstill"),
+            list[Standstill],
+            query={"assembly": assembly, "resource": resource},
+        )
+
     def simulate(self, name: str, faults: list[str], files: dict[str, str]) -> dict[str, Any]:
         """Return what faults and changes would do to a running deployable; `files` holds what `apply FILE` names."""
         return self.connection.call(
@@ -150,9 +159,13 @@ class Client:
         resource: str = "",
         budget: float = 60.0,
         force: bool = False,
+        probes: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Do one real fault and return the report once all runs again or `budget` seconds are over."""
+        """Do one real fault and return the report once all runs again or `budget` seconds are over; the pages `probes` are
+        asked for meanwhile."""
         body = {"fault": fault, "assembly": assembly, "resource": resource, "budget": budget, "force": force}
+        if probes:  # an older daemon does not know them
+            body["probes"] = list(probes)
         return self.connection.call(
             "POST", _path("deployables", name, "drills"), dict[str, Any], body=body, timeout=budget + 120
         )

@@ -13,7 +13,7 @@ from pcloud.cpe.link import EngineRefused, new_request
 from pcloud.cpe.reconcile import absent_image
 from pcloud.dpe import messages
 from pcloud.model.deployable import ResourceState
-from pcloud.model.errors import Unavailable
+from pcloud.model.errors import Problem, Unavailable
 from pcloud.store.deployables import touched
 from pcloud.store.rows import Job
 
@@ -96,6 +96,8 @@ class Deletions:
         if name not in link.loaded:
             found = (await self._owner.store.deployables.definitions([name], state=True))[name]
             deployable = found.deployable
+            if why := self._owner.reconciler.stranded.why(self._owner.desired.rows[name], deployable):
+                raise Unavailable(Problem(code="ELSEWHERE", message=why))
             images = {one.name: self._owner.images.ready(one) or absent_image(one) for one in deployable.assemblies}
             guests = await asyncio.to_thread(self._owner.reconciler.material, deployable, images)
             # With what a former engine left: it knows of guests that the definition no longer has.

@@ -56,7 +56,9 @@ class Desired:
         """Take over a changed row; where it is carried out is taken from the present one, which may be newer."""
         present = self.rows.get(row.name)
         if present is not None:
-            self.rows[row.name] = msgspec.structs.replace(row, loaded=present.loaded, slot=present.slot)
+            self.rows[row.name] = msgspec.structs.replace(
+                row, loaded=present.loaded, slot=present.slot, holder=present.holder, host=present.host
+            )
 
     def row(self, name: str) -> DeployableRow:
         """Return a row; NotFound."""

@@ -12,6 +12,7 @@ import msgspec
 
 from pcloud.cpe.ports import Check
 from pcloud.infrastructure.checks import checks_of
+from pcloud.store.lease import Grant
 from pcloud.transport import checks as transport_checks
 
 _PROGRAMS = (
@@ -35,6 +36,14 @@ def doctor(home: Path, infrastructures: Mapping[str, Any]) -> list[Check]:
         said = checks_of(name, infrastructures.get(name, {}))
         found += [msgspec.convert(check, Check, from_attributes=True) for check in said]
     return found
+
+
+def lease_check(grant: Grant, length: float) -> list[Check]:
+    """Return the check of who owns the store; none where it can have one daemon only."""
+    if not grant.token:
+        return []
+    then = f"another takes over {length:g} s after this one falls silent" if length else "no other takes over by itself"
+    return [Check(check="lease", state="ok", detail=f"this daemon owns the store (token {grant.token}); {then}")]
 
 
 def _root() -> Check:

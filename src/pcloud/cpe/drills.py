@@ -18,6 +18,7 @@ import msgspec
 from pcloud.cpe import processes
 from pcloud.cpe.drilling import Target, choose, unsafe
 from pcloud.cpe.engine import CloudPolicyEngine
+from pcloud.cpe.probing import Probe, Probes, check
 from pcloud.events.broadcast import Closed, Subscription, TooSlow
 from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
@@ -67,6 +68,8 @@ class Drill(msgspec.Struct, frozen=True, kw_only=True):
     previous: Previous | None = None
     slower: bool = False
     """Whether it took more than twice as long to recover as the median of those before."""
+    probes: tuple[Probe, ...] = ()
+    """What was lost meanwhile: the pages that were asked for."""
 
 
 class Drills:
@@ -85,13 +88,16 @@ class Drills:
         resource: str = "",
         budget: float = 60.0,
         force: bool = False,
+        probes: Sequence[str] = (),
     ) -> Drill:
-        """Do one fault to a running deployable, wait until all runs again (at most `budget` seconds), and report.
+        """Do one fault to a running deployable, wait until all runs again (at most `budget` seconds), and report. The pages
+        `probes` are asked for all the while, and have to answer in the end.
 
         Conflict with every reason when it is not safe, unless `force`; what does not run at all can not be drilled either
-        way. NotFound, Unavailable as their names say; then nothing was done.
+        way. InvalidDocument when a probe is no URL; NotFound, Unavailable as their names say; then nothing was done.
         """
         row = self._engine.desired.active(name)
+        check(probes)
         if name in self._running:
             raise Conflict(Problem(code="DRILL_RUNNING", message=f"a drill of {name} goes on already"))
         self._running.add(name)
@@ -102,7 +108,10 @@ class Drills:
             reasons = unsafe(definition, status, row.paused, target)
             if reasons.impossible or (reasons.risky and not force):
                 raise Conflict(*reasons.problems(force))
-            return await self._drill(target, budget)
+            async with Probes(probes) as pages:
+                if (silent := pages.silent()) and not force:
+                    raise Conflict(*silent)
+                return await self._drill(target, budget, pages)
         finally:
             self._running.discard(name)
 
@@ -115,7 +124,7 @@ class Drills:
         found = [dict(event.data["drill"]) for event in events if event.type in ("drill.passed", "drill.failed")]
         return sorted(found, key=lambda one: -float(one["time"]))[:limit]
 
-    async def _drill(self, target: Target, budget: float) -> Drill:
+    async def _drill(self, target: Target, budget: float, pages: Probes) -> Drill:
         name = target.deployable
         previous = await self._previous(target)
         # The end of an engine process is told of the process, not of the deployables in it.
@@ -125,6 +134,8 @@ class Drills:
                 "drill.started", f"drill: {target.words}", deployable=name, severity=Severity.NOTICE,
                 fault=target.fault, subject=target.subject,
             )  # fmt: skip
+            pages.start()
+            deadline = asyncio.get_running_loop().time() + budget
             began = time.time()
             done = await self._inject(target)
             drill = Drill(
@@ -132,6 +143,7 @@ class Drills:
                 budget_s=budget, previous=previous,
             )  # fmt: skip
             drill = await self._observe(drill, target, told)
+        drill = _with(drill, await pages.finish(deadline - asyncio.get_running_loop().time()))
         self._record(drill)
         with contextlib.suppress(
             TimeoutError
@@ -234,6 +246,15 @@ def all_runs(status: DeployableStatus) -> bool:
     """Tell whether a deployable runs with all that is in it."""
     parts = [one.state for one in status.assemblies] + [r.state for one in status.assemblies for r in one.resources]
     return all(state is ResourceState.RUNNING for state in (status.state, *parts))
+
+
+def _with(drill: Drill, probes: tuple[Probe, ...]) -> Drill:
+    """Put in what the pages said; one that does not answer in the end has not recovered."""
+    silent = [probe for probe in probes if not probe.answers]
+    if silent and drill.passed:
+        why = "; ".join(f"{probe.url} does not answer: {probe.error}" for probe in silent)
+        drill = msgspec.structs.replace(drill, passed=False, reason=f"{drill.reason}, but {why}")
+    return msgspec.structs.replace(drill, probes=probes)
 
 
 async def _next(told: Subscription) -> Event | None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from pcloud.cpe import imagejobs
 from pcloud.cpe.applying import Applied, Applying
@@ -32,16 +35,19 @@ from pcloud.cpe.ports import Documents, Images
 from pcloud.cpe.reconcile import Reconciler
 from pcloud.cpe.settings import DaemonSettings
 from pcloud.cpe.slot import Slot
+from pcloud.cpe.stranded import Stranded
 from pcloud.cpe.telling import Telling
 from pcloud.dpe import messages
+from pcloud.dpe.brake import share
 from pcloud.environment.infrastructure import ExecResult
 from pcloud.events.broadcast import Broadcaster, Subscription
 from pcloud.events.event import Event, Severity
 from pcloud.events.filters import EventFilter
 from pcloud.model.deployable import Deployable, ResourceState
 from pcloud.model.errors import NotFound, PcloudError, Problem, Unavailable
-from pcloud.model.status import DeployableStatus
+from pcloud.model.status import DeployableStatus, Standstill
 from pcloud.store.deployables import touched
+from pcloud.store.lease import Grant, Holder
 from pcloud.store.rows import Definition, DeployableRow, Job
 from pcloud.store.store import Store
 
@@ -63,7 +69,10 @@ class CloudPolicyEngine:
         documents: Documents,
         images: Images,
         command: Sequence[str] = ENGINE_COMMAND,
+        grant: Grant | None = None,
+        who: Holder | None = None,
     ) -> None:
+        """`grant` is what this daemon, `who`, owns the store by, where the store can have several daemons."""
         self.home = home
         self.settings = settings
         self.store = store
@@ -81,6 +90,7 @@ class CloudPolicyEngine:
             store.deployables,
             self.keys,
             images,
+            stranded=Stranded(who, self.keys, lambda: self.settings.infrastructures),
             prepare=self.preparations.begin,
             shared_slots=self.shared_slots,
             infrastructures=lambda: self.settings.infrastructures,
@@ -99,6 +109,8 @@ class CloudPolicyEngine:
         self.reconciler.fleet = self.fleet
         self.library = LibraryService(self)
         self.started = time.time()
+        self.grant = grant or Grant(token=0, until=math.inf)
+        """What this daemon owns the store by."""
         self.changes = asyncio.Lock()
         """Held by whoever changes desired state."""
         self._applying = Applying(self)
@@ -152,18 +164,30 @@ class CloudPolicyEngine:
         for slot in self.fleet.slots.values():
             if slot.link is not None:
                 # A driver or transport that is open can not change its settings: processes start anew, guests go on.
-                slot.link.send(messages.Shutdown() if drivers else self._engine_settings())
+                slot.link.send(messages.Shutdown() if drivers else self._engine_settings(slot))
         if drivers:
             self.emit(
                 "daemon.settings",
                 "the settings of infrastructures or transports changed: the engine processes start anew; guests go on",
             )
 
-    def _engine_settings(self) -> messages.Settings:
+    def renewed(self, grant: Grant) -> None:
+        """The lease lasts longer, and so may the engine processes."""
+        self.grant = grant
+        self._tell_settings()
+
+    def _tell_settings(self) -> None:
+        for slot in self.fleet.slots.values():
+            if slot.link is not None:
+                slot.link.send(self._engine_settings(slot))
+
+    def _engine_settings(self, slot: Slot) -> messages.Settings:
+        slots = sorted({*self.fleet.slots, slot.name})
         return messages.Settings(
             infrastructures=self.settings.infrastructures,
             transports=self.settings.transports,
-            starts_in_flight=self.settings.engine.starts_in_flight,
+            starts_in_flight=share(self.settings.engine.starts_in_flight, len(slots), slots.index(slot.name)),
+            until=None if math.isinf(self.grant.until) else self.grant.until,
         )
 
     def emit(
@@ -176,7 +200,8 @@ class CloudPolicyEngine:
         self.ingest.emit(event)
 
     def _on_link(self, slot: Slot, link: EngineLink) -> None:
-        link.send(self._engine_settings())
+        # All of them: with each engine process more the shares of the others are smaller.
+        self._tell_settings()
         self.reconciler.link(slot, link)
 
     def _on_status(self, slot: Slot, status: DeployableStatus) -> None:
@@ -296,6 +321,13 @@ class CloudPolicyEngine:
         await self.store.deployables.put_row(row)
         self.desired.renew(row)
 
+    async def take(self, name: str, who: Holder) -> None:
+        """Have a deployable's guests be this daemon's from now on, whoever had them before."""
+        async with self.changes:
+            row = self.desired.active(name)
+            await self.store.deployables.taken(name, who)
+            self.desired.rows[name] = msgspec.structs.replace(row, holder=who.id, host=who.host)
+
     async def delete(self, name: str) -> Job:
         """Stop it in order and remove guests, disks, addresses, keys and definition; carried through in any case."""
         return await self._deletions.delete(name)
@@ -335,6 +367,10 @@ class CloudPolicyEngine:
     ) -> list[dict[str, Any]]:
         """Return the newest decisions, newest first; those that are about an assembly or resource when one is given."""
         return await self._telling.explain(name, assembly=assembly, resource=resource, limit=limit)
+
+    async def standstill(self, name: str, *, assembly: str = "", resource: str = "") -> tuple[Standstill, ...]:
+        """Return what is not being done now, and why."""
+        return await self._telling.standstill(name, assembly=assembly, resource=resource)
 
     async def decisions(self, name: str, *, limit: int) -> list[dict[str, Any]]:
         """Return the newest decision records as they were journalled, newest first: with what `replay` needs."""

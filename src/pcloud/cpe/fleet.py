@@ -17,7 +17,7 @@ import msgspec
 
 from pcloud.cpe import processes, spool
 from pcloud.cpe.heartbeat import until_silent
-from pcloud.cpe.home import Home
+from pcloud.cpe.home import LATE, Home
 from pcloud.cpe.ingest import Ingest
 from pcloud.cpe.link import EngineLink
 from pcloud.cpe.settings import EngineSettings
@@ -248,6 +248,8 @@ class Fleet:
             try:
                 count = 0
                 for record in spool.records(path):
+                    if record.state is not None and path.suffix == LATE:
+                        continue  # the deployable has a newer one, of the engine that another daemon gave it to
                     await self._ingest.put_patiently(_entry(process, record))
                     count += 1
                 await self._ingest.flush()

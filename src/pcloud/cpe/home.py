@@ -11,7 +11,10 @@ from pathlib import Path
 from pcloud.model.errors import Conflict, Problem, Unavailable
 
 DEFAULT_HOME = "/var/lib/pcloud"
-_SPOOL = re.compile(r"spool-(?P<slot>.+)-(?P<process>[^-]+)\.bin")
+SYSTEM_SETTINGS = Path("/etc/pcloud/pcloud.toml")
+LATE = ".late"
+"""Ending of spools that were written before another daemon owned the store."""
+_SPOOL = re.compile(rf"spool-(?P<slot>.+)-(?P<process>[^-]+)\.(?:bin|{LATE[1:]})")
 
 
 class Home:
@@ -53,8 +56,9 @@ class Home:
 
     @property
     def settings(self) -> Path:
-        """The settings file, optional."""
-        return self.path / "pcloud.toml"
+        """The settings file, optional: the home's own; where the system's home has none, the one in /etc."""
+        own = self.path / "pcloud.toml"
+        return SYSTEM_SETTINGS if self.path == Path(DEFAULT_HOME) and not own.exists() else own
 
     @property
     def logs(self) -> Path:
@@ -68,11 +72,16 @@ class Home:
     def spools(self) -> list[tuple[Path, str, str]]:
         """Return (file, slot, process) of every spool of unacknowledged records."""
         found = []
-        for path in sorted(self.run.glob("spool-*.bin")):
+        for path in sorted(self.run.glob("spool-*")):
             parts = _SPOOL.fullmatch(path.name)
             if parts:
                 found.append((path, parts["slot"], parts["process"]))
         return found
+
+    def mark_late(self) -> None:
+        """Mark every spool as written before another daemon owned the store: its engine states count no longer. Blocking."""
+        for path in self.run.glob("spool-*.bin"):
+            path.rename(path.with_suffix(LATE))
 
     def prepare(self) -> None:
         """Make the folders; Unavailable when that is not possible."""

@@ -29,7 +29,11 @@ class Inside:
 
     async def recover(self, name: str, *, assembly: str = "", resource: str = "") -> DeployableStatus:
         """Take it (or one assembly or resource) up again after it was given up."""
-        self._owner.desired.active(name)
+        row = self._owner.desired.active(name)
+        stranded = self._owner.reconciler.stranded
+        if stranded.who is not None and not stranded.ours(row):
+            await self._owner.take(name, stranded.who)
+            return await self._owner.reload(name)
         if name in self._owner.desired.overlays and name not in self._owner.desired.statuses:
             return await self._owner.reload(name)  # what failed is its images
         await self._has(name, assembly, resource)

@@ -58,6 +58,10 @@ class KeyStore:
                 )
             ) from error
 
+    def has(self, deployable: str, assembly: str) -> bool:
+        """Tell whether a guest's keys were made."""
+        return (self._folder / deployable / f"{assembly}.json").exists()
+
     def retain(self, deployable: str, assemblies: set[str]) -> None:
         """Remove the keys of assemblies that the deployable no longer has."""
         folder = self._folder / deployable

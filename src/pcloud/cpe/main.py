@@ -1,4 +1,6 @@
-"""`pcloud-cped`: the daemon. Order of start: home, settings, store, engines (adopted within milliseconds), then HTTP.
+"""`pcloud-cped`: the daemon. Order of start: home, settings, lease, store, engines (adopted within milliseconds), then HTTP.
+
+A daemon that does not own its store stands by; one that loses it becomes a fresh run that does.
 
 SIGTERM and SIGINT stop it in order; engine processes and guests go on. SIGHUP reads the settings again.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -23,19 +26,26 @@ import msgspec
 
 from pcloud.cpe.engine import ENGINE_COMMAND, CloudPolicyEngine
 from pcloud.cpe.home import Home
-from pcloud.cpe.notify import notify, watchdog
+from pcloud.cpe.notify import notify, under_service_manager, watchdog
+from pcloud.cpe.ownership import Ownership, end_engines, lease_of, start_anew, started_anew
 from pcloud.cpe.ports import Documents, Images
 from pcloud.cpe.settings import DaemonSettings, load, split_address
 from pcloud.cpe.sinks import SinkManager
 from pcloud.cpe.tokens import TokenBook
+from pcloud.dpe.deadline import Deadline
 from pcloud.model.errors import PcloudError, Problem, Unavailable
 from pcloud.store.database import sqlite_url
+from pcloud.store.lease import Grant
 from pcloud.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _log = logging.getLogger(__name__)
+
+STAY_DOWN = 85
+"""Exit status after `pcloud down` under a service manager: the unit takes it for a success, and does not start it again.
+Any other end, a stray signal's too, is one that the unit mends."""
 
 
 class Daemon:
@@ -55,6 +65,8 @@ class Daemon:
         self._documents = documents
         self._images = images
         self._command = command
+        self.status = 0
+        """The exit status when it has run: STAY_DOWN where a service manager shall not start it again."""
         self._stop = asyncio.Event()
         self._engines = False
         self._stopping: asyncio.Task[None] | None = None
@@ -62,36 +74,125 @@ class Daemon:
         self._sinks: SinkManager | None = None
 
     async def run(self, ready: Callable[[str], None]) -> None:
-        """Run until stopped; `ready` is told the URL once everything answers."""
+        """Run until stopped; `ready` is told the URL once everything answers, and also where it stands by."""
+        anew = started_anew()
         self._home.prepare()
         self._home.lock()
         try:
             settings = self._read_settings()
             url = settings.store.url or sqlite_url(self._home.database)
-            store = await Store.open(url, keep_decisions=settings.store.keep_decisions)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
+            beside = asyncio.create_task(watchdog())
+            lease = lease_of(self._home, url, settings)
+            if lease.length:
+                import_module("pcloud.api.serving")  # seconds on a busy machine, in which no lease could be renewed
             try:
-                await self._run(settings, store, ready)
+                ownership = Ownership(lease, self._home)
+                grant = await self._own(ownership, settings, ready, anew=bool(anew))
+                if grant is not None:
+                    await self._as_owner(ownership, grant, settings, url, ready)
             finally:
-                await store.close()
+                beside.cancel()
+                await asyncio.gather(beside, return_exceptions=True)
+                await lease.close()
         finally:
             self._home.unlock()
 
-    async def _run(self, settings: DaemonSettings, store: Store, ready: Callable[[str], None]) -> None:
+    async def _own(
+        self, ownership: Ownership, settings: DaemonSettings, ready: Callable[[str], None], *, anew: bool
+    ) -> Grant | None:
+        """Become the store's owner, standing by for as long as another is; None when stopped meanwhile."""
+        try:
+            grant = await ownership.claim()
+        except PcloudError as error:
+            if not anew:
+                raise  # whoever starts it is told at once
+            grant, ownership.trouble = None, error.problems[0].message
+        if grant is not None:
+            return grant
+        standby = import_module("pcloud.api.standby")
+        server = await standby.start(self._home.path, settings.api, ownership.standing_by)
+        waiting = asyncio.create_task(ownership.stand_by(), name="standby")
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            notify("READY=1\nSTATUS=stands by: another daemon owns the store")
+            ready(server.url)
+            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            return None
+        finally:
+            for task in (waiting, stopping):
+                task.cancel()
+            await asyncio.gather(waiting, stopping, return_exceptions=True)
+            await server.close()
+
+    async def _as_owner(
+        self, ownership: Ownership, grant: Grant, settings: DaemonSettings, url: str, ready: Callable[[str], None]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = Deadline()
+        # Not through the loop: what waits there to be done must not be done before it.
+        signal.signal(signal.SIGALRM, lambda *_: start_anew(self._home, "the lease could not be renewed in time"))
+        deadline.move(grant.until)
+
+        def lost() -> None:
+            # A moment, so that whoever asked gets the answer; nothing more is written, and the engines end first.
+            end_engines(self._home, wait=False)
+            loop.call_later(0.05, start_anew, self._home, "another daemon owns the store")
+
+        def renewed(grant: Grant) -> None:
+            deadline.move(grant.until)
+            if self._engine is not None:
+                self._engine.renewed(grant)
+
+        async def keep() -> None:
+            await ownership.keep(grant, renewed)
+            start_anew(self._home, "another daemon owns the store")
+
+        keeping = asyncio.create_task(keep(), name="lease")
+        try:
+            fence = ownership.fence(lost)
+            store = await Store.open(url, keep_decisions=settings.store.keep_decisions, fence=fence)
+            try:
+                await self._run(settings, store, ownership, ready)
+            finally:
+                await store.close()
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            # Engine processes that go on act for this daemon until the lease ends, so it must not be given away.
+            if self._engines:
+                await ownership.release()
+            deadline.move(math.inf)
+
+    async def _run(
+        self, settings: DaemonSettings, store: Store, ownership: Ownership, ready: Callable[[str], None]
+    ) -> None:
+        token = ownership.grant.token if ownership.grant is not None else 0
         documents, images = self._documents(self._home), self._images(self._home, settings)
         engine = CloudPolicyEngine(
-            self._home, settings, store, documents=documents, images=images, command=self._command
+            self._home,
+            settings,
+            store,
+            documents=documents,
+            images=images,
+            command=self._command,
+            grant=ownership.grant,
+            who=ownership.who,
         )
         self._engine = engine
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._home.database.touch(mode=0o600)
         with contextlib.suppress(OSError):
             self._home.database.chmod(0o600)
         tokens = TokenBook(store.tokens)
         await tokens.load(self._home)
         await engine.start()
+        if token:
+            engine.emit("daemon.owner", f"this daemon owns the store (token {token})", token=token)
         tasks: list[asyncio.Task[None]] = []
         try:
             # HTTP is imported after the engines are adopted: it is most of what there is to import. By name, because
@@ -100,8 +201,8 @@ class Daemon:
             servers, metrics = await serving.start(engine, tokens, self.shutdown)
             self._sinks = SinkManager(engine)
             await self._sinks.start()
-            tasks += [asyncio.create_task(metrics), asyncio.create_task(watchdog())]
-            notify("READY=1")
+            tasks.append(asyncio.create_task(metrics))
+            notify("READY=1\nSTATUS=owns the store" if token else "READY=1")
             ready(servers[0].url)
             await self._stop.wait()
             notify("STOPPING=1")
@@ -119,6 +220,8 @@ class Daemon:
     def shutdown(self, engines: bool, guests: bool) -> None:
         """Stop from within: the daemon, its engine processes, and every guest first when asked for."""
         self._engines = engines
+        if engines and under_service_manager():
+            self.status = STAY_DOWN
         if guests and self._engine is not None:
             self._stopping = asyncio.create_task(self._stop_guests(self._engine))
         else:
@@ -129,6 +232,7 @@ class Daemon:
         try:
             await engine.shutdown_guests()
         except PcloudError as error:
+            self.status = 0
             _log.error("the shutdown was given up: %s", error)
             engine.emit("daemon.shutdown", f"the shutdown was given up: {error.problems[0].message}")
         else:
@@ -206,7 +310,7 @@ def serve(daemon: Daemon, *, ready: Callable[[str], None]) -> int:
     except PcloudError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a daemon that can not start says so where it was started
         return 1
-    return 0
+    return daemon.status
 
 
 def set_up_logging() -> None:

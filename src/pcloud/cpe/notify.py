@@ -7,6 +7,11 @@ import os
 import socket
 
 
+def under_service_manager() -> bool:
+    """Tell whether a service manager started this process and is told how it fares."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
 def notify(message: str) -> None:
     """Send one notification, such as `READY=1`."""
     address = os.environ.get("NOTIFY_SOCKET", "")

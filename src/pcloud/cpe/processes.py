@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -91,11 +92,17 @@ async def ended(pid: int) -> None:
         os.close(handle)
 
 
-def kill(pid: int, slot: str) -> None:
-    """End an engine process at once, if that is what this process is. Its guests go on."""
-    if is_engine(pid, slot):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def kill(pid: int, slot: str, *, wait: bool = False) -> None:
+    """End an engine process at once, if that is what this process is, and `wait` (blocking) until it has. Guests go on."""
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            if is_engine(pid, slot):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                if wait:
+                    select.select([handle], [], [])
+        finally:
+            os.close(handle)
 
 
 def memory(pid: int) -> int:

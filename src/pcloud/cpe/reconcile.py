@@ -21,6 +21,7 @@ from pcloud.cpe.keys import KeyStore
 from pcloud.cpe.link import EngineLink, new_request
 from pcloud.cpe.ports import Images
 from pcloud.cpe.slot import Slot
+from pcloud.cpe.stranded import Stranded
 from pcloud.dpe import messages
 from pcloud.environment.infrastructure import Image
 from pcloud.model.deployable import Assembly, Deployable, ResourceState
@@ -47,6 +48,7 @@ class Reconciler:
         keys: KeyStore,
         images: Images,
         *,
+        stranded: Stranded,
         prepare: Callable[[str], Awaitable[None]],
         shared_slots: Callable[[], Sequence[str]],
         infrastructures: Callable[[], Mapping[str, Any]],
@@ -55,6 +57,7 @@ class Reconciler:
         self._store = store
         self._keys = keys
         self._images = images
+        self.stranded = stranded
         self._prepare = prepare
         self._shared_slots = shared_slots
         self._infrastructures = infrastructures
@@ -135,6 +138,9 @@ class Reconciler:
             row = self._desired.rows.get(name)
             if row is None or not self._wanted(row, link.slot) or self._moves(row, definition.deployable):
                 continue
+            if why := self.stranded.why(row, definition.applied or definition.deployable):
+                self._desired.overlay(name, ResourceState.UNKNOWN, why)
+                continue
             if row.infrastructure == HOSTS and not await self._opened(row, definition):
                 continue
             images = self._images_of(row, definition.deployable, definition.images)
@@ -160,13 +166,18 @@ class Reconciler:
             if row.name not in former
             and (found.applied is not None or not row.loaded or made_from[row.name] != found.images)
         }
+        who = self.stranded.who
+        if who is not None:
+            fresh |= {row.name: found.deployable for row, found, _ in ready if row.holder != who.id}
         if fresh:
             # Stored before it is sent: from here on guests may exist.
-            await self._store.given(fresh, made_from)
+            await self._store.given(fresh, made_from, who=who)
         for name in fresh:
             current = self._desired.rows.get(name)
             if current is not None:
-                self._desired.rows[name] = msgspec.structs.replace(current, loaded=True)
+                self._desired.rows[name] = msgspec.structs.replace(
+                    current, loaded=True, holder=who.id if who else None, host=who.host if who else None
+                )
         for load in loads:
             row = self._desired.rows.get(load.deployable.name)
             if row is None or row.phase != "active":

@@ -1,4 +1,4 @@
-"""Settings of the daemon: `$PCLOUD_HOME/pcloud.toml`, then the environment, then the command line.
+"""Settings of the daemon: its file (see `home`), then the environment, then the command line.
 
 Owns names, units and defaults of every setting; `docs/configuration.md` is written from here.
 """
@@ -23,6 +23,8 @@ from pcloud.transport.settings import TransportSettings
 from pcloud.transport.settings import problems as transport_problems
 
 _PREFIX = "PCLOUD__"
+OUTCOME = "incident"
+"""The type of the event that tells how an incident ended."""
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,7 +51,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     slots: int = 0
     """Engine processes; 0 is one per core."""
     starts_in_flight: int = 8
-    """The storm brake: guests started at once on one infrastructure by one engine process."""
+    """The storm brake: guests started at once on one infrastructure, by all engine processes together (each may one)."""
     hello_timeout: float = 60.0
     """Seconds after which an engine process that lives but does not connect is killed and started again."""
     silence_timeout: float = 30.0
@@ -62,6 +64,8 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     url: str = ""
     """SQLAlchemy URL; empty is SQLite in $PCLOUD_HOME/pcloud.db."""
+    lease: float = 30.0
+    """Seconds after which another daemon on the same PostgreSQL store takes over from one that is silent; 0 is never."""
     keep_events: int = 1_000_000
     """Events kept; 0 keeps all."""
     keep_events_days: float = 90.0
@@ -138,6 +142,8 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     resource: str = ""
     type: str = ""
     severity: Severity | None = None
+    outcomes: bool = False
+    """One notification for each incident, when it is over, instead of one for each failure and each try."""
 
     def filter(self) -> EventFilter:
         """Return the filter part."""
@@ -145,7 +151,7 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             deployable=self.deployable,
             assembly=self.assembly,
             resource=self.resource,
-            type=self.type,
+            type=OUTCOME if self.outcomes else self.type,
             severity=self.severity,
         )
 
@@ -241,6 +247,8 @@ def check(settings: DaemonSettings, path: Path) -> None:
             add(f"engine.{key}", "must be at least 1 second")
     if settings.api.body_limit < 1024:
         add("api.body_limit", "must be at least 1024 bytes")
+    if settings.store.lease and not 5 <= settings.store.lease <= 3600:
+        add("store.lease", "must be between 5 and 3600 seconds, or 0")
     for key in ("keep_events", "keep_events_days", "keep_decisions", "keep_jobs_days"):
         if getattr(settings.store, key) < 0:
             add(f"store.{key}", "must not be negative")
@@ -258,6 +266,8 @@ def check(settings: DaemonSettings, path: Path) -> None:
             add(f"{where}.kind", "must be webhook, command or syslog")
         if sink.kind == "webhook" and not sink.url.startswith(("http://", "https://")):
             add(f"{where}.url", "a webhook needs an http or https URL")
+        if sink.outcomes and sink.type:
+            add(f"{where}.type", "outcomes are events of one type; leave `type` out")
         if sink.kind == "command" and not sink.command:
             add(f"{where}.command", "a command sink needs an argument vector")
     if problems:

@@ -1,6 +1,7 @@
 """The storm brake: how many guests may be started at once on one infrastructure, the most important first.
 
-One brake is shared by all deployables of an engine process. When more wait than a threshold, one summary event says so.
+One brake is shared by all deployables of an engine process on one infrastructure, whoever their users are, and the daemon
+divides the number that is set over its engine processes (`share`). When more wait than a threshold, one event says so.
 """
 
 from __future__ import annotations
@@ -9,6 +10,11 @@ import asyncio
 import heapq
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+
+
+def share(total: int, engines: int, index: int) -> int:
+    """Return how many of `total` starts the engine process `index` (from 0) of so many may have in flight; at least one."""
+    return max(1, total // engines + (index < total % engines))
 
 
 class Brake:

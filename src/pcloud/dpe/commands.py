@@ -19,6 +19,7 @@ from pcloud.dpe.messages import Command, Reply
 from pcloud.environment.infrastructure import Capability, ExecResult, InfrastructureError
 from pcloud.environment.transport import Transport, TransportError
 from pcloud.policy.observation import Recover, Restart
+from pcloud.policy.standstill import standstill
 
 
 class Commands:
@@ -73,6 +74,9 @@ class Commands:
                 return await self._inject(engine, arguments["fault"], arguments["assembly"], arguments["resource"])
             case "console":
                 return await infrastructure.console(f"{command.name}.{arguments['assembly']}")
+            case "standstill":
+                now = self._environment(command.name).clock.time()
+                return msgspec.to_builtins(standstill(engine.state, now, engine.braked))
             case "snapshot":
                 return msgspec.to_builtins(engine.state)
             case _:

@@ -149,6 +149,7 @@ _KINDS = {
     "Configured": "configuration",
     "GuestSeen": "infrastructure",
     "GuestActed": "action on a guest",
+    "GuestBounded": "limits of a guest",
     "LinkLost": "transport",
     "LinkRestored": "transport",
     "SecondOpinion": "second signal",
@@ -158,6 +159,7 @@ _KINDS = {
     "Restart": "alarm",
     "Blocked": "scheduler",
     "Tick": "timer",
+    "Elapsed": "timer",
 }
 """Kinds of observations, in words."""
 _TRIGGERS = {

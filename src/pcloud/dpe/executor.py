@@ -18,15 +18,26 @@ from pcloud.environment.infrastructure import (
     GuestInfo,
     GuestSpec,
     GuestState,
+    HasLimits,
     InfrastructureError,
     InfrastructureUnavailable,
 )
-from pcloud.environment.transport import Endpoint, Operation, OperationResult, OperationStatus, TransportError
-from pcloud.model.deployable import Assembly, Resource
+from pcloud.environment.transport import (
+    Connection,
+    Endpoint,
+    Operation,
+    OperationResult,
+    OperationStatus,
+    TransportError,
+)
+from pcloud.model.deployable import NO_LIMITS, Assembly, Resource, ResourceLimits
+from pcloud.policy import placement
 from pcloud.policy.cib import resource_id
 from pcloud.policy.definition import configure_digest, resolved, service_digest
 from pcloud.policy.graph import Action
-from pcloud.policy.observation import GuestActed, GuestSeen, Observation, Operated
+from pcloud.policy.limits import wanted
+from pcloud.policy.observation import GuestActed, GuestBounded, GuestSeen, Observation, Operated
+from pcloud.policy.service_limits import concerns
 from pcloud.policy.state import ISOLATING, State
 
 PORTS = {"remote": 3121, "ssh": 22, "none": 0}
@@ -36,12 +47,14 @@ CONFIGURE_TIMEOUT = 300.0
 class Executor:
     """Actions of one deployable onto its world."""
 
-    __slots__ = ("_environment", "_infos", "_links", "guests")
+    __slots__ = ("_environment", "_infos", "_links", "braked", "guests")
 
     def __init__(self, environment: Environment, links: Links) -> None:
         self._environment = environment
         self._links = links
         self._infos: dict[str, GuestInfo] = {}
+        self.braked: set[str] = set()
+        """Assemblies whose start waits for the storm brake."""
         self.guests: dict[str, GuestMaterial] = {}
 
     def guest_id(self, state: State, assembly: str) -> str:
@@ -94,7 +107,7 @@ class Executor:
             identity=material.identity,
             memory=assembly.memory,
             cpus=assembly.cpus,
-            place=state.next_place(assembly.name),
+            place=placement.place_of(state, assembly.name),
             host=assembly.host,
             digest=state.images.get(assembly.name, material.image.digest),
             start_timeout=assembly.start_timeout,
@@ -107,10 +120,30 @@ class Executor:
             groups=assembly.groups,
             volumes=assembly.volumes,
         )
-        async with self._environment.brake.slot(state.deployable.priority):
-            info = await self._environment.infrastructure.start(spec)
+        self.braked.add(assembly.name)
+        try:
+            async with self._environment.brake.slot(state.deployable.priority):
+                self.braked.discard(assembly.name)
+                info = await self._environment.infrastructure.start(spec)
+        finally:
+            self.braked.discard(assembly.name)
         self._infos[assembly.name] = info
         return info
+
+    async def bound(self, state: State, assembly: Assembly) -> Observation:
+        """Bring the limits of a guest that runs to its definition's."""
+        infrastructure, (memory, cpus) = self._environment.infrastructure, wanted(assembly)
+        seen = GuestBounded(assembly=assembly.name, bounds=(memory, cpus))
+        if not isinstance(infrastructure, HasLimits):
+            return seen
+        guest_id = self.guest_id(state, assembly.name)
+        try:
+            done = await infrastructure.limits.bound(guest_id, memory=memory, cpus=cpus)
+        except InfrastructureUnavailable as failure:
+            return msgspec.structs.replace(seen, error=str(failure), unavailable=True)
+        except InfrastructureError as failure:
+            return msgspec.structs.replace(seen, error=str(failure))
+        return msgspec.structs.replace(seen, changed=done.changed, later=done.later)
 
     async def _stop(self, state: State, assembly: Assembly) -> None:
         await self._links.drop(assembly.name)
@@ -177,7 +210,12 @@ class Executor:
                 await connection.cancel(resource_id(subject), "monitor", interval)
                 return Operated(subject=subject, action="cancel", interval=interval)
             operation = self._operation(state, subject, resource, action.task, interval, step=step)
+            limits = None
+            if action.task == "start" and not step and concerns(state, subject, resource):
+                limits = await self._limit(connection, operation, resource.limits)
             result = await connection.execute(operation)
+            if action.task == "stop" and subject in state.memory.limited and state.is_leaving(*subject.split("/", 1)):
+                limits = await self._limit(connection, operation, NO_LIMITS)
         except TransportError as failure:
             return Operated(
                 subject=subject, action=action.task, interval=interval, not_connected=True, reason=str(failure),
@@ -186,7 +224,28 @@ class Executor:
         seen = operated(subject, result)
         if not seen.seconds:  # it never ended
             seen = msgspec.structs.replace(seen, seconds=asyncio.get_running_loop().time() - began)
-        return msgspec.structs.replace(seen, digest=digest, definition=resource)
+        return msgspec.structs.replace(seen, digest=digest, definition=resource, limits=limits)
+
+    async def limit(self, subject: str, resource: Resource) -> Observation:
+        """Bring a service that runs to its definition's limits."""
+        operation = Operation(
+            resource=resource_id(subject), resource_class=resource.resource_class, provider=resource.provider,
+            type=resource.type, action="limit", timeout=resource.monitor_timeout, limits=resource.limits,
+        )  # fmt: skip
+        try:
+            result = await self._links.get(subject.partition("/")[0]).execute(operation)
+        except TransportError as failure:
+            return Operated(
+                subject=subject, action="limit", not_connected=True, reason=str(failure), definition=resource
+            )
+        return msgspec.structs.replace(operated(subject, result), definition=resource)
+
+    @staticmethod
+    async def _limit(connection: Connection, operation: Operation, limits: ResourceLimits) -> ResourceLimits | None:
+        """Limit a service that does not run; None where that can not be, which is told once it runs."""
+        asked = msgspec.structs.replace(operation, action="limit", parameters={}, limits=limits)
+        result = await connection.execute(asked)
+        return limits if result.rc == 0 and result.status is OperationStatus.DONE else None
 
     def _operation(
         self, state: State, subject: str, resource: Resource, task: str, interval: float, *, step: bool

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pcloud.dpe.recorder import Key
 from pcloud.policy.identifiers import guest_id
-from pcloud.policy.observation import GuestActed, Observation, Operated
+from pcloud.policy.observation import GuestActed, GuestBounded, Observation, Operated
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def succeeded(observation: Observation) -> bool:
             return observation.rc in (0, 5, 7) and not observation.error
         case Operated():
             return observation.rc == 0 and not observation.error
-        case GuestActed():
+        case GuestActed() | GuestBounded():
             return not observation.error
         case _:
             return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -57,6 +58,7 @@ RECONNECT_SECONDS = 0.2
 WATCH_RETRY_SECONDS = 2.0
 STATISTICS_SECONDS = 5.0
 PLACES_SECONDS = 5.0
+PLACES_AGAIN_SECONDS = 30.0
 
 World = tuple[str, str]
 """Infrastructure and the user in whose name guests are made there; the user is empty where that makes no difference."""
@@ -74,24 +76,30 @@ class Host:
         transports: dict[str, Transport],
         open_infrastructure: Callable[[str, dict[str, Any]], Infrastructure],
         users: Callable[[str], bool] = lambda _: False,
+        deadline: Callable[[float], None] = lambda _: None,
         hello: Callable[[tuple[str, ...]], Hello],
     ) -> None:
         """`open_infrastructure` makes the driver of a name from its settings; `users` tells whether an infrastructure
         makes guests in the name of a deployable's `username`: each then has a driver of its own, told by the setting of
-        that name; `hello` makes our first message."""
+        that name; `deadline` is told when this process must have ended (infinite: never); `hello` makes our first
+        message."""
         self._clock = clock
         self._spool = spool
         self._scheduler = scheduler
         self._transports = transports
         self._open = open_infrastructure
         self._users = users
+        self._deadline = deadline
         self._hello = hello
         self._settings = Settings()
         self._engines: dict[str, DeployableEngine] = {}
         self._environments: dict[World, Environment] = {}
+        self._brakes: dict[str, Brake] = {}
+        """By infrastructure: its users share it."""
         self._worlds: dict[str, World] = {}
         """Deployable → where its engine works; that stays so for the engine's life."""
         self._places: dict[World, tuple[str, ...]] = {}
+        self._places_again: dict[World, float] = {}
         self._statuses: dict[str, DeployableStatus] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._commands = Commands(
@@ -147,9 +155,10 @@ class Host:
         match message:
             case Settings():
                 self._settings = message
+                self._deadline(math.inf if message.until is None else message.until)
                 configure(self._transports, message.transports)
-                for environment in self._environments.values():
-                    environment.brake.resize(message.starts_in_flight)
+                for brake in self._brakes.values():
+                    brake.resize(message.starts_in_flight)
             case Load():
                 await self._load(message)
             case Unload():
@@ -226,14 +235,16 @@ class Host:
         self._send(Status(status=status))
 
     async def _known_places(self, world: World) -> tuple[str, ...]:
-        if world not in self._places:
+        now = asyncio.get_running_loop().time()
+        if world not in self._places and now >= self._places_again.get(world, now):
             try:
                 async with asyncio.timeout(PLACES_SECONDS):  # the daemon's messages wait for this
                     self._places[world] = tuple(await self._environment(world).infrastructure.places())
             except (InfrastructureError, TimeoutError) as error:
                 log.warning("%s does not tell its places: %s", world[0], error)
-                return ()
-        return self._places[world]
+                # Other messages wait, too, such as the one that lets this process go on beyond its deadline.
+                self._places_again[world] = asyncio.get_running_loop().time() + PLACES_AGAIN_SECONDS
+        return self._places.get(world, ())
 
     async def _unload(self, unload: Unload) -> None:
         engine = self._engines.get(unload.name)
@@ -263,10 +274,11 @@ class Host:
             name, username = world
             settings = self._settings.infrastructures.get(name, {})
             infrastructure = self._open(name, {**settings, "username": username} if username else settings)
-            brake = Brake(self._settings.starts_in_flight, storm=partial(self._storm, name))
+            if name not in self._brakes:
+                self._brakes[name] = Brake(self._settings.starts_in_flight, storm=partial(self._storm, name))
             self._environments[world] = Environment(
                 clock=self._clock, infrastructure=infrastructure, transports=self._transports,
-                scheduler=self._scheduler, journal=self._spool, brake=brake,
+                scheduler=self._scheduler, journal=self._spool, brake=self._brakes[name],
             )  # fmt: skip
             self._spawn(self._watch(world, infrastructure))
         return self._environments[world]

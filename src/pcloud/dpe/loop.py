@@ -16,6 +16,7 @@ from functools import partial
 
 import msgspec
 
+from pcloud.dpe import limiting
 from pcloud.dpe.dispatch import work_of
 from pcloud.dpe.environment import Environment
 from pcloud.dpe.executor import Executor, operated
@@ -29,7 +30,7 @@ from pcloud.environment.scheduler import SchedulerError
 from pcloud.environment.transport import OperationResult
 from pcloud.model.deployable import Deployable
 from pcloud.model.status import DeployableStatus
-from pcloud.policy import change, cib
+from pcloud.policy import change, cib, limits
 from pcloud.policy.fold import fold
 from pcloud.policy.graph import Action, GraphError, parse_graph
 from pcloud.policy.observation import (
@@ -74,6 +75,8 @@ class DeployableEngine:
         self._outdated = False
         """Something came while the scheduler was deciding: what it answered is not used, it is asked again."""
         self._asked_again = 0
+        self._pardon = False
+        """An operator asked to try again what blocked it."""
         self._walk: Walk | None = None
         self._names = cib.Names({}, {}, {})
         self._wakener = Wakener(environment, self._executor, self._flights, self.post, lambda: self.state)
@@ -124,6 +127,7 @@ class DeployableEngine:
                 images=_digests(deployable, guests),
                 places=places,
                 revision=revision,
+                resizing=limits.resizing(self._environment.infrastructure.capabilities),
             )
         )
 
@@ -197,6 +201,7 @@ class DeployableEngine:
         decide = False
         while self._queue:
             observation = self._queue.popleft()
+            self._pardon |= bool(self.state.blocked) and isinstance(observation, Recover)
             outcome = fold(self.state, observation, self._environment.clock.time())
             self.state = outcome.state
             decide = decide or outcome.decide
@@ -208,6 +213,9 @@ class DeployableEngine:
         loop = asyncio.get_running_loop()
         began, ends = loop.time(), self._flights.ends
         document = cib.render(self.state, now)
+        if self._pardon:
+            self._environment.scheduler.pardon(document)
+            self._pardon = False
         asked = loop.time()
         try:
             graph = parse_graph(await self._environment.scheduler.schedule(document))
@@ -247,6 +255,8 @@ class DeployableEngine:
                 self._flights.launch(
                     (cib.guest_id(name), "monitor", 0), partial(self._executor.look, self.state, name, reason)
                 )
+        if self._configured:
+            limiting.begin(self.state, self._environment.clock.time(), self._flights, self._executor)
         for name in change.removable(self.state):
             assembly = next(a for a in self.state.leaving if a.name == name)
             key: Key = (cib.guest_id(name), "delete", 0)
@@ -267,8 +277,8 @@ class DeployableEngine:
             return True
         busy = self._flights.of(action.resource)
         if busy:
-            if action.resource in self._names.connections:
-                for other in busy:  # nothing is lost by giving up an attempt to connect
+            for other in busy:  # nothing is lost by giving up an attempt to connect, or to change a limit
+                if action.resource in self._names.connections or other[1] == "limit":
                     self._flights.cancel(other)
             return False
         if action.task == "start" and action.resource in self._names.services and self._stops_overtaken(walk):
@@ -357,6 +367,11 @@ class DeployableEngine:
     def material(self, assembly: str) -> GuestMaterial:
         """Return an assembly's image and keys; KeyError when there is no such assembly."""
         return self._executor.guests[assembly]
+
+    @property
+    def braked(self) -> frozenset[str]:
+        """The assemblies whose start waits for the storm brake."""
+        return frozenset(self._executor.braked)
 
     @property
     def number(self) -> int:

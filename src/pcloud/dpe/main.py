@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from pcloud.dpe.deadline import Deadline
 from pcloud.dpe.host import Host
 from pcloud.dpe.messages import MAX_FRAME, Hello
 from pcloud.dpe.spool import Spool
@@ -51,6 +52,7 @@ async def _work(home: Path, socket: Path, slot: str) -> None:
         transports=open_transports(),
         open_infrastructure=infrastructure,
         users=lambda name: Capability.USERS in CAPABILITIES.get(name, ()),
+        deadline=Deadline().move,
         hello=lambda loaded: Hello(process=process, slot=slot, pid=os.getpid(), loaded=loaded),
     )
     loop = asyncio.get_running_loop()

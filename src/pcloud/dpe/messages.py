@@ -62,8 +62,8 @@ class Unload(msgspec.Struct, frozen=True, kw_only=True, tag="unload"):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag="command"):
-    """Something asked of one loaded deployable: `recover`, `restart`, `execute`, `console`, `snapshot`, `inject`; or of the
-    engine process itself (an empty name): `ping`, to which any answer will do."""
+    """Something asked of one loaded deployable: `recover`, `restart`, `execute`, `console`, `snapshot`, `standstill`,
+    `inject`; or of the engine process itself (an empty name): `ping`, to which any answer will do."""
 
     name: str
     action: str
@@ -77,7 +77,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     infrastructures: dict[str, dict[str, Any]] = {}
     transports: TransportSettings = TransportSettings()
     starts_in_flight: int = 8
-    """The storm brake: guests started at once on one infrastructure by this engine."""
+    """The storm brake: guests started at once on one infrastructure by this engine process, its share of what is set."""
+    until: float | None = None
+    """CLOCK_BOOTTIME seconds at which the engine process must have ended unless it was told otherwise: its daemon's lease of
+    the store is over then. None is never."""
 
 
 class Acknowledge(msgspec.Struct, frozen=True, kw_only=True, tag="acknowledge"):
@@ -105,7 +108,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag="record"):
-    """One journal record; exactly one of `event`, `decision`, `state` is set."""
+    """One journal record: `event`, `decision` or `state`, or an event with the state that it led to."""
 
     sequence: int
     deployable: str = ""

@@ -47,8 +47,7 @@ class Recorder:
 
     def observed(self, observation: Observation, outcome: Outcome) -> None:
         """Note what was seen and what followed; what makes a decision due begins a new record."""
-        for event in outcome.events:
-            self._environment.journal.event(event)
+        self._tell_all(outcome)
         if self._decision is None or outcome.decide:
             if self._decision is None or self._decision.decided:
                 self.finish()
@@ -56,6 +55,20 @@ class Recorder:
                 self._decision = Decision(self.number, self._environment.clock.time())
             self._decision.saw(observation, outcome.events)
         self._decision.rules += outcome.rules
+
+    def _tell_all(self, outcome: Outcome) -> None:
+        """Journal the events. The memory that they led to goes with one of them, both or neither: with an incident's end,
+        which is told exactly once and comes last, else with the first, so that a failure that was told is remembered."""
+        events, memory = outcome.events, outcome.state.memory
+        if not events:
+            return
+        bearer = events[-1] if events[-1].type == "incident" else events[0]
+        for event in events:
+            if event is bearer and memory != self._saved:
+                self._saved = memory
+                self._environment.journal.event(event, msgspec.msgpack.encode(memory))
+            else:
+                self._environment.journal.event(event)
 
     def made(self, state: State, graph: Graph, names: Names, *, now: float, decide: float, library: float) -> None:
         """Note the graph that was the answer to a state at `now`; costs in seconds."""

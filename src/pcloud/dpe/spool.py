@@ -41,9 +41,9 @@ class Spool:
         self._unwritten: deque[tuple[int, bytes]] = deque()
         """Frames that the disk had no room for."""
 
-    def event(self, event: Event) -> None:
-        """Record an event."""
-        self._record(Record(sequence=self._next(), deployable=event.deployable, event=event))
+    def event(self, event: Event, state: bytes | None = None) -> None:
+        """Record an event, and in the same frame the engine state that it led to."""
+        self._record(Record(sequence=self._next(), deployable=event.deployable, event=event, state=state))
 
     def decision(self, deployable: str, record: dict[str, Any]) -> None:
         """Record a decision."""

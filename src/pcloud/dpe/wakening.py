@@ -14,21 +14,21 @@ from pcloud.dpe.executor import Executor
 from pcloud.dpe.flights import Flights
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.model.status import DeployableStatus
-from pcloud.policy import escalation
-from pcloud.policy.observation import GuestActed, InfrastructureState, Observation, Tick
+from pcloud.policy import escalation, incidents, limits, service_limits
+from pcloud.policy.observation import Elapsed, GuestActed, InfrastructureState, Observation, Tick
 from pcloud.policy.state import State
 
 RECHECK = 60.0
 """Seconds after which a deployable that is not as it shall be is looked at again, whatever was (not) observed."""
 INFRASTRUCTURE_RETRY = 2.0
 """Seconds between attempts to reach an infrastructure that went away."""
-SETTLED = frozenset({"running", "stopped", "paused", "failed"})
+SETTLED = frozenset({"running", "stopped", "paused", "failed", "blocked"})
 
 
 class Wakener:
     """Timers of one deployable's engine."""
 
-    __slots__ = ("_environment", "_executor", "_flights", "_post", "_retry", "_state", "_timer")
+    __slots__ = ("_environment", "_executor", "_flights", "_post", "_retry", "_review", "_state", "_timer")
 
     def __init__(
         self,
@@ -46,11 +46,17 @@ class Wakener:
         self._state = state
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.Task[None] | None = None
+        self._review: asyncio.TimerHandle | None = None
 
     def arm(self, state: State, published: DeployableStatus | None) -> None:
         """Set the timer for the next time at which something is due by itself."""
         now = self._environment.clock.time()
-        due = escalation.next_wake(state.memory, now)
+        times = (
+            escalation.next_wake(state.memory, now),
+            limits.next_wake(state, now),
+            service_limits.next_wake(state, now),
+        )
+        due = min((time for time in times if time is not None), default=None)
         if due is None and (published is None or published.state.value not in SETTLED):
             due = now + RECHECK
         if self._timer is not None:
@@ -59,6 +65,11 @@ class Wakener:
         if due is not None:
             # The wait is over a moment *after* its end, else the state would still hold it back.
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now) + 0.001, self._post, Tick())
+        if self._review is not None:
+            self._review.cancel()
+            self._review = None
+        if (over := incidents.next_due(state)) is not None:
+            self._review = asyncio.get_running_loop().call_later(max(0.0, over - now) + 0.001, self._post, Elapsed())
         if state.infrastructure_down and (self._retry is None or self._retry.done()):
             self._retry = asyncio.get_running_loop().create_task(self._await_infrastructure())
 
@@ -66,6 +77,8 @@ class Wakener:
         """Wake nobody any more."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._review is not None:
+            self._review.cancel()
         if self._retry is not None:
             self._retry.cancel()
             await asyncio.gather(self._retry, return_exceptions=True)

@@ -53,7 +53,7 @@ class Capability(StrEnum):
     SECOND_SIGNAL = "second-signal"
     """`check` gives an answer that is independent of the transport."""
     LIMITS = "limits"
-    """Memory and CPU limits can be changed while the guest runs."""
+    """Memory and CPU limits can be changed while the guest runs; the driver has `limits`, see `HasLimits`."""
     USERS = "users"
     """Guests are made in the name of the deployable's `username`, with that user's credentials."""
     SEED = "seed"
@@ -208,6 +208,25 @@ class Changes(Protocol):
         ...
 
 
+class Bounded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a guest's limits."""
+
+    changed: tuple[str, ...] = ()
+    """What was changed at once, in words; empty when the guest had it already, or does not run."""
+    later: tuple[str, ...] = ()
+    """What the guest has from its next start on, in words."""
+
+
+class Limits(Protocol):
+    """Memory and CPU limits of guests that run: the part of an infrastructure with `Capability.LIMITS`."""
+
+    async def bound(self, guest_id: str, *, memory: int, cpus: float) -> Bounded:
+        """Bring a guest that runs to these limits (MiB and cores; 0 is the infrastructure's default) without a restart: all
+        of them, or none. What it has already is not touched; one that does not run gets them when it starts.
+        InfrastructureError when it can not have them, such as less memory than it uses now."""
+        ...
+
+
 class Volumes(Protocol):
     """Disks that outlive the guests that have them: the part of an infrastructure with `Capability.VOLUMES`.
 
@@ -315,7 +334,9 @@ class Infrastructure(Protocol):
 
     async def start(self, spec: GuestSpec) -> GuestInfo:
         """Make the guest where needed, start it, and return once it has an address. A guest that runs already with the
-        same digest is left alone; with another digest it is destroyed and made anew."""
+        same digest is left alone, wherever it is; with another digest it is destroyed and made anew. One that does not run
+        and is at another place than `spec.place` is made anew there, where the driver can, and nothing is left where it was;
+        `GuestInfo.place` says where it is."""
         ...
 
     async def stop(self, guest_id: str, *, timeout: float) -> None:
@@ -365,6 +386,13 @@ class HasChanges(Protocol):
     """What a driver with `Capability.FIREWALL` or `Capability.ADDRESSES` is beside an `Infrastructure`."""
 
     changes: Changes
+
+
+@runtime_checkable
+class HasLimits(Protocol):
+    """What a driver with `Capability.LIMITS` is beside an `Infrastructure`."""
+
+    limits: Limits
 
 
 @runtime_checkable

@@ -11,8 +11,9 @@ class Journal(Protocol):
     """Durable records of one engine process. Writing never blocks and never fails for the caller: records are kept in
     order, spooled while the daemon is away, and given to the store at least once."""
 
-    def event(self, event: Event) -> None:
-        """Record an event and send it to whoever listens."""
+    def event(self, event: Event, state: bytes | None = None) -> None:
+        """Record an event and send it to whoever listens; the engine state that it led to, when given, is recorded with it:
+        both or neither."""
         ...
 
     def decision(self, deployable: str, record: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ class SchedulerError(Exception):
 
 
 class SchedulerCrash(SchedulerError):
-    """The scheduler died on this input, twice: the input is set aside and must not be sent again."""
+    """The scheduler died on this input, twice: the input is set aside and must not be sent again, unless it is pardoned."""
 
 
 class Scheduler(Protocol):
@@ -19,6 +19,10 @@ class Scheduler(Protocol):
     async def schedule(self, cib: bytes) -> bytes:
         """Return the transition graph (XML) for a CIB (XML, UTF-8), whose `execution-date` attribute is the time to
         decide for. SchedulerError when the input is refused; SchedulerCrash when it kills the scheduler."""
+        ...
+
+    def pardon(self, cib: bytes) -> None:
+        """Let an input be tried again that was set aside: an operator asked for it."""
         ...
 
     async def close(self) -> None:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import msgspec
 
+from pcloud.model.deployable import NO_LIMITS, ResourceLimits
+
 
 class ExitCode(IntEnum):
     """OCF exit codes (resource agent API 1.1), in Pacemaker's numbering."""
@@ -55,7 +57,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     provider: str = ""
     type: str
     action: str
-    """`start`, `stop`, `monitor`, `meta-data`, `validate-all`, `reload` …"""
+    """`start`, `stop`, `monitor`, `meta-data`, `validate-all`, `reload` …; of our agent and by ssh also `limit`, which
+    brings a systemd unit to `limits` and to no others, whether it runs or not."""
     interval: float = 0.0
     """Seconds; above 0 the guest repeats it and reports changes only."""
     timeout: float = 20.0
@@ -65,6 +68,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """Agent parameters and `CRM_meta_*` attributes."""
     processes: tuple[str, ...] = ()
     """Names of processes whose exit triggers a recurring monitor, where the agent can not find them itself."""
+    limits: ResourceLimits = NO_LIMITS
+    """Of the action `limit`."""
 
 
 class OperationResult(msgspec.Struct, frozen=True, kw_only=True):

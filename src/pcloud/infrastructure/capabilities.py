@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pcloud.environment.infrastructure import Capability
+from pcloud.infrastructure.libvirt_settings import host_of
 
 CAPABILITIES: dict[str, frozenset[Capability]] = {
     # A second signal only of hosts with a fence device: of others nobody can say more than their transport does.
@@ -12,6 +16,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.EXECUTE,
             Capability.CONSOLE,
             Capability.SECOND_SIGNAL,
+            Capability.LIMITS,
             Capability.SEED,
             Capability.FIREWALL,
             Capability.ADDRESSES,
@@ -29,6 +34,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
         {
             Capability.CONSOLE,
             Capability.SECOND_SIGNAL,
+            Capability.LIMITS,
             Capability.SAVED_STATE,
             Capability.SEED,
             Capability.FIREWALL,
@@ -42,3 +48,11 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
         {Capability.CONSOLE, Capability.ANTI_AFFINITY, Capability.USERS, Capability.SEED, Capability.FIREWALL}
     ),
 }
+
+
+def bound_to_host(name: str, settings: Mapping[str, Any]) -> bool:
+    """Tell whether guests of an infrastructure with these settings exist on this very host only: a daemon on another host
+    does not reach them, and would make others."""
+    if name == "libvirt":
+        return not host_of(str(settings.get("uri", "")))
+    return name not in ("openstack", "hosts")

@@ -36,6 +36,7 @@ from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.libvirt_accelerator import Accelerator
 from pcloud.infrastructure.libvirt_connection import LibvirtConnection
 from pcloud.infrastructure.libvirt_guest_network import LibvirtGuestNetwork
+from pcloud.infrastructure.libvirt_limits import LibvirtLimits
 from pcloud.infrastructure.libvirt_making import Maker
 from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_saved import SavedStates
@@ -73,6 +74,7 @@ class LibvirtInfrastructure:
         self._maker = Maker(settings, self._storage, self._networks, self._accelerator)
         self._saved = SavedStates(self._libvirt, self._storage, self._maker)
         self.network = self.changes = LibvirtGuestNetwork(settings, self._libvirt, self._networks, self._unused)
+        self.limits = LibvirtLimits(settings, self._libvirt)
         self._told: dict[str, GuestState] = {}
         """What the watch told of guests before libvirtd went silent."""
         self._slots: asyncio.Semaphore | None = None

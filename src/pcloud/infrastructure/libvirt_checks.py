@@ -80,7 +80,7 @@ def checks(settings: Mapping[str, Any]) -> list[Check]:
     hint = "" if loader else "apt-get install grub-pc-bin"
     found.append(Check(check="libvirt: GRUB for cloud disks", state="ok" if loader else "warning", hint=hint))
     if importlib.util.find_spec("libvirt") is None:
-        hint = "make setup-libvirt, or pip install libvirt-python of your libvirt's version"
+        hint = "apt-get install python3-libvirt; in a checkout make setup-libvirt, else pip install libvirt-python"
         return [*found, Check(check="libvirt: Python binding", state="missing", hint=hint)]
     found.append(Check(check="libvirt: Python binding", state="ok"))
     found += [Check(check=f"libvirt: {what}", state="warning", detail=why) for what, why in lacking(settings).items()]

@@ -60,6 +60,11 @@ def record_of(domain: Any) -> xml.Record | None:
     return xml.parse_record(text)
 
 
+def defined_memory(domain: Any) -> int:
+    """Return the KiB of memory that a domain is defined with, for its next start."""
+    return xml.parse_memory(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+
 def remember_address(connection: Any, *, name: str, address: str) -> None:
     """Write an address that was found into the domain's record."""
     domain = connection.lookupByName(name)

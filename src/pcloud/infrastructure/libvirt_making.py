@@ -72,6 +72,7 @@ class Maker:
                     "a firewall needs a libvirt network with addresses of its own", permanent=True
                 )
             firewall.ensure(connection, name, spec.firewall, view.gateway)
+        memory, cpus = self._settings.size(spec.memory, spec.cpus)
         plan = xml.DomainPlan(
             name=name,
             record=xml.Record(
@@ -84,8 +85,8 @@ class Maker:
                 ports=ports,
             ),
             accelerator=self._accelerator.choose(connection),
-            memory=spec.memory or self._settings.memory,
-            cpus=max(1, round(spec.cpus)) if spec.cpus else self._settings.cpus,
+            memory=memory,
+            cpus=cpus,
             disk=disk,
             seed=self._storage.path(connection, f"{name}.seed"),
             network="" if user_network else self._settings.network,

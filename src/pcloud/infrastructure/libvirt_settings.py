@@ -52,13 +52,22 @@ class LibvirtSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 "libvirt network of that host"
             )
 
+    def size(self, memory: int, cpus: float) -> tuple[int, int]:
+        """Return the MiB and processors of a guest whose assembly says these; 0 is nothing said."""
+        return memory or self.memory, max(1, round(cpus)) if cpus else self.cpus
+
     @property
     def elsewhere(self) -> str:
         """Name of the other host that libvirtd is on; empty when it is on this one."""
-        host = urlsplit(self.uri).hostname or ""
-        return "" if host in _HERE else host
+        return host_of(self.uri)
 
     @property
     def forwarding(self) -> str:
         """How a network that we define goes outwards: `nat` or `route`."""
         return self.forward or ("route" if self.elsewhere else "nat")
+
+
+def host_of(uri: str) -> str:
+    """Return the name of the other host that a libvirt URI means; empty when that is this one."""
+    host = urlsplit(uri).hostname or ""
+    return "" if host in _HERE else host

@@ -260,6 +260,11 @@ def backing_path(text: str) -> str:
     return etree.fromstring(text.encode(), _parser).findtext("backingStore/path") or ""
 
 
+def parse_memory(text: str) -> int:
+    """Return the KiB of memory of a domain's document as libvirt writes it: in KiB, whatever it was given."""
+    return int(etree.fromstring(text.encode(), _parser).findtext("memory") or 0)
+
+
 def parse_ports(ports: str, host: str = "127.0.0.1") -> dict[int, tuple[str, int]]:
     """Return a record's forwarded ports as `GuestInfo.port_map` has them."""
     pairs = [word.split(":") for word in ports.split()]

@@ -30,6 +30,7 @@ from pcloud.environment.infrastructure import (
 from pcloud.infrastructure import lxc_process, lxc_rootfs
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.lxc_attach import attach, run
+from pcloud.infrastructure.lxc_bounds import LxcLimits
 from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
 from pcloud.infrastructure.lxc_making import Making, tail
@@ -63,6 +64,7 @@ class LxcInfrastructure:
         self._making = Making(settings, self._state, self._tracker, self._leases, self._bridge, self._end)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._busy: dict[str, asyncio.Task[None]] = {}
+        self.limits = LxcLimits(settings, self._guests, self._settled, self._whole, self._tracker.find)
         self._cleaned = False
 
     async def places(self) -> Sequence[str]:

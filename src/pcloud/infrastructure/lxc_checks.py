@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from pcloud.environment.infrastructure import Capability
-from pcloud.infrastructure import lxc_volumes
+from pcloud.infrastructure import lxc_limits, lxc_volumes
 from pcloud.model.check import Check
 
 PROGRAMS = {"lxc-start": "lxc", "lxc-attach": "lxc", "ip": "iproute2"}
@@ -22,6 +22,8 @@ def lacking() -> dict[Capability, str]:
     if not (shutil.which("nft", path=path) and shutil.which("nsenter", path=path)):
         why = "nft or nsenter is not installed: apt-get install nftables util-linux"
         found |= dict.fromkeys((Capability.FIREWALL, Capability.FIREWALL_GROUPS, Capability.NETWORKS), why)
+    if why := lxc_limits.lacking():
+        found[Capability.LIMITS] = why
     if not lxc_volumes.available():
         found[Capability.VOLUMES] = "the kernel has no loop devices: modprobe loop"
     elif not shutil.which("losetup", path=path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from pcloud.environment.infrastructure import GuestSpec, InfrastructureError
+from pcloud.infrastructure import lxc_limits
 
 
 class LxcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,7 +96,7 @@ def render(
         # systemd from version 256 on refuses hybrid hierarchies unless told; older ones ignore the word.
         "lxc.init.cmd = /sbin/init SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
         *_devices(),
-        *_limits(spec.memory or settings.memory, spec.cpus or settings.cpus),
+        *lxc_limits.lines(spec.memory or settings.memory, spec.cpus or settings.cpus),
     ]
     return "\n".join(lines) + "\n"
 
@@ -128,10 +129,6 @@ def _layers(spec: GuestSpec) -> Sequence[str]:
     return layers
 
 
-def _unified() -> bool:
-    return Path("/sys/fs/cgroup/cgroup.controllers").exists()
-
-
 def _apparmor() -> bool:
     try:
         return Path("/sys/module/apparmor/parameters/enabled").read_text().strip() == "Y"
@@ -152,21 +149,6 @@ def device_rules(allowed: Sequence[str]) -> list[str]:
 
 
 def _device_key() -> str:
-    if _unified():
+    if lxc_limits.is_unified():
         return "lxc.cgroup2.devices"
     return "lxc.cgroup.devices" if Path("/sys/fs/cgroup/devices").is_dir() else ""
-
-
-def _limits(memory: int, cpus: float) -> list[str]:
-    lines = []
-    if memory:
-        size = memory * 1024 * 1024
-        lines.append(f"lxc.cgroup2.memory.max = {size}" if _unified() else f"lxc.cgroup.memory.limit_in_bytes = {size}")
-    if cpus:
-        quota = max(1000, int(cpus * 100_000))
-        if _unified():
-            lines.append(f"lxc.cgroup2.cpu.max = {quota} 100000")
-        else:
-            lines.append("lxc.cgroup.cpu.cfs_period_us = 100000")
-            lines.append(f"lxc.cgroup.cpu.cfs_quota_us = {quota}")
-    return lines

@@ -68,11 +68,11 @@ class OpenStackInfrastructure:
     # --- the interface
 
     async def places(self) -> Sequence[str]:
-        """Return the names of the availability zones, asked for once. Whether the cloud answers is told by a list of
-        servers, which is shared with whoever asks at the same time: after an outage every deployable's engine does."""
+        """Return the names of the availability zones that are available, asked for once. Whether the cloud answers is told
+        by a list of servers, which is shared with whoever asks at the same time: after an outage every deployable's engine
+        does."""
         if not self._zones:
-            zones = await self._session.call(lambda c: [zone.name for zone in c.compute.availability_zones()])
-            self._zones = tuple(zones) or ("nova",)
+            self._zones = await self._session.call(partial(making.zones, wanted=self._settings.zones))
         else:
             await self._servers.all()
         return self._zones
@@ -88,14 +88,15 @@ class OpenStackInfrastructure:
         return server.info(guest_id) if server else GuestInfo(guest_id=guest_id, state=GuestState.ABSENT)
 
     async def start(self, spec: GuestSpec) -> GuestInfo:
-        """Make the server, or start, rebuild (another digest) or replace (ERROR) the one there is; returns when it is
-        ACTIVE and, unless it has no network, has an address."""
+        """Make the server, or start, rebuild (another digest) or replace (ERROR, or off in another zone) the one there is;
+        returns when it is ACTIVE and, unless it has no network, has an address."""
         name = self._name(spec.guest_id)
         async with self._slots:
             server = await self._only(name)
-            if server is None or server.status == "ERROR" or server.metadata.get("pcloud_digest") != spec.digest:
+            anew = server is None or server.status == "ERROR" or _elsewhere(server, spec.place)
+            if anew or server is None or server.metadata.get("pcloud_digest") != spec.digest:
                 spec = msgspec.structs.replace(spec, image=await prepared(spec.image, self._prepare))
-            if server is not None and server.status == "ERROR":
+            if anew and server is not None:
                 await self._power.delete(server)
                 server = None
             if server is None:
@@ -297,3 +298,9 @@ class OpenStackInfrastructure:
         if not GUEST_ID.fullmatch(guest_id):
             raise InfrastructureError(f"{guest_id!r} is no guest's id", permanent=True)
         return self._settings.prefix + guest_id
+
+
+def _elsewhere(server: Server, place: str) -> bool:
+    """Tell whether a server that is off is in another zone than the one asked for: Nova starts a server where its disk is,
+    so that it can only be made anew."""
+    return server.state is GuestState.STOPPED and bool(place and server.zone) and server.zone != place

@@ -20,7 +20,7 @@ _WRITE = "write ~/.config/openstack/clouds.yaml, or source your cloud's openrc b
 def checks(settings: Mapping[str, Any]) -> list[Check]:
     """Return what this machine can and can not do with OpenStack, by the infrastructure's settings."""
     if importlib.util.find_spec("openstack") is None:
-        hint = "pip install 'pacemaker-cloud[openstack]'"
+        hint = "pip install openstacksdk (`make setup` and the Debian package bring it)"
         return [Check(check="openstack: openstacksdk", state="missing", hint=hint)]
     found = [Check(check="openstack: openstacksdk", state="ok")]
     try:

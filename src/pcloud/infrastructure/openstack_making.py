@@ -10,7 +10,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pcloud.environment.infrastructure import GuestSpec, InfrastructureError
@@ -49,6 +49,14 @@ def create_server(
     if group:
         arguments["scheduler_hints"] = {"group": group}
     connection.compute.create_server(**arguments)
+
+
+def zones(connection: Any, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the availability zones that are available, of those that are wanted if any are. Where none is
+    available all count: what is wrong is then told by the servers that can not be made."""
+    found = {zone.name: (zone.state or {}).get("available", True) for zone in connection.compute.availability_zones()}
+    names = wanted or found
+    return tuple(sorted([name for name in names if found.get(name)] or names)) or ("nova",)
 
 
 def rebuild_server(connection: Any, identity: str, spec: GuestSpec, hosts: Mapping[str, str], *, image: str) -> None:

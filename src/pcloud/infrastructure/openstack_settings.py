@@ -23,6 +23,8 @@ class OpenStackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     anti_affinity: str = "soft-anti-affinity"
     """Policy of the server group that a deployable's guests are in; `anti-affinity` refuses to start a guest where
     another one of the deployable is, empty makes no group."""
+    zones: tuple[str, ...] = ()
+    """Availability zones in which guests are made; empty takes all that are available."""
     poll: float = 5.0
     """Between two lists of all guests: one call, however many there are."""
     parallel: int = 8

@@ -42,7 +42,8 @@ def _libvirt(settings: dict[str, Any], state: Path, machines: Machines | None) -
         from pcloud.infrastructure.libvirt import LibvirtInfrastructure
     except ModuleNotFoundError as error:
         raise _missing(
-            "libvirt-python", "make setup-libvirt, or pip install libvirt-python of your libvirt's version"
+            "libvirt-python",
+            "apt-get install python3-libvirt; in a checkout make setup-libvirt, else pip install libvirt-python",
         ) from error
     from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 
@@ -54,7 +55,9 @@ def _openstack(settings: dict[str, Any], state: Path, machines: Machines | None)
     try:
         from pcloud.infrastructure.openstack import OpenStackInfrastructure
     except ModuleNotFoundError as error:
-        raise _missing("openstacksdk", "pip install 'pacemaker-cloud[openstack]'") from error
+        raise _missing(
+            "openstacksdk", "pip install openstacksdk (`make setup` and the Debian package bring it)"
+        ) from error
     from pcloud.infrastructure.openstack_settings import OpenStackSettings
 
     prepare = machines.cloud if machines else None

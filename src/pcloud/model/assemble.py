@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcloud.model.deployable import (
+    NO_LIMITS,
     Assembly,
     Dependency,
     Deployable,
@@ -18,6 +19,7 @@ from pcloud.model.deployable import (
     Parameter,
     Reference,
     Resource,
+    ResourceLimits,
     ServiceDependency,
 )
 from pcloud.model.errors import NotFound
@@ -92,7 +94,7 @@ class Assembler:
         if values is INVALID:
             return Assembly(name=name)
         path = join("assemblies", name)
-        simple = ("uuid", "image", "host", "arch", "agent", "memory", "cpus", "saved_state")
+        simple = ("uuid", "image", "host", "arch", "agent", "memory", "cpus", "apart", "saved_state")
         timeouts = values.get("timeouts", {})
         image = values.get("image", "")
         files = {at: part for at, part in values.get("files", {}).items() if part is not INVALID}
@@ -153,6 +155,7 @@ class Assembler:
             escalation=escalation(values.get("escalation"), RESOURCE_ESCALATION),
             processes=tuple(values.get("processes", defaults.processes)),
             after=tuple(values.get("after", ())),
+            limits=ResourceLimits(**values["limits"]) if values.get("limits") else NO_LIMITS,
         )
 
     def agent(self, values: Mapping[str, Any], defaults: ResolvedTemplate, path: str) -> tuple[str, str, str]:

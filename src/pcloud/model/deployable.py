@@ -22,7 +22,13 @@ class ResourceState(StrEnum):
     STOPPED = "stopped"
     SUSPECT = "suspect"
     UNRECOVERABLE = "unrecoverable"
+    BLOCKED = "blocked"
+    """No decision can be made, so nothing is done: of a deployable as a whole, until the operator has it tried again."""
     PAUSED = "paused"
+
+
+LOST = frozenset({ResourceState.FAILED, ResourceState.UNRECOVERABLE, ResourceState.BLOCKED})
+"""States of what failed; as the state of a whole deployable it stays so without an operator."""
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, tag="reference"):
@@ -49,6 +55,20 @@ class Escalation(msgspec.Struct, frozen=True, kw_only=True):
     period: float
 
 
+class ResourceLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one service may use of its guest; 0 is no limit of ours."""
+
+    memory: int = 0
+    """MiB."""
+    cpus: float = 0.0
+    """Cores."""
+    tasks: int = 0
+    """Processes and threads."""
+
+
+NO_LIMITS = ResourceLimits()
+
+
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """A service inside a guest."""
 
@@ -73,6 +93,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the service's processes where the agent can not ask systemd for them: their exit triggers the monitor."""
     after: tuple[str, ...] = ()
     """Names of resources of the same assembly that start before this one and stop after it."""
+    limits: ResourceLimits = NO_LIMITS
+    """Changed while the service runs; no reason to restart it."""
     attached: bool = False
     """Added to a guest that is there: its image is not made for it. Set by stacks, not by documents."""
 
@@ -166,6 +188,8 @@ class Assembly(msgspec.Struct, frozen=True, kw_only=True):
     """MiB; 0 leaves it to the infrastructure."""
     cpus: float = 0.0
     """Cores; 0 leaves it to the infrastructure."""
+    apart: str = ""
+    """Guests of the deployable with the same word are not made at one place while there are enough; empty is none."""
     start_timeout: float = 120.0
     """Seconds until the guest's agent must answer."""
     stop_timeout: float = 30.0

@@ -14,6 +14,7 @@ from pcloud.model.kinds import Boolean, Choice, Duration, Integer, Kind, Mode, N
 from pcloud.model.resource_description import (
     DAY,
     ESCALATION,
+    LIMITS,
     MONITOR,
     PARAMETER,
     RESOURCE,
@@ -158,6 +159,13 @@ ASSEMBLY: Final = Table(
     Key("memory", Size(16, 64 * 1024 * 1024), "Memory limit.", default="the infrastructure's", example="512M"),
     Key("cpus", Number(0.01, 4096.0), "Cores, such as `0.5`.", default="the infrastructure's", example="0.5"),
     Key(
+        "apart",
+        word,
+        "A word of your own: guests of the deployable that have the same one are made at different places (availability "
+        "zones) where there are enough. Without it guests are spread by their number alone.",
+        example="replicas",
+    ),
+    Key(
         "saved_state",
         Boolean(),
         "Starts restore the state that the guest had when it first booted, instead of booting it (`libvirt`): quicker, and "
@@ -257,6 +265,7 @@ TABLES: Final = (
     RESOURCE,
     MONITOR,
     RESOURCE_TIMEOUTS,
+    LIMITS,
     PARAMETER,
     ESCALATION,
     CONSTRAINT,

@@ -16,7 +16,17 @@ from pcloud.model.assemble import (
     default_transport,
     resource_defaults,
 )
-from pcloud.model.deployable import Assembly, Deployable, Escalation, Parameter, Reference, Resource, ServiceDependency
+from pcloud.model.deployable import (
+    NO_LIMITS,
+    Assembly,
+    Deployable,
+    Escalation,
+    Parameter,
+    Reference,
+    Resource,
+    ResourceLimits,
+    ServiceDependency,
+)
 from pcloud.model.kinds import format_duration
 from pcloud.model.templates import Catalogue
 
@@ -65,7 +75,7 @@ class _Writer:
 
     def assembly(self, assembly: Assembly) -> dict[str, Any]:
         plain: dict[str, Any] = {}
-        for key in ("uuid", "image", "host", "arch", "agent", "memory", "cpus", "saved_state"):
+        for key in ("uuid", "image", "host", "arch", "agent", "memory", "cpus", "apart", "saved_state"):
             if getattr(assembly, key) != getattr(_ASSEMBLY, key):
                 plain[key] = getattr(assembly, key)
         if "memory" in plain:
@@ -94,6 +104,14 @@ class _Writer:
         if timeouts:
             plain["timeouts"] = timeouts
         _escalation(plain, assembly.escalation, ASSEMBLY_ESCALATION)
+        return plain
+
+    def limits(self, limits: ResourceLimits) -> dict[str, Any]:
+        plain: dict[str, Any] = {"memory": f"{limits.memory}M"} if limits.memory else {}
+        if limits.cpus:
+            plain["cpus"] = limits.cpus
+        if limits.tasks:
+            plain["tasks"] = limits.tasks
         return plain
 
     def file(self, assembly: Assembly, path: str, content: str) -> Any:
@@ -136,6 +154,8 @@ class _Writer:
             plain["configure"] = resource.configure[0] if len(resource.configure) == 1 else list(resource.configure)
         if resource.processes != defaults.processes:
             plain["processes"] = list(resource.processes)
+        if resource.limits != NO_LIMITS:
+            plain["limits"] = self.limits(resource.limits)
         if resource.after:
             plain["after"] = list(resource.after)
         _escalation(plain, resource.escalation, RESOURCE_ESCALATION)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from pcloud.model import names
-from pcloud.model.kinds import Boolean, Choice, Duration, Integer, Kind, Literal, Text
+from pcloud.model.kinds import Boolean, Choice, Duration, Integer, Kind, Literal, Number, Size, Text
 from pcloud.model.shapes import Either, Key, ListOf, MapOf, Table, is_list, is_mapping, is_scalar
 
 _DNS = "use lower-case letters, digits and inner dashes, at most 63 characters: it becomes a host name"
@@ -106,6 +106,12 @@ RESOURCE_TIMEOUTS: Final = Table(
         "monitor", _timeout, "The same as `monitor: {timeout: …}`.", default="the template's, else `20s`", example="20s"
     ),
 )
+LIMITS: Final = Table(
+    "limits of a resource",
+    Key("memory", Size(1, 64 * 1024 * 1024), "Memory, page cache included.", default="none of ours", example="256M"),
+    Key("cpus", Number(0.01, 4096.0), "Cores, such as `0.5`.", default="none of ours", example="0.5"),
+    Key("tasks", Integer(1, 4_000_000), "Processes and threads.", default="none of ours", example="64"),
+)
 RESOURCE: Final = Table(
     "resource",
     Key(
@@ -159,6 +165,12 @@ RESOURCE: Final = Table(
         "When failures lead to a restart of the guest.",
         default="`{failures: 5, period: 1m}`",
         example="{failures: 3, period: 60s}",
+    ),
+    Key(
+        "limits",
+        LIMITS,
+        "What the service may use of its guest (below); for class `systemd`. Changed while it runs.",
+        example="{memory: 256M, cpus: 0.5, tasks: 64}",
     ),
     Key(
         "after",

@@ -7,6 +7,24 @@ import msgspec
 from pcloud.model.deployable import ResourceState
 
 
+class Standstill(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is not being done at the moment, and why."""
+
+    subject: str = ""
+    """`web` for a guest, `web/httpd` for a service; empty for the whole deployable."""
+    rule: str
+    """A stable name: PAUSED, STOPPED, BLOCKED, GAVE_UP, UNRECOVERABLE, BACK_OFF, STORM_BRAKE, SECOND_SIGNAL, ISOLATION,
+    INFRASTRUCTURE_DOWN, GUEST, ORDER, CONFIGURE, ENGINE_AWAY, IMAGES, DELETING."""
+    text: str
+    """What is not done, and why, in a sentence."""
+    next: str = ""
+    """What makes it go on: by itself, or what to do."""
+    since: float = 0.0
+    """Wall-clock time since when, where that is known."""
+    until: float = 0.0
+    """Wall-clock time at which it is tried again, where there is one."""
+
+
 class ResourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One resource."""
 

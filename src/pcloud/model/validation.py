@@ -5,7 +5,7 @@ The form of single values is checked where they are read (`pcloud.model.kinds`);
 through `pcloud.model.manifest.checked`, which does both. Codes: UNKNOWN_ASSEMBLY, UNKNOWN_RESOURCE, UNKNOWN_TEMPLATE,
 UNKNOWN_IMAGE, IMAGE_IS_A_DISK, IMAGE_AS_IT_IS, UNKNOWN_DISTRIBUTION, TEMPLATE_NOT_FOR_DISTRIBUTION, UNKNOWN_WORD,
 INVALID_REFERENCE, SELF_REFERENCE, DEPENDENCY_CYCLE, DUPLICATE_NAME, MISSING_KEY, MISSING_IMAGE,
-CONFLICTING_KEYS, RESERVED_NAME, OUT_OF_RANGE.
+CONFLICTING_KEYS, RESERVED_NAME, OUT_OF_RANGE, LIMITS_NOT_SUPPORTED.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pcloud.model import names
-from pcloud.model.deployable import Assembly, Deployable, Escalation, Reference, Resource
+from pcloud.model.deployable import NO_LIMITS, Assembly, Deployable, Escalation, Reference, Resource
 from pcloud.model.errors import NotFound, Problem
 from pcloud.model.names import did_you_mean
 from pcloud.model.order import assembly_order, find_cycles, start_order
@@ -142,6 +142,7 @@ class _Validation:
     def resource(self, assembly: Assembly, resource: Resource, inside: set[str], path: str) -> None:
         self.escalation(resource.escalation, f"{path}.escalation")
         self.agent(assembly, resource, path)
+        self.limits(assembly, resource, path)
         self.unique("parameter", (parameter.name.upper() for parameter in resource.parameters), f"{path}.parameters")
         for parameter in resource.parameters:
             place = f"{path}.parameters.{parameter.name}"
@@ -163,6 +164,22 @@ class _Validation:
                 if "." in other or other in self.assemblies:
                     hint = "order between resources of different assemblies stands in the deployable's 'constraints'"
                 self.add("UNKNOWN_RESOURCE", message, f"{path}.after.{other}", hint)
+
+    def limits(self, assembly: Assembly, resource: Resource, path: str) -> None:
+        """Only systemd keeps a service's processes together, and only what talks to it can have it limit them."""
+        if resource.limits == NO_LIMITS:
+            return
+        if min(resource.limits.memory, resource.limits.cpus, resource.limits.tasks) < 0:
+            self.add("OUT_OF_RANGE", "limits can not be below 0", f"{path}.limits")
+        if resource.resource_class != "systemd":
+            message = (
+                f"a service of class {quote(resource.resource_class)} can not be limited, one of class 'systemd' can"
+            )
+            hint = "limit its guest: `memory` and `cpus` of the assembly"
+            self.add("LIMITS_NOT_SUPPORTED", message, f"{path}.limits", hint)
+        elif assembly.transport == "remote" and assembly.agent == "pacemaker":
+            message = "Pacemaker's own agent can not limit a service"
+            self.add("LIMITS_NOT_SUPPORTED", message, f"{path}.limits", "use `agent: pcloud`, or `transport: ssh`")
 
     def agent(self, assembly: Assembly, resource: Resource, path: str) -> None:
         if resource.template and not (resource.resource_class and resource.type):

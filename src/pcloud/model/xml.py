@@ -30,13 +30,17 @@ DEPLOYABLE_ATTRIBUTES = {
     **_ESCALATION,
 }
 ASSEMBLY_ATTRIBUTES = {
-    **{key: (key,) for key in ("uuid", "image", "host", "arch", "agent", "transport", "memory", "cpus", "saved_state")},
+    **{
+        key: (key,)
+        for key in ("uuid", "image", "host", "arch", "agent", "transport", "memory", "cpus", "apart", "saved_state")
+    },
     "start_timeout": ("timeouts", "start"),
     "stop_timeout": ("timeouts", "stop"),
     **_ESCALATION,
 }
 SERVICE_ATTRIBUTES = {
     **{key: (key,) for key in ("class", "provider", "type", "template")},
+    **{key: ("limits", key) for key in ("memory", "cpus", "tasks")},
     "monitor_interval": ("monitor", "interval"),
     "monitor_timeout": ("monitor", "timeout"),
     "start_timeout": ("timeouts", "start"),

@@ -7,7 +7,7 @@ from typing import Any
 from lxml import etree
 
 from pcloud.model.assemble import DEFAULT_FILE, constraint_id, default_transport, resource_defaults
-from pcloud.model.deployable import Assembly, Deployable, Escalation, Parameter, Reference, Resource
+from pcloud.model.deployable import NO_LIMITS, Assembly, Deployable, Escalation, Parameter, Reference, Resource
 from pcloud.model.plain import REDACTED
 from pcloud.model.templates import Catalogue
 
@@ -75,6 +75,7 @@ def _assembly(
         "agent",
         "memory",
         "cpus",
+        "apart",
         "saved_state",
         "start_timeout",
         "stop_timeout",
@@ -115,6 +116,8 @@ def _service(parent: _Element, resource: Resource, assembly: Assembly, catalogue
     _set(element, "template", resource.template, "")
     for key in ("monitor_interval", "monitor_timeout", "start_timeout", "stop_timeout"):
         element.set(key, _text(getattr(resource, key)))
+    for key in ("memory", "cpus", "tasks"):
+        _set(element, key, getattr(resource.limits, key), getattr(NO_LIMITS, key))
     _escalation(element, resource.escalation)
     if resource.parameters:
         parameters = etree.SubElement(element, "parameters")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from pcloud.model.deployable import Assembly, Resource
-from pcloud.policy.observation import Configured
+from pcloud.policy import service_limits
+from pcloud.policy.observation import Configured, Resizing
 from pcloud.policy.state import Health, Power, State
 
 
 def configure(state: State, wish: Configured) -> State:
     """Return the state with the user's newest wishes; what is no longer part of them becomes leaving."""
     new = wish.deployable
+    state = service_limits.intend(state, new)
     names = {assembly.name for assembly in new.assemblies}
     leaving = tuple(a for a in state.assemblies() if a.name not in names)
     known = names | {assembly.name for assembly in leaving}
@@ -41,8 +43,11 @@ def configure(state: State, wish: Configured) -> State:
         hostnames=wish.hostnames,
         images={**state.images, **wish.images},
         places=wish.places or state.places,
+        live_limits=wish.resizing is Resizing.LIVE,
         memory=replace(
-            state.memory, unrecoverable=unrecoverable, assemblies=tuple(sorted(names | {a.name for a in leaving}))
+            state.memory,
+            unrecoverable=unrecoverable,
+            assemblies=tuple(sorted(names | {a.name for a in leaving})),
         ),
         blocked="" if new != state.deployable else state.blocked,
     )
@@ -113,7 +118,9 @@ def departed(state: State, name: str) -> State:
             backoff={k: v for k, v in memory.backoff.items() if k.partition("/")[0] != name},
             started={k: v for k, v in memory.started.items() if k.partition("/")[0] != name},
             faults={k: v for k, v in memory.faults.items() if k != name},
+            excluded={k: v for k, v in memory.excluded.items() if k != name},
             assemblies=tuple(other for other in memory.assemblies if other != name),
+            limited=tuple(one for one in memory.limited if one.partition("/")[0] != name),
         ),
     )
 

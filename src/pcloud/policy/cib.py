@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from pcloud.model.deployable import Assembly, Deployable, Reference, Resource
+from pcloud.policy import placement
 from pcloud.policy.history import FEATURE_SET, GUEST_INTERVAL, GUEST_TIMEOUT, status_section
 from pcloud.policy.identifiers import (
     PLACE,
@@ -110,9 +111,9 @@ def _role(name: str, stopped: bool) -> str:
 
 def _locations(state: State, assembly: Assembly, places: tuple[str, ...]) -> Iterator[str]:
     name = guest_id(assembly.name)
-    excluded = state.memory.excluded.get(assembly.name, ())
+    excluded, wanted = placement.excluded(state, assembly.name), placement.place_of(state, assembly.name)
     for i, place in enumerate(places):
-        score = "-INFINITY" if place in excluded else "100" if state.guest(assembly.name).place == place else "0"
+        score = "-INFINITY" if place in excluded else "100" if place == wanted else "0"
         yield (
             f'<rsc_location id="l{i}-{name}" rsc="{name}" node={quoteattr(PLACE + place)} score="{score}" '
             'resource-discovery="exclusive"/>'

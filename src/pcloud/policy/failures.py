@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from pcloud.events.event import Severity
 from pcloud.model.deployable import Escalation
-from pcloud.policy import escalation
+from pcloud.policy import escalation, placement
 from pcloud.policy.outcome import Outcome
-from pcloud.policy.state import Fault, Health
+from pcloud.policy.state import Fault, Health, Power
 
 
 def service_failed(outcome: Outcome, subject: str, rule: Escalation, what: str, *, since: float = math.inf) -> None:
@@ -92,29 +92,45 @@ def deployable_failed(outcome: Outcome, assembly: str, why: str, *, since: float
     memory, exhausted, number = escalation.count(outcome.state.memory, "", rule, outcome.now, since=since)
     outcome.state = replace(outcome.state, memory=memory)
     if exhausted:
-        elsewhere = relocate(outcome, assembly)
-        if not elsewhere:
+        before = placement.place_of(outcome.state, assembly)
+        if not _relocate(outcome, assembly):
             reason = f"restarted as a whole {number - 1} times {_span(rule, since)} and still failing: {why}"
             outcome.memory(gave_up=reason)
             outcome.apply("GIVE_UP", "", f"{reason}; no other place to run it, so recovery stops until `recover`")
             outcome.tell("deployable.state", "", "failed", reason, severity=Severity.CRITICAL, final=True)
             return
-        outcome.apply("RELOCATE", assembly, f"{why}: moved away to another place ({', '.join(elsewhere)} remain)")
-        outcome.tell(
-            "escalation", assembly, "failed", f"{why}; moved to another place", severity=Severity.WARNING, level="place"
-        )
+        moved, now = f"{why}; moved away from {before}", placement.place_of(outcome.state, assembly)
+        outcome.apply("RELOCATE", assembly, f"{moved}; as things are now, it goes to {now}")
+        outcome.tell("escalation", assembly, "failed", moved, severity=Severity.WARNING, level="place")
     for other in deployable.assemblies:
         mark(outcome, other.name, Fault.ESCALATED, why, signal="escalation")
 
 
-def relocate(outcome: Outcome, assembly: str) -> tuple[str, ...]:
-    """Exclude the place where a guest runs; return the places that remain, nothing when it was the last."""
+def _relocate(outcome: Outcome, assembly: str) -> bool:
+    """Exclude the place where a guest is; False, and nothing is changed, when it was the last."""
     state = outcome.state
-    gone = {*state.memory.excluded.get(assembly, ()), state.guest(assembly).place or state.next_place(assembly)}
-    remaining = tuple(place for place in state.places if place not in gone)
-    if remaining:
-        outcome.memory(excluded={**state.memory.excluded, assembly: tuple(sorted(gone - {""}))})
-    return remaining
+    gone = {*state.memory.excluded.get(assembly, ()), placement.place_of(state, assembly)}
+    if gone.issuperset(state.places):
+        return False
+    outcome.memory(excluded={**state.memory.excluded, assembly: tuple(sorted(gone - {""}))})
+    return True
+
+
+def not_moved(outcome: Outcome, assembly: str) -> None:
+    """Note that a guest runs where it may not be though nothing is being done about it: its infrastructure did not bring it
+    elsewhere. It goes on there, else it would be stopped and started for ever; where it could not be brought is not tried
+    again, so that the next escalation tries yet another place or gives up."""
+    state = outcome.state
+    guest, shunned = state.guest(assembly), placement.excluded(state, assembly)
+    if guest.power is not Power.ON or guest.fault is not Fault.NONE or guest.place not in shunned:
+        return
+    wanted = placement.place_of(state, assembly)
+    outcome.memory(excluded={**state.memory.excluded, assembly: tuple(sorted({*shunned, wanted} - {guest.place, ""}))})
+    why = (
+        f"the guest {assembly} was not moved to {wanted}: its infrastructure has it at {guest.place}; it goes on there"
+    )
+    outcome.apply("NOT_MOVED", assembly, f"{why}, and {wanted} is not tried again until `recover`")
+    outcome.tell("escalation", assembly, "failed", why, severity=Severity.WARNING, level="place")
 
 
 def mark(outcome: Outcome, assembly: str, fault: Fault, why: str, *, signal: str) -> None:
@@ -152,7 +168,7 @@ def forget_services(outcome: Outcome, assembly: str, health: Health) -> None:
     services = dict(outcome.state.services)
     for subject, service in services.items():
         if subject.partition("/")[0] == assembly:
-            services[subject] = replace(service, health=health, monitored=0.0, rc=0)
+            services[subject] = replace(service, health=health, monitored=0.0, rc=0, limits=None, refused=None)
     outcome.state = replace(outcome.state, services=services)
 
 

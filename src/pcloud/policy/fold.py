@@ -12,11 +12,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from pcloud.events.event import Severity
-from pcloud.policy import change, escalation, failures, guests, services
+from pcloud.policy import change, escalation, failures, guests, incidents, limits, placement, services
 from pcloud.policy.observation import (
     Blocked,
     Configured,
+    Elapsed,
     GuestActed,
+    GuestBounded,
     GuestSeen,
     InfrastructureState,
     LinkLost,
@@ -36,6 +38,8 @@ def fold(state: State, observation: Observation, now: float) -> Outcome:
     """Return what follows from an observation at `now` (wall-clock seconds)."""
     outcome = Outcome(state, now)
     _HANDLERS[type(observation)](outcome, observation)
+    outcome.state = placement.assigned(outcome.state)
+    incidents.follow(state, outcome)
     return outcome
 
 
@@ -43,6 +47,7 @@ def fold(state: State, observation: Observation, now: float) -> Outcome:
 
 
 def _configured(outcome: Outcome, seen: Configured) -> None:
+    limits.configured(outcome, seen)
     outcome.state = change.configure(outcome.state, seen)
     outcome.decide = True
 
@@ -76,7 +81,8 @@ def _restart(outcome: Outcome, seen: Restart) -> None:
 
 def _blocked(outcome: Outcome, seen: Blocked) -> None:
     if not outcome.state.blocked:
-        outcome.tell("deployable.state", "", "failed", f"blocked: {seen.reason}", severity=Severity.CRITICAL)
+        reason = f"{seen.reason}; nothing is done until `pcloud recover {outcome.state.deployable.name}`"
+        outcome.tell("deployable.state", "", "blocked", reason, severity=Severity.CRITICAL)
     outcome.state = replace(outcome.state, blocked=seen.reason)
 
 
@@ -90,6 +96,7 @@ _HANDLERS: dict[type[Any], Callable[[Outcome, Any], None]] = {
     Restart: _restart,
     GuestSeen: guests.guest_seen,
     GuestActed: guests.guest_acted,
+    GuestBounded: guests.guest_bounded,
     LinkLost: guests.link_lost,
     LinkRestored: guests.link_restored,
     SecondOpinion: guests.second_opinion,
@@ -97,4 +104,5 @@ _HANDLERS: dict[type[Any], Callable[[Outcome, Any], None]] = {
     InfrastructureState: guests.infrastructure_state,
     Blocked: _blocked,
     Tick: _tick,
+    Elapsed: lambda outcome, seen: None,
 }

@@ -8,8 +8,16 @@ from msgspec.structs import replace
 
 from pcloud.environment.infrastructure import GuestInfo, GuestState, Vitality
 from pcloud.events.event import Severity
-from pcloud.policy import change, failures
-from pcloud.policy.observation import GuestActed, GuestSeen, InfrastructureState, LinkLost, LinkRestored, SecondOpinion
+from pcloud.policy import change, failures, limits, placement
+from pcloud.policy.observation import (
+    GuestActed,
+    GuestBounded,
+    GuestSeen,
+    InfrastructureState,
+    LinkLost,
+    LinkRestored,
+    SecondOpinion,
+)
 from pcloud.policy.outcome import Outcome
 from pcloud.policy.state import Fault, Health, Link, Power
 
@@ -21,11 +29,15 @@ def guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
         return
     guest = outcome.state.guest(name)
     if info.state is GuestState.RUNNING:
-        if guest.power is Power.ON and guest.boot == info.boot_id and guest.address == info.address:
+        known = (guest.boot, guest.address, guest.place) == (info.boot_id, info.address, info.place or guest.place)
+        if guest.power is Power.ON and known:
             outcome.guest(name, probed=True)
             return
         restarted = guest.boot not in ("", info.boot_id) and guest.power is Power.ON
-        outcome.guest(name, **_known_from(info), power=Power.ON, probed=True, since=guest.since or outcome.now)
+        outcome.guest(
+            name, **_known_from(outcome, info, name), power=Power.ON, probed=True, since=guest.since or outcome.now
+        )
+        failures.not_moved(outcome, name)
         if restarted and guest.fault is Fault.NONE:
             failures.forget_services(outcome, name, Health.UNKNOWN)
             outcome.apply(
@@ -49,13 +61,26 @@ def guest_seen(outcome: Outcome, seen: GuestSeen) -> None:
         failures.guest_failed(outcome, name, Fault.GONE, reason, signal="infrastructure")
     elif guest.power is not Power.ON:
         # It is seen to be gone, which is all that its isolation asks for.
-        outcome.guest(name, power=Power.OFF, link=Link.NONE, address="", fault=Fault.NONE)
+        outcome.guest(name, power=Power.OFF, link=Link.NONE, address="", fault=Fault.NONE, digest=info.digest)
+        if info.place:  # its disk is there
+            outcome.guest(name, place=info.place)
         _fault_is_over(outcome, name)
     outcome.decide = True
 
 
-def _known_from(info: GuestInfo) -> dict[str, Any]:
-    return {"address": info.address, "boot": info.boot_id, "place": info.place, "digest": info.digest}
+def _known_from(outcome: Outcome, info: GuestInfo, name: str) -> dict[str, Any]:
+    """Return what is known of a guest that runs. One whose place is not told is where it was started."""
+    place = info.place or placement.place_of(outcome.state, name)
+    known = {"address": info.address, "boot": info.boot_id, "place": place, "digest": info.digest}
+    return {**known, "bounds": None, "refused": None, "retry": 0.0}
+
+
+def guest_bounded(outcome: Outcome, seen: GuestBounded) -> None:
+    """A guest's limits were compared to those of its definition, or nobody could be asked."""
+    if seen.unavailable:
+        infrastructure_state(outcome, InfrastructureState(error=seen.error))
+    else:
+        limits.bounded(outcome, seen)
 
 
 def guest_acted(outcome: Outcome, seen: GuestActed) -> None:
@@ -71,9 +96,10 @@ def guest_acted(outcome: Outcome, seen: GuestActed) -> None:
     match seen.action:
         case "start" if seen.info is not None:
             failures.forget_services(outcome, name, Health.UNKNOWN)
-            changes = _known_from(seen.info)
+            changes = _known_from(outcome, seen.info, name)
             outcome.guest(name, **changes, power=Power.ON, link=Link.NONE, fault=Fault.NONE, since=now, probed=True)
             _fault_is_over(outcome, name)
+            failures.not_moved(outcome, name)
             outcome.decide = True
         case "connect":
             failures.forget_services(outcome, name, Health.UNKNOWN)
@@ -128,7 +154,7 @@ def _guest_action_failed(outcome: Outcome, seen: GuestActed) -> None:
         case "start":
             # It may run all the same (no address, say): the infrastructure is asked before anything is concluded.
             failed_at = outcome.state.guest(name).failed_at or outcome.now
-            tried = outcome.state.next_place(name)
+            tried = placement.place_of(outcome.state, name)
             outcome.guest(name, power=Power.UNKNOWN, link=Link.NONE, probed=False, failed_at=failed_at, place=tried)
             if seen.permanent:
                 failures.unrecoverable(outcome, name, what)

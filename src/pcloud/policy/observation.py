@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from pcloud.environment.infrastructure import GuestInfo, Vitality
-from pcloud.model.deployable import Deployable, Resource
+from pcloud.model.deployable import Deployable, Resource, ResourceLimits
+
+
+class Resizing(StrEnum):
+    """When a guest has the memory and cores that its definition says, by what its infrastructure can."""
+
+    LIVE = "live"
+    """At once."""
+    RESTART = "restart"
+    """From its next start on."""
+    ANEW = "anew"
+    """When it is made anew."""
 
 
 class Configured(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +31,7 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
     images: dict[str, str]
     places: tuple[str, ...]
     revision: int = 0
+    resizing: Resizing = Resizing.ANEW
 
 
 class GuestSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +53,21 @@ class GuestActed(msgspec.Struct, frozen=True, kw_only=True):
     """The infrastructure's API did not answer: nothing may be concluded."""
     info: GuestInfo | None = None
     seconds: float = 0.0
+
+
+class GuestBounded(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest's limits were compared to those of its definition, and changed where they differed."""
+
+    assembly: str
+    bounds: tuple[int, float]
+    """MiB and cores that it was to have."""
+    changed: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
+    """What it has from its next start on."""
+    error: str = ""
+    """Why it can not have them; then it has what it had."""
+    unavailable: bool = False
+    """The infrastructure's API did not answer: nothing may be concluded."""
 
 
 class LinkLost(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +107,8 @@ class Operated(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     digest: str = ""
     definition: Resource | None = None
+    limits: ResourceLimits | None = None
+    """What the service was limited to before its start or after its stop; None where nobody did or could."""
 
 
 class InfrastructureState(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,10 +143,15 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     """A timer of ours ended."""
 
 
+class Elapsed(msgspec.Struct, frozen=True, kw_only=True):
+    """A time has come on which only what is told depends: nothing is decided."""
+
+
 Observation = (
     Configured
     | GuestSeen
     | GuestActed
+    | GuestBounded
     | LinkLost
     | LinkRestored
     | SecondOpinion
@@ -125,4 +161,5 @@ Observation = (
     | Restart
     | Blocked
     | Tick
+    | Elapsed
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pcloud.model.deployable import Reference
+from pcloud.policy import placement
 from pcloud.policy.definition import guest_changed, service_changed
 from pcloud.policy.state import Fault, Health, Link, State
 
@@ -16,7 +17,13 @@ _FAULTS = {
 
 
 def why_guest(state: State, name: str, action: str) -> str:
-    """Return why a guest is started or stopped."""
+    """Return why a guest is started or stopped, and why it is started where it is."""
+    reason = _why_guest(state, name, action)
+    where = placement.why(state, name) if action == "start" else ""
+    return f"{reason}; {where}" if where else reason
+
+
+def _why_guest(state: State, name: str, action: str) -> str:
     guest = state.guest(name)
     if action == "monitor":
         return "nothing is known of it yet: ask the infrastructure before anything is started"
@@ -70,12 +77,23 @@ def why_service(state: State, subject: str, action: str) -> str:
 
 def _cause(state: State, assembly: str, name: str) -> str:
     """Return the failed or faulty thing that this service is ordered after, if there is one."""
+    for subject in ordered_after(state, assembly, name):
+        guest = state.guest(subject.partition("/")[0])
+        service = state.service(subject)
+        failed = service.health in (Health.FAILED, Health.START_FAILED) or bool(service.failed_at)
+        if failed or guest.fault is not Fault.NONE or service_changed(state, subject):
+            return subject
+    return ""
+
+
+def ordered_after(state: State, assembly: str, name: str) -> tuple[str, ...]:
+    """Return the services (`db/mysqld`), and the assemblies whose address it takes, that must be there before a service."""
     deployable = state.deployable
     try:
         own = deployable.assembly(assembly)
         resource = own.resource(name)
     except KeyError:
-        return ""
+        return ()
     before = [f"{assembly}/{other}" for other in resource.after]
     for dependency in own.after:
         before += [f"{dependency.assembly}/{r.name}" for r in deployable.assembly(dependency.assembly).resources]
@@ -83,10 +101,4 @@ def _cause(state: State, assembly: str, name: str) -> str:
     for parameter in resource.parameters:
         if isinstance(parameter.value, Reference):
             before.append(parameter.value.assembly)
-    for subject in dict.fromkeys(before):
-        guest = state.guest(subject.partition("/")[0])
-        service = state.service(subject)
-        failed = service.health in (Health.FAILED, Health.START_FAILED) or bool(service.failed_at)
-        if failed or guest.fault is not Fault.NONE or service_changed(state, subject):
-            return subject
-    return ""
+    return tuple(dict.fromkeys(before))

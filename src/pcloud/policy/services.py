@@ -6,7 +6,7 @@ from typing import Any
 
 from pcloud.events.event import Severity
 from pcloud.model.deployable import Resource
-from pcloud.policy import change, failures
+from pcloud.policy import change, failures, service_limits
 from pcloud.policy.definition import configure_digest, service_digest
 from pcloud.policy.observation import Operated
 from pcloud.policy.outcome import Outcome
@@ -36,6 +36,9 @@ def operated(outcome: Outcome, seen: Operated) -> None:
             outcome.decide = True
         return
     service = outcome.state.service(subject)
+    if seen.action == "limit":
+        service_limits.limited(outcome, seen, resource)
+        return
     if seen.not_connected:
         if seen.action == "start" and service.health is Health.STOPPED:
             # It may have reached the guest, and go on there: what was known is known no more.
@@ -66,6 +69,8 @@ def operated(outcome: Outcome, seen: Operated) -> None:
         case "stop" if not failed or (seen.rc == NOT_INSTALLED and not seen.error):
             # What is not installed does not run, as Pacemaker sees it too.
             outcome.service(subject, health=Health.STOPPED, rc=0, monitored=0.0, since=outcome.now)
+            if seen.limits is not None:
+                service_limits.given(outcome, subject, seen.limits)
             outcome.state = change.stopped(outcome.state, subject)
             if not service.failed_at and not subject.endswith("!configure"):
                 outcome.tell("resource.state", subject, "stopped", "stopped in order")
@@ -82,8 +87,11 @@ def operated(outcome: Outcome, seen: Operated) -> None:
 def _started(outcome: Outcome, seen: Operated, service: Service) -> None:
     subject, now = seen.subject, outcome.now
     outcome.service(
-        subject, health=Health.RUNNING, rc=0, digest=seen.digest, definition=seen.definition, since=now, monitored=0.0
-    )
+        subject, health=Health.RUNNING, rc=0, digest=seen.digest, definition=seen.definition, since=now, monitored=0.0,
+        limits=None, refused=None,
+    )  # fmt: skip
+    if seen.limits is not None:
+        service_limits.given(outcome, subject, seen.limits)
     outcome.memory(started={**outcome.state.memory.started, subject: (seen.digest, seen.definition)})
     if not _is_current(outcome.state, subject, seen.digest):
         outcome.decide = True  # the definition, or an address, changed while it was being started

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
-from pcloud.model.deployable import Assembly, Deployable, Resource
+from pcloud.model.deployable import Assembly, Deployable, Resource, ResourceLimits
 
 
 class Health(StrEnum):
@@ -92,6 +92,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0
     failed_at: float = 0.0
     """When the failure that is being recovered from was seen; 0 when there is none."""
+    limits: ResourceLimits | None = None
+    """What it is known to be limited to; None until that was brought about."""
+    refused: ResourceLimits | None = None
+    """What it could not be limited to."""
+    retry: float = 0.0
+    """When that is tried again."""
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,8 +110,9 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     signal: str = ""
     address: str = ""
     place: str = ""
+    """Where it is, or shall be made (`pcloud.policy.placement`)."""
     digest: str = ""
-    """What the guest was made from."""
+    """What the guest was made from; empty while it is not known to be made."""
     boot: str = ""
     since: float = 0.0
     silent_since: float = 0.0
@@ -113,6 +120,34 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     failed_at: float = 0.0
     probed: bool = False
     """Whether the infrastructure was asked since this engine took the deployable over."""
+    bounds: tuple[int, float] | None = None
+    """MiB and cores that it is known to have, 0 for the infrastructure's own; None until that was asked."""
+    refused: tuple[int, float] | None = None
+    """Those that it could not be given."""
+    retry: float = 0.0
+    """When that is tried again."""
+
+
+class Incident(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that failed and whose outcome was not told yet."""
+
+    subject: str
+    """What failed first; empty for the deployable."""
+    cause: str
+    signal: str = ""
+    """What told of the first failure."""
+    began: float
+    failures: int = 0
+    escalated: tuple[str, ...] = ()
+    """How far it went up: `guest web`, `deployable`, `another place`."""
+    well_since: float = 0.0
+    """Since when all of it runs again; 0 while it does not."""
+    overdue: bool = False
+    """Whether it was told that it does not end."""
+
+    def identity(self, deployable: str) -> str:
+        """Return a name that no other incident has: who is told the same one twice can know."""
+        return f"{deployable}/{self.subject}@{self.began:.6f}" if self.subject else f"{deployable}@{self.began:.6f}"
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,11 +163,15 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     started: dict[str, tuple[str, Resource | None]] = {}
     """Subject → (digest, definition) of the last start."""
     excluded: dict[str, tuple[str, ...]] = {}
-    """Assembly → places it was moved away from."""
+    """Assembly → places that it was moved away from, or could not be brought to."""
     faults: dict[str, tuple[Fault, str]] = {}
     """Assembly → a fault whose recovery has begun and is not finished."""
+    limited: tuple[str, ...] = ()
+    """Services that may have limits of ours, in order: where they shall have none any more, those are taken away."""
     assemblies: tuple[str, ...] = ()
     """Assemblies that may have a guest: what is no longer wanted is removed even when no engine ran as that changed."""
+    incidents: dict[str, Incident] = {}
+    """By scope (a service, a guest, or all of it): what failed and whose outcome was not told yet."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,6 +194,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     hostnames: dict[str, str] = {}
     images: dict[str, str] = {}
     """Assembly → digest of what its guest shall be made from."""
+    live_limits: bool = False
+    """Whether guests' memory and cores can be changed while they run."""
     infrastructure_down: str = ""
     """Why the infrastructure does not answer; empty while it does."""
     blocked: str = ""
@@ -175,11 +216,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     def service(self, subject: str) -> Service:
         """Return what is known of a service or configure step."""
         return self.services.get(subject, _NEVER_SEEN)
-
-    def next_place(self, assembly: str) -> str:
-        """Return where a guest would be started: the first place it was not moved away from; empty when none is known."""
-        excluded = self.memory.excluded.get(assembly, ())
-        return next((place for place in self.places if place not in excluded), "")
 
     def is_leaving(self, assembly: str, resource: str = "") -> bool:
         """Tell whether an assembly, or a resource of it, is to be stopped for good."""

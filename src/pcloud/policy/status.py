@@ -43,7 +43,7 @@ def _overall(state: State, assemblies: tuple[AssemblyStatus, ...]) -> tuple[Reso
     if state.memory.gave_up:
         return ResourceState.FAILED, state.memory.gave_up
     if state.blocked:
-        return ResourceState.FAILED, f"blocked: {state.blocked}"
+        return ResourceState.BLOCKED, f"{state.blocked}; nothing is done until `pcloud recover {state.deployable.name}`"
     if state.paused:
         return ResourceState.PAUSED, "recovery is paused"
     if state.infrastructure_down:

@@ -43,17 +43,17 @@ def flags() -> tuple[list[str], list[str]]:
     return ask("--cflags"), ask("--libs")
 
 
-def build() -> Path:
-    """Compile, put the library beside this file in one step, and return its path."""
+def build(folder: Path = HERE) -> Path:
+    """Compile, put the library into the folder (beside this file) in one step, and return its path."""
     compile_flags, link_flags = flags()
     ffi = FFI()
     ffi.cdef(DECLARATIONS)
     ffi.set_source(MODULE, DECLARATIONS)
-    with tempfile.TemporaryDirectory(prefix="pcloud-build-") as folder:
-        glue = Path(folder, "glue.c")
+    with tempfile.TemporaryDirectory(prefix="pcloud-build-") as work:
+        glue = Path(work, "glue.c")
         with contextlib.redirect_stdout(None):
             ffi.emit_c_code(str(glue))  # cffi's own compile step would want setuptools on Python 3.12 and later
-        made = Path(folder, TARGET.name)
+        made = Path(work, TARGET.name)
         command = [
             os.environ.get("CC") or shutil.which("cc") or "gcc",
             *("-shared", "-fPIC", "-O2", "-Wall", "-Wl,--as-needed", "-I", sysconfig.get_path("include")),
@@ -62,10 +62,11 @@ def build() -> Path:
             *link_flags,
         ]
         subprocess.run(command, check=True)
-        partial = TARGET.with_suffix(".partial")
+        target = folder / TARGET.name
+        partial = target.with_suffix(".partial")
         shutil.copyfile(made, partial)
-        partial.replace(TARGET)
-    return TARGET
+        partial.replace(target)
+    return target
 
 
 def main() -> int:

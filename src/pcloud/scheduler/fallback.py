@@ -57,6 +57,9 @@ class CrmSimulateScheduler:
             Score(entry.get("id", ""), entry.get("node", ""), _score(entry.get("score", "0"))) for entry in found
         )
 
+    def pardon(self, cib: bytes) -> None:
+        """Nothing is ever set aside here."""
+
     async def close(self) -> None:
         """Nothing to end: every process ends with its decision."""
 

@@ -10,7 +10,7 @@ import click
 from pcloud.shell import output as out
 from pcloud.shell.exits import Exit
 from pcloud.shell.framework import DEPLOYABLE, Command, Seconds, Session, output_option, pass_session
-from pcloud.shell.text import clock
+from pcloud.shell.text import clean, clock
 
 FAULTS = ("service-killed", "guest-killed", "link-cut", "engine-killed")
 
@@ -21,6 +21,7 @@ FAULTS = ("service-killed", "guest-killed", "link-cut", "engine-killed")
     examples=[
         ("pcloud drill shop", "kill the first service; exit code 1 when not all ran again within a minute"),
         ("pcloud drill shop --fault guest-killed --assembly web --budget 20s", "a guest, with a budget of its own"),
+        ("pcloud drill shop --probe http://10.0.3.7/", "and say for how long the page did not answer"),
         (
             "pcloud drill shop --fault engine-killed -o json",
             "guests and services must not notice; the report for programs",
@@ -36,25 +37,46 @@ FAULTS = ("service-killed", "guest-killed", "link-cut", "engine-killed")
 @click.option(
     "--budget", type=Seconds(), default="60s", show_default=True, metavar="TIME", help="All must run again within it."
 )
+@click.option(
+    "--probe",
+    "probes",
+    multiple=True,
+    metavar="URL",
+    help="Ask for this page all the while, from the daemon's host, and say what was lost; may be given ten times.",
+)
 @click.option("--force", is_flag=True, help="Also where it is not safe.")
 @output_option
 @pass_session
 def drill(
-    session: Session, name: str, fault: str, assembly: str, resource: str, budget: float, force: bool, output: str
+    session: Session,
+    name: str,
+    fault: str,
+    assembly: str,
+    resource: str,
+    budget: float,
+    probes: tuple[str, ...],
+    force: bool,
+    output: str,
 ) -> int:
     """Do one real fault to a running deployable, wait until all of it runs again, and report.
 
     The times are counted from when the fault was asked for, and compared with the median of the earlier drills of the same
     fault on the same part. It refuses where it could do harm: while something does not run, is paused or is being changed,
-    and where the failure would be the one that escalates. What it did is in `pcloud events` and `pcloud explain`.
+    and where the failure would be the one that escalates. Each --probe is a page that is asked for ten times a second:
+    it has to answer before the drill and at its end. What it did is in `pcloud events` and `pcloud explain`.
     """
-    report = session.client.drill(name, fault, assembly=assembly, resource=resource, budget=budget, force=force)
+    report = session.client.drill(
+        name, fault, assembly=assembly, resource=resource, budget=budget, force=force, probes=probes
+    )
     if output != "table":
         out.document(report, output)
     else:
         for line in _lines(report):
             click.echo(line)
     return Exit.OK if report["passed"] else Exit.FAILED
+
+
+_NOTHING = "nothing, {asked} requests were answered"
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
@@ -65,6 +87,12 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"recovered  {_seconds(report['recovered_s'])}  (budget {report['budget_s']:g} s)",
         f"started    {', '.join(report['restarted']) or 'nothing'}",
     ]
+    for probe in report.get("probes", ()):
+        gone = f"{probe['unanswered_s']:.3f} s without an answer, {probe['failed']} of {probe['asked']} requests failed"
+        end = "" if probe["answers"] else f"; it does not answer yet: {probe['error']}"
+        lines.append(
+            f"lost       {clean(probe['url'])}: {gone if probe['failed'] else _NOTHING.format(**probe)}{clean(end)}"
+        )
     if before:
         lines.append(
             f"before     detected {before['detected_s']:.3f} s, recovered {before['recovered_s']:.3f} s "

@@ -17,6 +17,7 @@ SIGNS = {
     "starting": "◌",
     "failed": "✗",
     "unrecoverable": "✗",
+    "blocked": "⊘",
     "suspect": "?",
     "stopped": "○",
     "paused": "‖",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pcloud.client.records import Action, CloudEvent, Decision, Observation
+from pcloud.model.status import Standstill
 from pcloud.shell.text import clean, clock, duration, stamp
 
 PREFIX = "org.pacemaker-cloud."
@@ -42,7 +43,7 @@ class Recoveries:
         kind, state = event_type(event), event.text("state")
         line = event_line(event, now=now)
         if kind.endswith(".state"):
-            if state in {"failed", "suspect", "unrecoverable"}:
+            if state in {"failed", "suspect", "unrecoverable", "blocked"}:
                 if len(self._failed) < self.MOST:
                     self._failed.setdefault(event.subject, stamp(event.time))
                 return line
@@ -54,6 +55,21 @@ class Recoveries:
         if kind.startswith(("escalation", "isolation")) or event.text("severity") in {"warning", "critical"}:
             return line
         return None
+
+
+def standing(found: Sequence[Standstill], *, now: float) -> list[str]:
+    """What is not being done now, and why, as lines; says so when nothing stands still."""
+    if not found:
+        return ["now: nothing stands still; all that shall be done is done or under way"]
+    lines = ["not being done now:"]
+    for one in found:
+        since = f"  (since {clock(one.since, now=now)})" if one.since else ""
+        until = f"  (until {clock(one.until, now=now)})" if one.until else ""
+        subject = f"{one.subject}: " if one.subject else ""
+        lines.append(f"    {one.rule:18} {subject}{one.text}{since}{until}")
+        if one.next:
+            lines.append(f"    {'':18} {one.next}")
+    return [clean(line) for line in lines]
 
 
 def timeline(decisions: Sequence[Decision], *, now: float) -> list[str]:

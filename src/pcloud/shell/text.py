@@ -19,6 +19,7 @@ STATE_COLOURS = {
     "warning": "yellow",
     "failed": "red",
     "unrecoverable": "bright_red",
+    "blocked": "bright_red",
     "missing": "red",
     "paused": "blue",
     "stopped": "bright_black",

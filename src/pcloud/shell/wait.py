@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from pcloud.client.api import Client
 from pcloud.client.errors import TimedOut, Unreachable
 from pcloud.client.records import Job
-from pcloud.model.deployable import ResourceState
+from pcloud.model.deployable import LOST, ResourceState
 from pcloud.model.errors import Conflict, PcloudError, Problem
 from pcloud.model.status import DeployableStatus
 from pcloud.shell.output import note
@@ -31,7 +31,6 @@ INTERVAL = 0.25
 SETTLE = 2.0
 """Seconds for which a state that is exactly the one from before the request does not count as its outcome yet."""
 BUILDS = frozenset({"jeos.build", "deployable.images"})
-DEAD = frozenset({ResourceState.FAILED, ResourceState.UNRECOVERABLE})
 
 
 _AGAIN = "what ran before goes on; apply a corrected document, or `pcloud reload` it when the cause is mended"
@@ -269,7 +268,7 @@ def _given_up(client: Client, patience: Patience, status: DeployableStatus) -> b
     long as the engine backs off; the event of the final failure says that it is final. Where no part failed, it was
     not the engine that gave up: an image could not be built, say."""
     if status.state != ResourceState.FAILED:
-        return False
+        return status.state == ResourceState.BLOCKED
     if ResourceState.FAILED not in _parts(status):
         return True
     filters = {"deployable": status.name, "type": "deployable.state"}
@@ -290,12 +289,12 @@ def _failures(status: DeployableStatus) -> list[Problem]:
         )
         for assembly in status.assemblies
         for resource in assembly.resources
-        if resource.state in DEAD
+        if resource.state in LOST
     ]
     found += [
         Problem(code="ASSEMBLY_FAILED", path=assembly.name, message=_why(assembly.state, assembly.reason))
         for assembly in status.assemblies
-        if assembly.state in DEAD
+        if assembly.state in LOST
     ]
     return [
         Problem(code="DEPLOYABLE_FAILED", message=f"{status.name} is {_why(status.state, status.reason)}", hint=hint),

@@ -16,11 +16,12 @@ from pcloud.dpe.brake import Brake
 from pcloud.dpe.environment import Environment
 from pcloud.dpe.loop import DeployableEngine
 from pcloud.dpe.messages import GuestMaterial
-from pcloud.environment.infrastructure import Identity, Image
+from pcloud.environment.infrastructure import Capability, Identity, Image
 from pcloud.events.event import Event
 from pcloud.model.deployable import Assembly, Deployable
 from pcloud.model.status import DeployableStatus
 from pcloud.policy.cib import resource_id
+from pcloud.policy.limits import wanted
 from pcloud.policy.observation import InfrastructureState
 from pcloud.policy.state import Health, Link, Memory, Power, State, configure_step
 from pcloud.simulator.faults import Fault, read
@@ -95,8 +96,10 @@ class _Notes:
         self.decisions: list[dict[str, Any]] = []
         self.memory: bytes = b""
 
-    def event(self, event: Event) -> None:
-        self.events.append(event)
+    def event(self, event: Event, state: bytes | None = None) -> None:
+        if event.type != "incident":  # what would happen is shown, not what would be told of it later
+            self.events.append(event)
+        self.memory = self.memory if state is None else state
 
     def decision(self, deployable: str, record: dict[str, Any]) -> None:
         self.decisions.append(record)
@@ -116,9 +119,12 @@ class _DryRun:
         self._notes = _Notes()
         self._clock = VirtualClock(_now(state))
         self._scheduler = InlineScheduler()
+        infrastructure = SimulatedInfrastructure(self._world)
+        if not state.live_limits:
+            infrastructure.capabilities -= {Capability.LIMITS}
         self._environment = Environment(
             clock=self._clock,
-            infrastructure=SimulatedInfrastructure(self._world),
+            infrastructure=infrastructure,
             transports={name: SimulatedTransport(self._world) for name in ("remote", "ssh", "none")},
             scheduler=self._scheduler,
             journal=self._notes,
@@ -314,6 +320,7 @@ def _world(state: State) -> World:
         )
         guest.running = known.power is Power.ON
         guest.boots = 1
+        guest.bounds = known.bounds or wanted(assembly)
         guest.cut_off = known.link is Link.LOST
         for resource in state.resources(assembly):
             subject = f"{assembly.name}/{resource.name}"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from pcloud.environment.infrastructure import (
+    Bounded,
     Capability,
     ExecResult,
     GuestEvent,
@@ -14,6 +15,7 @@ from pcloud.environment.infrastructure import (
     GuestState,
     InfrastructureError,
     InfrastructureUnavailable,
+    Limits,
     Vitality,
 )
 from pcloud.simulator.volumes import SimulatedVolumes
@@ -27,7 +29,10 @@ class SimulatedInfrastructure:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.capabilities = frozenset({Capability.EXECUTE, Capability.SECOND_SIGNAL, Capability.VOLUMES})
+        self.capabilities = frozenset(
+            {Capability.EXECUTE, Capability.SECOND_SIGNAL, Capability.VOLUMES, Capability.LIMITS}
+        )
+        self.limits: Limits = self
         self.volumes = SimulatedVolumes(world)
 
     async def _call(self) -> None:
@@ -64,9 +69,21 @@ class SimulatedInfrastructure:
             await asyncio.sleep(self.world.boot_seconds)
             guest.running = True
             guest.boots += 1
-            guest.place = spec.place or self.world.places[0]
+            guest.bounds = (spec.memory, spec.cpus)
             self.world.tell(guest, "started")
         return guest.info
+
+    async def bound(self, guest_id: str, *, memory: int, cpus: float) -> Bounded:
+        """Give a guest that runs these limits, unless it uses more."""
+        await self._call()
+        guest = self.world.guests.get(guest_id)
+        if guest is None or not guest.running or guest.bounds == (memory, cpus):
+            return Bounded()
+        if memory and (used := self.world.used.get(guest_id, 0)) > memory:
+            raise InfrastructureError(f"it uses {used} MiB of memory now and can not be limited to {memory} MiB")
+        self.world.note("limit", guest_id)
+        guest.bounds = (memory, cpus)
+        return Bounded(changed=(f"{memory or 'unlimited'} MiB of memory and {cpus or 'unlimited'} processors",))
 
     async def stop(self, guest_id: str, *, timeout: float) -> None:
         """Shut a guest down."""

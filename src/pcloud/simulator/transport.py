@@ -116,6 +116,8 @@ class SimulatedConnection:
             services[operation.resource] = False
             for key in [key for key in self._guest.recurring if key[0] == operation.resource]:
                 self._guest.recurring.pop(key).cancel()
+        elif operation.action == "limit":
+            self._guest.service_limits[operation.resource] = operation.limits
         elif operation.action == "monitor":
             return OK if services.get(operation.resource) else NOT_RUNNING
         return OK

@@ -17,7 +17,7 @@ from pcloud.environment.infrastructure import (
     GuestState,
     InfrastructureError,
 )
-from pcloud.model.deployable import AttachedVolume
+from pcloud.model.deployable import AttachedVolume, ResourceLimits
 
 
 class Link(Protocol):
@@ -47,8 +47,12 @@ class SimulatedGuest:
     """Its network is gone; everything in it executes."""
     boots: int = 0
     volumes: tuple[AttachedVolume, ...] = ()
+    bounds: tuple[int, float] = (0, 0.0)
+    """Its limits in MiB and cores; 0 is none."""
     services: dict[str, bool] = field(default_factory=dict)
     """Resource id → runs."""
+    service_limits: dict[str, ResourceLimits] = field(default_factory=dict)
+    """Resource id → what it may use, until the guest ends."""
     recurring: dict[tuple[str, str], asyncio.TimerHandle] = field(default_factory=dict)
     connections: list[Link] = field(default_factory=list)
     busy_until: dict[str, float] = field(default_factory=dict)
@@ -92,8 +96,12 @@ class World:
         """Guest id → errors of the next starts."""
         self.volumes: dict[str, int] = {}
         """Volume → bytes."""
+        self.used: dict[str, int] = {}
+        """Guest id → MiB that it uses: it can not be limited to less."""
         self.stubborn: set[str] = set()
         """Guests that can not be destroyed."""
+        self.immovable = False
+        """Whether guests are started where they were, whatever place is asked for."""
         self.watchers: list[asyncio.Queue[GuestEvent]] = []
         self._addresses = 1
 
@@ -146,16 +154,19 @@ class World:
     # --- mechanics
 
     def guest(self, spec: GuestSpec) -> SimulatedGuest:
-        """Return the guest of a spec, made where needed."""
+        """Return the guest of a spec, made where needed: also when it is off and shall be in another place."""
         guest = self.guests.get(spec.guest_id)
-        if guest is None or guest.digest != spec.digest:
-            boots = 0
+        elsewhere = guest is not None and spec.place and guest.place not in ("", spec.place)
+        moves = elsewhere and guest is not None and not guest.running and not self.immovable
+        if guest is None or guest.digest != spec.digest or moves:
+            boots, place = 0, spec.place or self.places[0]
             if guest is not None:
                 self._off(guest)
                 boots = guest.boots
+                place = place if moves else guest.place
             self._addresses += 1
             address = f"10.0.{self._addresses // 250}.{self._addresses % 250}"
-            guest = SimulatedGuest(spec.guest_id, address, spec.digest, boots=boots)
+            guest = SimulatedGuest(spec.guest_id, address, spec.digest, place, boots=boots)
             self.guests[spec.guest_id] = guest
         return guest
 
@@ -166,6 +177,7 @@ class World:
     def _off(self, guest: SimulatedGuest) -> None:
         guest.running = guest.frozen = guest.cut_off = False
         guest.services.clear()
+        guest.service_limits.clear()
         guest.busy_until.clear()
         guest.watch_nothing()
         self._silence(guest, "its guest ended")

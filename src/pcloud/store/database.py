@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Insert, Table, event, inspect, text
 from sqlalchemy.exc import (
@@ -27,39 +27,40 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from pcloud.model.errors import Problem
 from pcloud.store.errors import StoreError, StoreFull, StoreRefused
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration; a test compares it with the scripts. Kept here so that a start does not import Alembic."""
+
+
+class Fence(Protocol):
+    """What every transaction that writes must pass."""
+
+    async def check(self, connection: AsyncConnection) -> None:
+        """Let the transaction go on, and hold off to its end what would forbid it; else StoreFenced."""
+        ...
 
 
 class Database:
     """An open database with the newest schema."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, fence: Fence | None = None) -> None:
         self._engine = engine
+        self._fence = fence
         self._writing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, url: str) -> Database:
+    async def open(cls, url: str, *, fence: Fence | None = None) -> Database:
         """Connect and bring the schema up to date.
 
-        `url` is SQLAlchemy's: `sqlite+aiosqlite:///path` or `postgresql+psycopg://…`. StoreError when it can not be
-        opened or was made by a newer version of this program.
+        `url` is SQLAlchemy's: `sqlite+aiosqlite:///path` or `postgresql+psycopg://…`. With a `fence` nothing is written, the
+        schema neither, once another owns the store. StoreError when it can not be opened or was made by a newer version of
+        this program.
         """
         if url.startswith("sqlite"):
-            engine = create_async_engine(url, pool_size=3, max_overflow=2)
+            engine = create_engine(url, pool_size=3, max_overflow=2)
             event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         else:
-            try:
-                engine = create_async_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True)
-            except ModuleNotFoundError as error:
-                raise StoreError(
-                    Problem(
-                        code="STORE_DRIVER_MISSING",
-                        message=f"the driver for this database is not installed ({error.name})",
-                        hint="install the extra: pip install 'pacemaker-cloud[postgresql]'",
-                    )
-                ) from error
-        database = cls(engine)
+            engine = create_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True)
+        database = cls(engine, fence)
         try:
             async with database.write() as connection:
                 await connection.run_sync(_migrate)
@@ -82,14 +83,16 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that may write; committed at the end, rolled back when the block raises."""
         async with self._writing:
-            with _translated():
+            with translated():
                 async with self._engine.begin() as connection:
+                    if self._fence is not None:
+                        await self._fence.check(connection)
                     yield connection
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A consistent view for reading; does not wait for the writer."""
-        with _translated():
+        with translated():
             async with self._engine.connect() as connection:
                 yield connection
 
@@ -108,8 +111,22 @@ class Database:
         )
 
 
+def create_engine(url: str, **options: Any) -> AsyncEngine:
+    """Return SQLAlchemy's engine for a URL; StoreError when its driver is not installed."""
+    try:
+        return create_async_engine(url, **options)
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            Problem(
+                code="STORE_DRIVER_MISSING",
+                message=f"the driver for this database is not installed ({error.name})",
+                hint="pip install 'psycopg[binary]' (`make setup` and the Debian package bring it)",
+            )
+        ) from error
+
+
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Turns the driver's errors, and those of values that it can not take, into ours."""
     try:
         yield

@@ -11,6 +11,7 @@ from sqlalchemy import Row, Text, Update, bindparam, case, delete, insert, null,
 
 from pcloud.model.deployable import Deployable
 from pcloud.store.database import Database
+from pcloud.store.lease import Holder
 from pcloud.store.rows import Definition, DeployableRow
 from pcloud.store.schema import decisions, deployables, engine_state
 
@@ -18,9 +19,9 @@ _definition = msgspec.json.Decoder(Deployable)
 _names = msgspec.json.Decoder(tuple[str, ...])
 _images = msgspec.json.Decoder(dict[str, tuple[str, str]])
 _FIELDS = DeployableRow.__struct_fields__
-_APART = frozenset({"loaded", "slot"})
-"""Columns that only `given` and `moved` write after a row was made: whoever wants something else of a deployable holds a row
-that may be older than they are, and taking `loaded` back would leave guests that nobody knows of."""
+_APART = frozenset({"loaded", "slot", "holder", "host"})
+"""Columns that only `given`, `moved` and `taken` write after a row was made: whoever wants something else of a deployable
+holds a row that may be older than they are, and taking `loaded` back would leave guests that nobody knows of."""
 
 
 class Deployables:
@@ -98,16 +99,20 @@ class Deployables:
                 await connection.execute(_update(row.name, msgspec.structs.asdict(row)))
 
     async def given(
-        self, definitions: Mapping[str, Deployable], images: Mapping[str, Mapping[str, tuple[str, str]]] | None = None
+        self,
+        definitions: Mapping[str, Deployable],
+        images: Mapping[str, Mapping[str, tuple[str, str]]] | None = None,
+        *,
+        who: Holder | None = None,
     ) -> None:
-        """Store that engines are given these definitions and images, by name: from now on guests can exist. Where another
-        definition was stored in the meantime, these stay known as what runs."""
+        """Store that engines are given these definitions and images, by name, by the daemon `who`: from now on guests can
+        exist. Where another definition was stored in the meantime, these stay known as what runs."""
         if not definitions:
             return
         text = bindparam("text", type_=Text())
         applied = case((deployables.c.definition == text, null()), else_=text)
         change = update(deployables).where(deployables.c.name == bindparam("of")).values(
-            loaded=True, applied=applied, images=bindparam("made_from", type_=Text())
+            loaded=True, applied=applied, images=bindparam("made_from", type_=Text()), **_held(who)
         )  # fmt: skip
         async with self._database.write() as connection:
             await connection.execute(
@@ -121,6 +126,11 @@ class Deployables:
                     for name, given in definitions.items()
                 ],
             )
+
+    async def taken(self, name: str, who: Holder) -> None:
+        """Store that a deployable's guests are that daemon's from now on."""
+        async with self._database.write() as connection:
+            await connection.execute(update(deployables).where(deployables.c.name == name).values(**_held(who)))
 
     async def moved(self, name: str, slot: str) -> None:
         """Store which engine process carries a deployable out; nothing else of its row is touched."""
@@ -141,6 +151,10 @@ class Deployables:
         async with self._database.read() as connection:
             rows = await connection.execute(query.order_by(deployables.c.name))
             return [row.name for row in rows if assembly in _names.decode(row.library)]
+
+
+def _held(who: Holder | None) -> dict[str, str | None]:
+    return {"holder": who.id if who else None, "host": who.host if who else None}
 
 
 def _update(name: str, values: dict[str, Any]) -> Update:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pcloud.model.errors import PcloudError, Unavailable
+from pcloud.model.errors import PcloudError, Problem, Unavailable
 
 
 class StoreError(Unavailable):
@@ -11,6 +11,18 @@ class StoreError(Unavailable):
 
 class StoreRefused(StoreError):
     """What was given can not be kept as it is (too long, not a text, …); trying again would not help."""
+
+
+class StoreFenced(StoreError):
+    """Another daemon owns the store by now; nothing of what was asked was done."""
+
+    @classmethod
+    def older(cls, token: int) -> StoreFenced:
+        """Make the error of an owner whose token is old."""
+        message = f"another daemon owns the store by now (this one's token {token} is old); nothing was done"
+        return cls(
+            Problem(code="STORE_FENCED", message=message, hint="ask again in a moment: this daemon stands by then")
+        )
 
 
 class StoreFull(PcloudError):

@@ -28,6 +28,10 @@ class DeployableRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     revision: int = 1
     created: float = 0.0
     updated: float = 0.0
+    holder: str | None = None
+    """Id of the daemon that gave it to an engine last, where its store can have several; None where that is not known."""
+    host: str | None = None
+    """That daemon's host, for people."""
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,8 @@ deployables = Table(
     Column("revision", Integer, nullable=False),
     Column("created", Float, nullable=False),
     Column("updated", Float, nullable=False),
+    Column("holder", String(64)),  # id of the daemon that gave it to an engine last, and that daemon's host
+    Column("host", String(255)),
 )
 
 library = Table(

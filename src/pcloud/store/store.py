@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pcloud.store.database import Database
+from pcloud.store.database import Database, Fence
 from pcloud.store.deployables import Deployables
 from pcloud.store.log import Log
 from pcloud.store.tables import Jobs, Library, Tokens
@@ -20,9 +20,9 @@ class Store:
         self.tokens = Tokens(database)
 
     @classmethod
-    async def open(cls, url: str, *, keep_decisions: int = 500) -> Store:
+    async def open(cls, url: str, *, keep_decisions: int = 500, fence: Fence | None = None) -> Store:
         """Open and, where needed, migrate. StoreError when that can not be done."""
-        return cls(await Database.open(url), keep_decisions=keep_decisions)
+        return cls(await Database.open(url, fence=fence), keep_decisions=keep_decisions)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -40,6 +40,9 @@ def execution(operation: Operation, interval: int, token: str) -> m.Element:
     }
     if operation.processes:
         parameters["CRM_meta_pcloud_processes"] = ",".join(operation.processes)
+    if operation.action == "limit":
+        given = msgspec.structs.asdict(operation.limits).items()
+        parameters["CRM_meta_pcloud_limits"] = " ".join(f"{name}={value}" for name, value in given if value)
     data = m.resource(
         operation.resource,
         rsc_action=operation.action,

@@ -20,6 +20,7 @@ import msgspec
 
 import pcloud
 from pcloud.environment.transport import ExitCode, Operation, OperationStatus
+from pcloud.transport import ssh_limits
 
 OCF_ROOT = "/usr/lib/ocf"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -318,6 +319,8 @@ def _systemd_words(operation: Operation) -> list[str]:
             return script(_SYSTEMD_STOP, unit)
         case "reload":
             return script(_SYSTEMD_RELOAD, unit)
+        case "limit":
+            return script(ssh_limits.SCRIPT, unit, *ssh_limits.properties(operation.limits))
         case "monitor" | "status":
             return systemd_show(operation.type)
         case _:
@@ -325,6 +328,9 @@ def _systemd_words(operation: Operation) -> list[str]:
 
 
 def _interpret_systemd(action: str, end: RemoteExit) -> Outcome:
+    if action == "limit":
+        why = _text(end.stderr).strip()
+        return Outcome(rc=ExitCode.ERROR, exit_reason=why) if end.returncode else Outcome(rc=ExitCode.OK)
     unit = dict(line.split("=", 1) for line in _text(end.stdout).splitlines() if "=" in line)
     state, load = unit.get("ActiveState", ""), unit.get("LoadState", "")
     message = _text(end.stderr).strip()

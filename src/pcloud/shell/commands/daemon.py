@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 DAEMON = "pcloud-cped"
 DEFAULT_URL = "http://127.0.0.1:8780"
 LOG_TAIL = 20
+STANDBY = "STANDBY"
+"""Code of every answer of a daemon whose store another owns."""
 
 
 @click.command(
@@ -89,6 +91,8 @@ def up(session: Session, detach: bool, timeout: float) -> None:
     # The child goes on without us.
     child.returncode = 0
     out.done(f"the daemon answers at {settings.url} (process {child.pid}, log {log})")
+    if standing_by := _standing_by(session):
+        out.note(standing_by)
 
 
 def _await_answer(session: Session, child: subprocess.Popen[bytes], log: Path, beginning: int, timeout: float) -> None:
@@ -134,7 +138,7 @@ def down(session: Session, keep_engines: bool, guests: bool, timeout: float) -> 
     Guests and their services go on, and `pcloud up` takes them over again; until then nobody recovers them.
     """
     from pcloud.client.errors import TimedOut, Unreachable
-    from pcloud.model.errors import Conflict
+    from pcloud.model.errors import Conflict, PcloudError
 
     if keep_engines and guests:
         raise click.UsageError("--keep-engines and --guests exclude each other")
@@ -152,9 +156,14 @@ def down(session: Session, keep_engines: bool, guests: bool, timeout: float) -> 
     try:
         try:
             session.client.shutdown(engines=not keep_engines, guests=guests)
-        except Unreachable:
-            # It is starting or ending, or it hangs: the signal for an orderly end reaches it all the same.
-            out.note(f"the daemon does not answer at {settings.url}; asking process {pid} to end. Its engines go on")
+        except PcloudError as error:
+            if isinstance(error, Unreachable):
+                # It is starting or ending, or it hangs: the signal for an orderly end reaches it all the same.
+                out.note(
+                    f"the daemon does not answer at {settings.url}; asking process {pid} to end. Its engines go on"
+                )
+            elif error.code != STANDBY:
+                raise
             signal.pidfd_send_signal(handle, signal.SIGTERM)
         if not select.select([handle], [], [], timeout)[0]:
             message = f"the daemon (process {pid}) has not ended after {timeout:g} s"
@@ -285,6 +294,17 @@ def _answers(session: Session) -> bool:
         return False
 
 
+def _standing_by(session: Session) -> str:
+    """Why the daemon stands by; empty when it does not."""
+    from pcloud.model.errors import PcloudError
+
+    try:
+        session.client.version()
+    except PcloudError as error:
+        return error.problems[0].message if error.code == STANDBY else ""
+    return ""
+
+
 def _is_of_this_home(session: Session) -> None:
     """Conflict when the daemon that answers keeps its state elsewhere, which it does when it does not know our token."""
     from pcloud.model.errors import Conflict, PcloudError
@@ -293,7 +313,9 @@ def _is_of_this_home(session: Session) -> None:
     try:
         session.client.version()
     except PcloudError as error:
-        if error.problems[0].code not in ("UNAUTHORIZED", "FORBIDDEN", "NO_TOKEN"):
+        if error.code == STANDBY:
+            return  # it knows no tokens
+        if error.code not in ("UNAUTHORIZED", "FORBIDDEN", "NO_TOKEN"):
             raise
         raise Conflict.of(
             "OTHER_DAEMON",

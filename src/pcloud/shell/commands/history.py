@@ -92,31 +92,46 @@ def _back() -> None:
 
 @click.command(
     cls=Command,
-    short_help="Say why: what was seen, which rule, what was done.",
+    short_help="Say why: what was done and why, and why nothing is done now.",
     examples=[
         ("pcloud explain shop", "every decision about it, oldest first"),
         ("pcloud explain shop/web/httpd --limit 1", "the last one about one service"),
+        ("pcloud explain shop/web --now", "why nothing happens to this guest"),
     ],
 )
 @click.argument("part", metavar="NAME[/ASSEMBLY[/RESOURCE]]", type=PART)
 @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many decisions.")
+@click.option("--now", "now_only", is_flag=True, help="Only what is not being done now, and why.")
 @output_option
 @pass_session
-def explain(session: Session, part: str, limit: int, output: str) -> None:
-    """Say why: for each decision what was seen, by which signal, which rule applied, what was done, what it cost."""
+def explain(session: Session, part: str, limit: int, now_only: bool, output: str) -> None:
+    """Say why: what is not being done now and what it waits for; then, for each decision, what was seen, by which signal,
+    which rule applied, what was done, what it cost.
+
+    With -o json the decisions alone are written, or with --now what stands still.
+    """
     import msgspec
 
     from pcloud.client.errors import BadReply
     from pcloud.client.records import Decision
-    from pcloud.shell.telling import timeline
+    from pcloud.shell.telling import standing, timeline
 
     name, assembly, resource = split_part(part, parts=(1, 3))
+    if now_only or output == "table":
+        stands = session.client.standstill(name, assembly=assembly, resource=resource)
+        if output == "table":
+            for line in standing(stands, now=time.time()):
+                click.echo(line)
+        else:
+            out.document(stands, output)
+    if now_only:
+        return
     found = session.client.explain(name, assembly=assembly, resource=resource, limit=limit)
     if output != "table":
         out.document(found, output)
         return
     if not found:
-        out.note(f"no decision about {part} is recorded")
+        out.note(f"no decision about {part} is recorded: the engine has had nothing to do there")
         return
     try:
         decisions = msgspec.convert(found, list[Decision], strict=False)
@@ -124,5 +139,6 @@ def explain(session: Session, part: str, limit: int, output: str) -> None:
         raise BadReply.of(
             "BAD_REPLY", f"a decision's record can not be read: {error}", hint="-o json shows it"
         ) from None
+    click.echo()
     for line in timeline(decisions, now=time.time()):
         click.echo(line)

@@ -73,10 +73,10 @@ class StackManager(Loading):
         for background in self._background:
             background.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        for task in self._tasks.values():
-            task.cancel()
-        if self._tasks:
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        while tasks := [task for task in self._tasks.values() if not task.done()]:  # one may just have begun another
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         await self.store.close()
 
     async def _reach_guests(self) -> None:

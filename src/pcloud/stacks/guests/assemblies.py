@@ -110,7 +110,7 @@ async def running(
                 return found
             if fresh and found is not None and found.state is ResourceState.UNRECOVERABLE:
                 raise ResourceFailed(f"the guest can not be started: {reason}")
-            if fresh and status.state is ResourceState.FAILED:
+            if fresh and status.state in (ResourceState.FAILED, ResourceState.BLOCKED):
                 raise ResourceFailed(status.reason or f"the guests of {name} were given up")
         if context.services.now() >= began + seconds:
             raise ResourceFailed(f"the guest did not run within {seconds:g} s{': ' if reason else ''}{reason}")

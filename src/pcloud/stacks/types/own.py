@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from pcloud.model.deployable import Assembly, Deployable, Resource, ResourceState
+from pcloud.model.deployable import LOST, Assembly, Deployable, Resource, ResourceState
 from pcloud.model.errors import PcloudError
 from pcloud.stacks.functions.evaluation import unknown_in
 from pcloud.stacks.guests import assemblies, drift
@@ -54,7 +54,7 @@ class AssemblyType(ResourceType):
         key: value
         for keys, value in (
             (("image",), text(required=True, on_change=_UPDATE)),
-            (("arch", "agent", "transport"), text(on_change=_UPDATE)),
+            (("arch", "agent", "transport", "apart"), text(on_change=_UPDATE)),
             (("packages", "commands"), listing(on_change=_UPDATE)),
             (("files", "resources", "escalation"), mapping(on_change=_UPDATE)),
             (("memory", "cpus", "start_timeout", "stop_timeout"), anything(on_change=_UPDATE)),
@@ -123,7 +123,7 @@ class ResourceOfGuest(ResourceType):
             for keys, value in (
                 (("template", "class", "provider", "type"), text(on_change=_UPDATE)),
                 (("monitor", "timeouts", "configure"), anything(on_change=_UPDATE)),
-                (("parameters", "escalation"), mapping(on_change=_UPDATE)),
+                (("parameters", "escalation", "limits"), mapping(on_change=_UPDATE)),
                 (("processes", "after"), listing(on_change=_UPDATE)),
             )
             for key in keys
@@ -178,6 +178,8 @@ class ResourceOfGuest(ResourceType):
                 return False
             guests = [one for one in status.assemblies if one.name == where[1]]
             found = [each for one in guests for each in one.resources if each.name == wanted.name]
+            if status.state is ResourceState.BLOCKED:
+                raise ResourceFailed(status.reason)
             if found and found[0].state is ResourceState.UNRECOVERABLE:
                 raise ResourceFailed(found[0].reason or f"{wanted.name} can not be started")
             return bool(found) and found[0].state is ResourceState.RUNNING
@@ -257,7 +259,7 @@ class DeployableType(ResourceType):
             status = await platform.status(wanted.name)
             if status is None or not assemblies.current_state(status):
                 return False
-            if status.state in (ResourceState.FAILED, ResourceState.UNRECOVERABLE):
+            if status.state in LOST:
                 raise ResourceFailed(status.reason or f"{wanted.name} can not be started")
             context.record.attributes = {
                 "name": wanted.name,
