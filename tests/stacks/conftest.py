@@ -11,6 +11,7 @@ import pytest
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform, Platform
 from pcloud.stacks.types import registry
+from tests.stacks import moto as moto_server
 from tests.stacks.lifecycle import opened
 from tests.stacks.objects import Swift, running
 from tests.stacks.scaling_groups import NotedInstance
@@ -42,3 +43,10 @@ def swift() -> Iterator[Swift]:
     """The running peer; its daemons end with the file's last test."""
     with running() as peer:
         yield peer
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of moto's S3."""
+    with moto_server.running(tmp_path_factory.mktemp("moto") / "log") as url:
+        yield url

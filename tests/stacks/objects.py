@@ -75,13 +75,13 @@ class Swift:
         return [item["Name"] for item in self.s3().list_buckets()["Buckets"]]
 
 
-def client(url: str, key: str, secret: str) -> Any:
+def client(url: str, key: str, secret: str, region: str = REGION) -> Any:
     """Make a client of S3."""
     import boto3
     from botocore.config import Config
 
     return boto3.client(
-        "s3", endpoint_url=url, region_name=REGION, aws_access_key_id=key, aws_secret_access_key=secret,
+        "s3", endpoint_url=url, region_name=region, aws_access_key_id=key, aws_secret_access_key=secret,
         config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
     )  # fmt: skip
 

@@ -8,9 +8,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator
-from typing import Any
 
-import boto3
 import botocore.config
 import botocore.exceptions
 import pytest
@@ -19,6 +17,7 @@ from pcloud.api.aws.app import cloudformation_app
 from pcloud.api.aws.cloudformation import OPERATIONS
 from pcloud.api.aws.query import service
 from pcloud.stacks.engine.manager import StackManager
+from tests.stacks.boto import Server
 from tests.stacks.serving import serving
 
 TEMPLATE = """
@@ -41,30 +40,6 @@ Outputs:
     Value: !GetAtt Second.output
     Export: {Name: said}
 """
-
-
-class Server:
-    def __init__(self, manager: StackManager, url: str) -> None:
-        self.manager = manager
-        self.url = url
-        self.key, self.secret = manager.make_key("tester", "", "test")
-
-    def client(self, **more: Any) -> Any:
-        return boto3.client(
-            "cloudformation",
-            region_name="local",
-            endpoint_url=self.url,
-            aws_access_key_id=more.get("key", self.key),
-            aws_secret_access_key=more.get("secret", self.secret),
-            config=botocore.config.Config(proxies={}, retries={"max_attempts": 0}),
-        )
-
-    async def call(self, name: str, **arguments: Any) -> Any:
-        return await asyncio.to_thread(getattr(self.client(), name), **arguments)
-
-    async def wait(self, name: str, stack: str) -> None:
-        waiter = self.client().get_waiter(name)
-        await asyncio.to_thread(waiter.wait, StackName=stack, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
 
 
 @pytest.fixture

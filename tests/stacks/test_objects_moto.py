@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,59 +15,30 @@ from pcloud.objects.store import ObjectStore
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.store import SqliteStore
-from tests.ports import free_port
 from tests.stacks.buckets import bucket, cfn, close, deleted, ended, made
 from tests.stacks.objects import client
 
 pytestmark = pytest.mark.real
-SERVER = Path(__file__).resolve().parents[2] / ".tools/moto/bin/moto_server"
 POLICY = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::site/*"}],
 }
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if not SERVER.exists():
-        pytest.skip("moto is not installed: tools/setup-tests does that")
-    port = free_port()
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [SERVER, "-H", "127.0.0.1", "-p", str(port)], stdin=subprocess.DEVNULL, stdout=file, stderr=file
-        )
-    try:
-        deadline = time.monotonic() + 300
-        while True:
-            assert process.poll() is None, log.read_text()
-            try:
-                socket.create_connection(("127.0.0.1", port), 5).close()
-            except OSError:
-                assert time.monotonic() < deadline, "moto does not answer"
-                time.sleep(0.1)
-            else:
-                break
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait(30)
+@pytest.fixture
+def s3(moto: str) -> Any:
+    return client(moto, "key", "secret")
 
 
 @pytest.fixture
-def s3(url: str) -> Any:
-    return client(url, "key", "secret")
-
-
-@pytest.fixture
-async def manager(url: str, s3: Any, tmp_path: Path) -> AsyncIterator[StackManager]:
+async def manager(moto: str, s3: Any, tmp_path: Path) -> AsyncIterator[StackManager]:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     secret.chmod(0o600)
     platform = NoPlatform()
     platform.objects = ObjectStore(
         ObjectStoreSettings(
-            url=url,
+            url=moto,
             region="eu-west-1",
             access_key="key",
             secret_file=str(secret),

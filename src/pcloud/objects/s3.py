@@ -8,6 +8,7 @@ fills without standing in anybody else's way. A cancelled call may still reach t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pcloud.objects.errors import ObjectStoreError
 from pcloud.objects.settings import ObjectStoreSettings
+from pcloud.objects.urls import ObjectName
 
 _THREADS = 4
 _GONE = frozenset({"NoSuchBucket", "404", "NotFound"})
@@ -85,6 +87,12 @@ class Buckets:
         else:
             await self._remove("delete_bucket_policy", name)
 
+    async def read(self, name: ObjectName, limit: int) -> bytes:
+        """Return the first bytes of an object, `limit` of them at most."""
+        version: dict[str, Any] = {"VersionId": name.version} if name.version else {}
+        content: bytes = await self._call("get_object", Bucket=name.bucket, Key=name.key, limit=limit, **version)
+        return content
+
     async def count(self) -> int:
         """Return how many buckets there are."""
         return len((await self._call("list_buckets")).get("Buckets", ()))
@@ -97,11 +105,13 @@ class Buckets:
         await self._call(operation, fine=dict.fromkeys(_NOTHING), gone=None, Bucket=name)
 
     async def _call(
-        self, operation: str, *, fine: Mapping[str, Any] | None = None, gone: Any = ..., **given: Any
+        self, operation: str, *, fine: Mapping[str, Any] | None = None, gone: Any = ..., limit: int = 0, **given: Any
     ) -> Any:
-        """Call the store; codes in `fine` are no errors but stand for a result, `gone` for that of an absent bucket."""
+        """Call the store; codes in `fine` are no errors but stand for a result, `gone` for that of an absent bucket. With a
+        `limit` the answer is so many bytes of its body."""
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._blocking, operation, given)
+            return await loop.run_in_executor(self._threads, self._blocking, operation, given, limit)
         except ObjectStoreError as problem:
             if fine is not None and problem.code in fine:
                 return fine[problem.code]
@@ -109,13 +119,17 @@ class Buckets:
                 return gone
             raise
 
-    def _blocking(self, operation: str, given: dict[str, Any]) -> Any:
+    def _blocking(self, operation: str, given: dict[str, Any], limit: int) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             if self._client is None:
                 self._client = self._connect()
-            return getattr(self._client, operation)(**given)
+            answer = getattr(self._client, operation)(**given)
+            if not limit:
+                return answer
+            with contextlib.closing(answer["Body"]) as body:
+                return body.read(limit)
         except ClientError as error:
             said = error.response.get("Error", {})
             code, message = str(said.get("Code", "")), str(said.get("Message", ""))

@@ -31,6 +31,10 @@ class Foreseen(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     """What the nested template is called: its file, or the property that holds it."""
 
+    def within(self, source: Source) -> Foreseen:
+        """Return it with what it has from the source around it: the environment's defaults."""
+        return msgspec.structs.replace(self, source=msgspec.structs.replace(self.source, defaults=source.defaults))
+
 
 def parted(given: Any) -> tuple[dict[str, Any], frozenset[str] | None]:
     """Return the parameters that are known, and the names of those that are given and not known."""
@@ -68,7 +72,7 @@ def files_of(source: Source) -> Mapping[str, str]:
 
 
 def alike(left: Source, right: Source) -> bool:
-    """Whether two sources say the same beside the parameters: template, registry and the files that count."""
-    if left.template != right.template or left.registry != right.registry:
+    """Whether two sources say the same beside the parameters: template, registry, defaults and the files that count."""
+    if left.template != right.template or left.registry != right.registry or left.defaults != right.defaults:
         return False
     return left.files == right.files or files_of(left) == files_of(right)

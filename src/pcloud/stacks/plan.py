@@ -63,6 +63,9 @@ def decide(
         return Change(action="replace", name=name, type=type_name, physical=record.physical, why="its type changed")
     if record.status in ("CREATE_FAILED", "DELETE_FAILED", "DELETE_COMPLETE"):
         return Change(action="replace", name=name, type=type_name, physical=record.physical, why="it had failed")
+    if record.data.get("unhealthy"):
+        why = "it was marked unhealthy"
+        return Change(action="replace", name=name, type=type_name, physical=record.physical, why=why)
     changed: list[str] = []
     replacing: list[str] = []
     conditional = False

@@ -126,6 +126,16 @@ async def metadata(manager: StackManager, request: Request, body: dict[str, Any]
     return JSONResponse({"metadata": record_of(manager, request)[1].shown_metadata})
 
 
+async def mark_resource(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
+    """PATCH a resource: mark it unhealthy, or no longer."""
+    stack, record = record_of(manager, request)
+    unhealthy = body.get("mark_unhealthy")
+    if not isinstance(unhealthy, bool):
+        raise HeatError(400, "HTTPBadRequest", "mark_unhealthy must be true or false")
+    await manager.mark(stack, record, unhealthy=unhealthy, reason=str(body.get("resource_status_reason") or ""))
+    return JSONResponse(None)
+
+
 async def signal_resource(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
     """POST a signal."""
     await manager.signal(record_of(manager, request)[1], signal_of(json.dumps(body).encode()))

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from pcloud.api.heat.listing import chosen, page, sorted_by
 from pcloud.api.heat.requests import HeatError, stack_of
 from pcloud.api.heat.views import source_from, stack_view, template_schema
 from pcloud.stacks.engine.manager import StackManager
@@ -22,19 +23,11 @@ async def list_stacks(manager: StackManager, request: Request, body: dict[str, A
         for item in manager.stacks.values()
         if (item.live or query.get("show_deleted", "").lower() == "true") and (nested or not item.parent)
     ]
-    for name in ("name", "id"):
-        if query.getlist(name):
-            found = [item for item in found if getattr(item, name) in query.getlist(name)]
-    found.sort(key=lambda item: item.created, reverse=True)
-    marker, limit = query.get("marker"), query.get("limit", "")
-    if marker:
-        ids = [item.id for item in found]
-        found = found[ids.index(marker) + 1 :] if marker in ids else []
-    if limit.isdigit():
-        found = found[: int(limit[:6])]
-    answer: dict[str, Any] = {"stacks": [stack_view(manager, request, item, outputs=False) for item in found]}
+    found = sorted_by(chosen(found, query), query)
+    rows = page(found, query)
+    answer: dict[str, Any] = {"stacks": [stack_view(manager, request, item, outputs=False) for item in rows]}
     if query.get("with_count", "").lower() == "true":
-        answer["count"] = len(answer["stacks"])
+        answer["count"] = len(found)
     return JSONResponse(answer)
 
 
@@ -47,11 +40,10 @@ async def create(manager: StackManager, request: Request, body: dict[str, Any]) 
         )
     if body.get("adopt_stack_data") is not None:
         raise _unsupported("Stack Adopt", "what others made can not be taken over; create the stack from its template")
-    timeout = body.get("timeout_mins") or 60
     stack = await manager.create(
         name,
         source_from(body, None),
-        timeout=timeout if isinstance(timeout, int) else 60,
+        timeout=_minutes(body) or 60,
         on_failure="DO_NOTHING" if body.get("disable_rollback", True) in (True, "True", "true") else "ROLLBACK",
         owner="heat",
     )
@@ -110,10 +102,14 @@ async def update(manager: StackManager, request: Request, body: dict[str, Any]) 
     """PUT (all of it) or PATCH (only what is given)."""
     stack = stack_of(manager, request)
     existing = stack.source if request.method == "PATCH" else None
+    if body.get("converge") in (True, "True", "true"):
+        why = "run `openstack stack check`, mark what it finds unhealthy, and update"
+        raise _unsupported("Stack Update with converge", why)
     on_failure = (
         "DO_NOTHING" if body.get("disable_rollback", stack.disable_rollback) in (True, "True", "true") else "ROLLBACK"
     )
-    await manager.update(stack, source_from(body, existing, old=stack.source), on_failure=on_failure)
+    source = source_from(body, existing, old=stack.source)
+    await manager.update(stack, source, timeout=_minutes(body), on_failure=on_failure)
     return Response(status_code=202)
 
 
@@ -164,6 +160,15 @@ async def abandon(manager: StackManager, request: Request, body: dict[str, Any])
     """DELETE abandon, GET export: refused."""
     stack_of(manager, request)
     raise _unsupported("Stack Abandon", "nobody else could take over its guests; deletion_policy Retain keeps volumes")
+
+
+def _minutes(body: dict[str, Any]) -> int:
+    """Return the minutes that an operation may take; 0 when none are said."""
+    given = body.get("timeout_mins")
+    text = "0" if given is None else str(given)
+    if isinstance(given, bool) or not text.isdecimal() or len(text) > 9:
+        raise HeatError(400, "HTTPBadRequest", "timeout_mins must be a whole number")
+    return int(text)
 
 
 def _unsupported(what: str, why: str) -> HeatError:

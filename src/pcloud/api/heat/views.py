@@ -163,7 +163,7 @@ def resource_view(
         "logical_resource_id": record.name,
         "physical_resource_id": record.physical,
         "resource_type": record.type,
-        "resource_status": record.status,
+        "resource_status": "CHECK_FAILED" if record.data.get("unhealthy") else record.status,
         "resource_status_reason": record.reason or "state changed",
         "creation_time": moment(record.created),
         "updated_time": moment(record.updated),

@@ -71,6 +71,7 @@ class Judging:
                 return []
             if depth >= MAX_NESTING:
                 return [scope.template.problem("TOO_DEEP", f"stacks are nested deeper than {MAX_NESTING}", path)]
+            foreseen = foreseen.within(source)
             child = StackRecord(id=stack.id, name=f"{stack.name}-{definition.name}", status="REVIEW_IN_PROGRESS")
             return [moved(problem, path, foreseen) for problem in self._nested(child, foreseen, depth + 1)]
 

@@ -237,6 +237,7 @@ class Making:
             update_policy=node.definition.update_policy if node is not None else None,
             files=source.files if source else {},
             registry=source.registry if source else {},
+            defaults=source.defaults if source else {},
         )
 
     async def _create(

@@ -66,8 +66,10 @@ class _Looking:
             judged.notes.append(f"guests are made on {platform.infrastructure}")
 
         def context(node: Node, record: ResourceRecord, properties: Mapping[str, Any]) -> Context:
-            files = source.files
-            return Context(services, subject, record, dict(properties), files=files, registry=registry)
+            files, defaults = source.files, source.defaults
+            return Context(
+                services, subject, record, dict(properties), files=files, registry=registry, defaults=defaults
+            )
 
         def beneath(node: Node, record: ResourceRecord, properties: Mapping[str, Any]) -> bool:
             return bool(node.type.beneath(context(node, record, properties)))
@@ -87,6 +89,7 @@ class _Looking:
                 known = None  # its template is not known by now: whoever makes it says why
             if known is None:
                 return ()
+            known = known.within(source)
             child = stands or StackRecord(id=_NOBODY, name=f"{subject.name}-{node.name}", status="REVIEW_IN_PROGRESS")
             try:
                 return self.ahead(child, known.source, depth + 1, known).changes

@@ -80,6 +80,7 @@ class Scaling(State):
             update_policy=policy,
             files=source.files if source else {},
             registry=source.registry if source else {},
+            defaults=source.defaults if source else {},
         )
 
     async def balance(self, balancer: str, owner: str, what: list[str] | dict[str, Any]) -> None:

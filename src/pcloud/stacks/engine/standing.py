@@ -50,6 +50,24 @@ class Standing(Changes):
             raise Conflict.of("NOT_NOW", f"Stack [{stack.name}] is suspended: there is nothing to check")
         await self._stand(stack, "CHECK")
 
+    async def mark(self, stack: StackRecord, record: ResourceRecord, *, unhealthy: bool, reason: str) -> None:
+        """Have a resource replaced by the stack's next update, or no longer; durable on return. Conflict."""
+        if stack.busy or stack.suspended or not stack.live:
+            raise Conflict.of(
+                "NOT_NOW", f"Stack [{stack.name}] is in {stack.status} state: nothing in it can be marked"
+            )
+        if unhealthy == bool(record.data.get("unhealthy")):
+            return
+        if unhealthy:
+            record.data["unhealthy"] = True
+        else:
+            del record.data["unhealthy"]
+        self.save(record)
+        # The record's own status stays: what failed is removed without regard to its policies, and this did not.
+        said = reason[:1000] or "state changed by resource_mark_unhealthy api"
+        self.event(stack, record, "CHECK_FAILED" if unhealthy else "CHECK_COMPLETE", said)
+        await self.store.flush()
+
     async def _stand(self, stack: StackRecord, action: str) -> None:
         if stack.busy or stack.status in _UNFINISHED or stack.source is None:
             raise Conflict.of(

@@ -341,3 +341,8 @@ def functions_of_cfn(template: Template) -> Mapping[str, Function]:
     if "AWS::LanguageExtensions" in template.transforms:
         functions.update(_EXTENSIONS)
     return functions
+
+
+def names_of_cfn() -> dict[str, str | None]:
+    """Return the functions of all templates by name, each with what it is."""
+    return {name: function.__doc__ for name, function in sorted(_ALWAYS.items())}

@@ -336,3 +336,12 @@ def functions_of_hot(template: Template) -> Mapping[str, Function]:
         elif "_" in name or name in ("yaql", "repeat", "digest"):
             functions[name] = _too_old(name, since)
     return functions
+
+
+def names_of_hot(version: str) -> dict[str, str | None]:
+    """Return the functions of a version by name, each with what it is."""
+    return {
+        name: function.__doc__
+        for name, (function, since, until) in sorted(_TABLE.items())
+        if since <= version and not (until and version >= until)
+    }

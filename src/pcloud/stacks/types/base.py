@@ -148,6 +148,7 @@ class Context:
     """One resource, while something is done to it."""
 
     __slots__ = (
+        "defaults",
         "files",
         "metadata",
         "policy",
@@ -171,6 +172,7 @@ class Context:
         update_policy: Any = None,
         files: Mapping[str, str] | None = None,
         registry: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self.services = services
         self.stack = stack
@@ -181,6 +183,8 @@ class Context:
         self.update_policy = update_policy
         self.files = files or {}
         self.registry = registry or {}
+        self.defaults = defaults or {}
+        """The environment's parameter_defaults, which hold in nested stacks too."""
 
     @property
     def token(self) -> str:

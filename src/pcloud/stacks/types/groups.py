@@ -45,12 +45,19 @@ class GroupType(NestedType):
 
     def source_beneath(self, context: Context, before: Source) -> Source:
         """The members are what properties, policies and scaling make them: files change what is beneath them."""
-        return msgspec.structs.replace(before, files=dict(context.files), registry=dict(context.registry))
+        return msgspec.structs.replace(
+            before, files=dict(context.files), registry=dict(context.registry), defaults=dict(context.defaults)
+        )
 
     def source_of(self, context: Context, members: Members) -> Source:
         """Return a nested template. Its values are resolved already, and must not be read as functions again."""
         body = {"heat_template_version": "2021-04-16", "resources": members}
-        return Source(template=json.dumps(body), files=dict(context.files), registry=dict(context.registry))
+        return Source(
+            template=json.dumps(body),
+            files=dict(context.files),
+            registry=dict(context.registry),
+            defaults=dict(context.defaults),
+        )
 
     def definition(self, properties: Mapping[str, Any]) -> Any:
         """Return what a member is made from, as far as the properties say it; None when they do not, or there is none."""

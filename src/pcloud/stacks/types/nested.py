@@ -80,7 +80,7 @@ def template_text(value: Any) -> str:
 
 
 class CloudFormationStack(NestedType):
-    """A nested CloudFormation stack. Its template is a file sent along; nothing is fetched."""
+    """A nested CloudFormation stack. Its template is a file sent along, or read from the object store with the request."""
 
     names = ("AWS::CloudFormation::Stack",)
     schema: ClassVar[Schema] = {
@@ -106,6 +106,7 @@ class CloudFormationStack(NestedType):
             parameters=_joined(given.get("Parameters") or {}),
             files=dict(context.files),
             registry=dict(context.registry),
+            defaults=dict(context.defaults),
             tags={item["Key"]: item["Value"] for item in given.get("Tags") or []},
         )
 
@@ -146,7 +147,7 @@ def _body(given: Mapping[str, Any], files: Mapping[str, str]) -> str:
         body = files.get(url) or files.get(url.rsplit("/", 1)[-1])
         if body is None:
             raise ResourceFailed(
-                f"the template {url} is not among the files sent with the stack; nothing is fetched from the network"
+                f"the template {url} is not among the files sent with the stack, nor in the configured object store"
             )
     return template_text(body)
 
@@ -175,6 +176,7 @@ class HeatStack(NestedType):
             parameters=given.get("parameters") or {},
             files=dict(context.files),
             registry=dict(context.registry),
+            defaults=dict(context.defaults),
         )
 
     def foresee(
@@ -219,6 +221,7 @@ class TemplateResource(NestedType):
             parameters=dict(context.properties),
             files=dict(context.files),
             registry=dict(context.registry),
+            defaults=dict(context.defaults),
         )
 
     def foresee(

@@ -20,7 +20,7 @@ async def create_change_set(manager: StackManager, given: Input, caller: Caller)
     stack: StackRecord | None = None
     if kind == "UPDATE":
         stack = find(manager, given["StackName"], caller)
-    source = source_of_request(manager, given, stack)
+    source = await source_of_request(manager, given, stack)
     change_set = await manager.create_change_set(
         given["StackName"],
         given["ChangeSetName"],
@@ -60,6 +60,7 @@ async def describe_change_set(manager: StackManager, given: Input, caller: Calle
         "NotificationARNs": list(change_set.source.notifications),
         "Capabilities": list(change_set.source.capabilities),
         "Tags": [{"Key": key, "Value": value} for key, value in change_set.source.tags.items()],
+        "IncludeNestedStacks": False,  # whatever was asked for: the changes are this stack's own
         "Changes": [change_view(entry) for entry in items],
         "NextToken": token,
     }

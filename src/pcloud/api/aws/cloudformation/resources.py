@@ -18,17 +18,6 @@ async def describe_stack_events(manager: StackManager, given: Input, caller: Cal
 
 
 @OPERATIONS.operation
-async def describe_events(manager: StackManager, given: Input, caller: Caller) -> Output:
-    """DescribeEvents, newest first."""
-    stack = find(manager, given.get("StackName") or "", caller)
-    items, token = page(manager.events(stack)[::-1], given.get("NextToken"))
-    views = [{**event_view(manager, stack, event), "EventType": "STACK_EVENT"} for event in items]
-    if (given.get("Filters") or {}).get("FailedEvents"):
-        views = [view for view in views if view["ResourceStatus"].endswith("FAILED")]
-    return {"OperationEvents": views, "NextToken": token}
-
-
-@OPERATIONS.operation
 async def describe_stack_resource(manager: StackManager, given: Input, caller: Caller) -> Output:
     """DescribeStackResource; what cfn-init and cfn-hup ask."""
     stack = find(manager, given["StackName"], caller)

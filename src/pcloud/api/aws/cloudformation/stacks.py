@@ -19,6 +19,7 @@ async def create_stack(manager: StackManager, given: Input, caller: Caller) -> O
     """CreateStack."""
     on_failure = given.get("OnFailure") or ("DO_NOTHING" if given.get("DisableRollback") else "ROLLBACK")
     token = given.get("ClientRequestToken", "")
+    source, policy = await source_of_request(manager, given), await policy_of_request(manager, given)
     known = next(
         (
             s
@@ -30,11 +31,11 @@ async def create_stack(manager: StackManager, given: Input, caller: Caller) -> O
     if known is None:
         known = await manager.create(
             given["StackName"],
-            source_of_request(manager, given),
+            source,
             timeout=given.get("TimeoutInMinutes") or 0,
             on_failure=on_failure,
             protected=bool(given.get("EnableTerminationProtection")),
-            policy=policy_of_request(given),
+            policy=policy,
             token=token,
         )
     return {"StackId": arn(known, manager.region)}
@@ -44,12 +45,13 @@ async def create_stack(manager: StackManager, given: Input, caller: Caller) -> O
 async def update_stack(manager: StackManager, given: Input, caller: Caller) -> Output:
     """UpdateStack."""
     stack = find(manager, given["StackName"], caller)
-    source = source_of_request(manager, given, stack)
+    policy = await policy_of_request(manager, given)
+    during = await policy_of_request(manager, given, "StackPolicyDuringUpdateBody")
+    source = await source_of_request(manager, given, stack)
     judged = manager.plan(stack, source)
     same_outputs = not manager.outputs_differ(stack, source)
     if stack.source is not None and not judged.effective and same_outputs and stack.source.tags == source.tags:
         raise QueryError("ValidationError", "No updates are to be performed.")
-    policy, during = policy_of_request(given), policy_of_request(given, "StackPolicyDuringUpdateBody")
     if policy is not None and during is None:
         during = stack.policy or ALLOW_ALL  # a new policy holds for the updates after this one
     before = stack.policy
@@ -144,7 +146,7 @@ async def get_stack_policy(manager: StackManager, given: Input, caller: Caller) 
 async def set_stack_policy(manager: StackManager, given: Input, caller: Caller) -> Output:
     """SetStackPolicy."""
     stack = find(manager, given["StackName"], caller)
-    policy = policy_of_request(given)
+    policy = await policy_of_request(manager, given)
     if policy is None:
         raise PcloudError.of("BAD_POLICY", "You must specify StackPolicyBody")
     stack.policy = policy

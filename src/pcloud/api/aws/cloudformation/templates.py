@@ -28,7 +28,7 @@ async def get_template(manager: StackManager, given: Input, caller: Caller) -> O
 async def get_template_summary(manager: StackManager, given: Input, caller: Caller) -> Output:
     """GetTemplateSummary."""
     name = given.get("StackName")
-    source = source_of(find(manager, name, caller)) if name else source_of_request(manager, given)
+    source = source_of(find(manager, name, caller)) if name else await source_of_request(manager, given)
     if source is None:
         raise QueryError("ValidationError", "the stack has no template")
     template = read_template(source.template)
@@ -47,7 +47,7 @@ async def get_template_summary(manager: StackManager, given: Input, caller: Call
 @OPERATIONS.operation
 async def validate_template(manager: StackManager, given: Input, caller: Caller) -> Output:
     """ValidateTemplate: everything that can be known without parameters."""
-    source = source_of_request(manager, given)
+    source = await source_of_request(manager, given)
     template = read_template(source.template)
     subject = StackRecord(id="00000000-0000-0000-0000-000000000000", name="validate", status="REVIEW_IN_PROGRESS")
     manager.validate(subject, source, complete=False)
@@ -62,5 +62,5 @@ async def validate_template(manager: StackManager, given: Input, caller: Caller)
 @OPERATIONS.operation
 async def estimate_template_cost(manager: StackManager, given: Input, caller: Caller) -> Output:
     """EstimateTemplateCost: own guests cost nothing; there is no calculator."""
-    source_of_request(manager, given)
+    await source_of_request(manager, given)
     return {"Url": "about:blank#own-infrastructure-costs-nothing"}
