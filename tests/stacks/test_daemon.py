@@ -94,7 +94,7 @@ def test_commands_of_a_stack(daemon: Daemon, tmp_path: Path) -> None:
     template.write_text(SLOW.replace("0.4", "0"))
     planned = daemon.pcloud("stack", "plan", "blog", "-t", str(template))
     assert [line.split()[:3] for line in planned.splitlines()[:4]] == [
-        ["+", "create", name] for name in ("a", "secret", "b", "c")
+        ["+", "create", name] for name in ("a", "b", "c", "secret")
     ]
     assert daemon.call("GET", "/v1/stacks") == [], "a plan makes nothing"
     made = daemon.run("stack", "create", "blog", "-t", str(template), "--wait")
