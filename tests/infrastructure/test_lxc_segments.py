@@ -197,7 +197,7 @@ def test_addresses_of_a_subnet(segments: Segments) -> None:
 def _dying(state: Path, at_command: int, router: Router, network: Network) -> None:
     """Do everything, and die before one of the commands."""
     done = 0
-    run = lxc_segments._run
+    run = lxc_segments.run_tool
 
     def counted(*words: str, given: str = "") -> str:
         nonlocal done
@@ -206,7 +206,7 @@ def _dying(state: Path, at_command: int, router: Router, network: Network) -> No
             os._exit(9)
         return run(*words, given=given)
 
-    lxc_segments._run = counted
+    lxc_segments.run_tool = counted
     segments = Segments(state)
     segments.make_network("one")
     segments.put_router(router, network)

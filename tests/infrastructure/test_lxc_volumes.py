@@ -19,7 +19,7 @@ import pytest
 from pcloud.environment.infrastructure import GuestSpec, GuestState, InfrastructureError
 from pcloud.images.identity import make_identity
 from pcloud.images.store import ImageStore
-from pcloud.infrastructure import lxc_network, lxc_nodes, lxc_volumes
+from pcloud.infrastructure import host, lxc_nodes, lxc_volumes
 from pcloud.infrastructure.lxc import LxcInfrastructure
 from pcloud.infrastructure.lxc_disks import LxcVolumeStore
 from pcloud.infrastructure.lxc_live import init_of
@@ -325,7 +325,7 @@ def test_killed_at_any_line(state, name):
         return steps[name]
 
     points = 0
-    for point in killed_at_every_line([lxc_volumes, lxc_nodes, lxc_network], prepare):
+    for point in killed_at_every_line([lxc_volumes, lxc_nodes, host], prepare):
         nothing_is_held(state)
         if point % 2:
             steps[name]()
