@@ -20,6 +20,7 @@ from tests.e2e.stack_stage import opener, post
 from tests.e2e.stack_stage import template as corpus
 from tests.e2e.stage import PATIENCE, Stage, missing, until
 from tests.ports import free_port
+from tests.stacks.templates import alarm
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
@@ -112,19 +113,7 @@ def guest(service: str, *packages: str) -> dict[str, Any]:
     }
 
 
-ALARM = {
-    "Type": "AWS::CloudWatch::Alarm",
-    "Properties": {
-        "MetricName": "ServiceFailure",
-        "Namespace": "system/linux",
-        "Statistic": "SampleCount",
-        "Period": "300",
-        "EvaluationPeriods": "1",
-        "Threshold": "2",
-        "ComparisonOperator": "GreaterThanThreshold",
-        "AlarmActions": [{"Fn::GetAtt": ["Restart", "AlarmUrl"]}],
-    },
-}
+ALARM = alarm(AlarmActions=[{"Fn::GetAtt": ["Restart", "AlarmUrl"]}])
 HA = {
     "AWSTemplateFormatVersion": "2010-09-09",
     "Resources": {

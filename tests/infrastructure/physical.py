@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pcloud.images.identity import make_identity
 from tests.guests import UNIT, Guest
@@ -14,6 +18,15 @@ from tests.infrastructure.machine import rootfs
 AGENT = Path(__file__).with_name("fence_container")
 PASSWORD = "correct horse"
 """The one the fence agent takes; it must never be seen anywhere."""
+
+
+NEEDED = (
+    pytest.mark.real,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can run the containers that stand for hosts"),
+    pytest.mark.skipif(shutil.which("lxc-start") is None, reason="lxc-start is not installed (package lxc)"),
+    pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh is not installed (package openssh-client)"),
+)
+"""Marks of tests with such hosts."""
 
 
 class PhysicalHost(Guest):

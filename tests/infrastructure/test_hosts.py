@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,13 +23,10 @@ from pcloud.infrastructure.hosts import HostsInfrastructure
 from pcloud.infrastructure.hosts_settings import hosts_settings
 from tests.guests import BOOT
 from tests.infrastructure.contract import InfrastructureContract, MakeSpec, poll, verdict
-from tests.infrastructure.physical import PASSWORD, PhysicalHost
+from tests.infrastructure.physical import NEEDED, PASSWORD, PhysicalHost
 
 pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can run the containers that stand for hosts"),
-    pytest.mark.skipif(shutil.which("lxc-start") is None, reason="lxc-start is not installed (package lxc)"),
-    pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh is not installed (package openssh-client)"),
+    *NEEDED,
     pytest.mark.timeout(900),
 ]
 

@@ -6,21 +6,16 @@ The hosts are containers that nothing of ours made, switched by a fence agent of
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.infrastructure.physical import PASSWORD, PhysicalHost
+from tests.infrastructure.physical import NEEDED, PASSWORD, PhysicalHost
 from tests.machines.stage import NAME, Stage, World, stage
 
 pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can run the containers that stand for hosts"),
-    pytest.mark.skipif(shutil.which("lxc-start") is None, reason="lxc-start is not installed (package lxc)"),
-    pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh is not installed (package openssh-client)"),
+    *NEEDED,
     pytest.mark.timeout(1800),
 ]
 MANIFEST = f"""\

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from pcloud.environment.transport import Endpoint, Operation, OperationResult, TransportError
 from pcloud.transport.remote import RemoteTransport
+from pcloud.transport.settings import RemoteSettings
 
 
 class Recorder:
@@ -45,10 +46,12 @@ def endpoint(daemon, **changes) -> Endpoint:
 
 
 @asynccontextmanager
-async def connected(daemon, **settings):
+async def connected(daemon, *, credentials=None, ipc_provider=False, **settings):
     """Yield (connection, recorder) of a fresh transport. Silence ends a connection only if its settings tell so: on a busy
     machine a daemon may be silent for long."""
-    transport = RemoteTransport(**{"poke_interval": 3600.0, **settings})
+    transport = RemoteTransport(
+        RemoteSettings(**{"poke_interval": 3600.0, **settings}), credentials=credentials, ipc_provider=ipc_provider
+    )
     recorder = Recorder()
     try:
         connection = await transport.connect(

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from pcloud.transport.remote import RemoteTransport
+from pcloud.transport.settings import RemoteSettings
 from tests.transport.client import endpoint, operation
 from tests.transport.contract import TransportContract
 
@@ -17,10 +18,10 @@ class RemotePeer:
 
     def __init__(self, daemon) -> None:
         self.daemon = daemon
-        self.transport = RemoteTransport(poke_interval=3600.0)
+        self.transport = RemoteTransport(RemoteSettings(poke_interval=3600.0))
 
     def impatient(self) -> None:
-        self.transport = RemoteTransport(poke_interval=0.3, poke_timeout=1.0)
+        self.transport = RemoteTransport(RemoteSettings(poke_interval=0.3, poke_timeout=1.0))
 
     async def connect(self, on_result, on_lost):
         return await self.transport.connect(endpoint(self.daemon), on_result=on_result, on_lost=on_lost, timeout=60.0)

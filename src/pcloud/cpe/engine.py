@@ -161,11 +161,13 @@ class CloudPolicyEngine:
         self._housekeep.set()
         for name in self.shared_slots():
             self.fleet.ensure(name)
-        for slot in self.fleet.slots.values():
-            if slot.link is not None:
-                # A driver or transport that is open can not change its settings: processes start anew, guests go on.
-                slot.link.send(messages.Shutdown() if drivers else self._engine_settings(slot))
-        if drivers:
+        if not drivers:
+            self._tell_settings()
+        else:
+            # A driver or transport that is open can not change its settings: processes start anew, guests go on.
+            for slot in self.fleet.slots.values():
+                if slot.link is not None:
+                    slot.link.send(messages.Shutdown())
             self.emit(
                 "daemon.settings",
                 "the settings of infrastructures or transports changed: the engine processes start anew; guests go on",

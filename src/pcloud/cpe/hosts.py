@@ -22,8 +22,6 @@ from pcloud.store.rows import Definition
 def check(deployable: Deployable, infrastructures: Mapping[str, Any]) -> None:
     """Raise InvalidDocument with every host that is not configured, can not be entered as its assembly wants, or has
     neither a fence device nor the word that it needs none."""
-    if deployable.infrastructure != HOSTS:
-        return
     settings, problems = configured(infrastructures.get(HOSTS, {})), []
     for assembly in deployable.assemblies:
         path = f"assemblies.{assembly.name}.host"

@@ -63,12 +63,10 @@ class Recorder:
         if not events:
             return
         bearer = events[-1] if events[-1].type == "incident" else events[0]
+        state = msgspec.msgpack.encode(memory) if memory != self._saved else None
+        self._saved = memory
         for event in events:
-            if event is bearer and memory != self._saved:
-                self._saved = memory
-                self._environment.journal.event(event, msgspec.msgpack.encode(memory))
-            else:
-                self._environment.journal.event(event)
+            self._environment.journal.event(event, state if event is bearer else None)
 
     def made(self, state: State, graph: Graph, names: Names, *, now: float, decide: float, library: float) -> None:
         """Note the graph that was the answer to a state at `now`; costs in seconds."""

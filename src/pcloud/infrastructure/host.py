@@ -12,7 +12,7 @@ import fcntl
 import math
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 from pcloud.environment.infrastructure import InfrastructureError
@@ -35,16 +35,22 @@ def run_tool(*words: str, given: str = "") -> str:
 
 async def ip(*arguments: str) -> None:
     """Run ip(8); InfrastructureError with what it said when it fails."""
+    await carry_out("ip", *arguments)
+
+
+async def carry_out(*words: str, name: str = "", environment: Mapping[str, str] | None = None) -> None:
+    """Run a program for what it does; InfrastructureError with its last words when it fails, under `name` if that says more
+    than its command line. `environment` takes the place of ours."""
     process = await asyncio.create_subprocess_exec(
-        "ip",
-        *arguments,
+        *words,
+        env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
     _, stderr = await process.communicate()
     if process.returncode:
-        raise InfrastructureError(f"ip {' '.join(arguments)}: {stderr.decode(errors='replace').strip()}")
+        raise InfrastructureError(f"{name or ' '.join(words)}: {stderr.decode(errors='replace').strip()[-300:]}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.infrastructure.host import carry_out
 from pcloud.infrastructure.lxc_groups import LOADED, RULES, Groups, set_name
 from pcloud.model.deployable import FirewallRule
 
@@ -112,13 +112,5 @@ async def apply(
 ) -> None:
     """Change the rules of a running guest; those of its next start come from its definition."""
     await asyncio.to_thread(prepare, folder, rules, gateway, groups)
-    process = await asyncio.create_subprocess_exec(
-        str(folder / _HOOK),
-        env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LXC_PID": str(init)},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, stderr = await process.communicate()
-    if process.returncode:
-        raise InfrastructureError(f"nft: {stderr.decode(errors='replace').strip()[-300:]}")
+    environment = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LXC_PID": str(init)}
+    await carry_out(str(folder / _HOOK), name="nft", environment=environment)

@@ -14,7 +14,7 @@ from pcloud.environment.transport import Endpoint, OperationResult, TransportErr
 from pcloud.transport.channel import Buffer, open_channel
 from pcloud.transport.health import Health
 from pcloud.transport.session import RemoteConnection
-from pcloud.transport.settings import TransportSettings
+from pcloud.transport.settings import RemoteSettings, TransportSettings
 from pcloud.wire import gnutls
 
 
@@ -29,12 +29,7 @@ def open_transport(settings: TransportSettings) -> RemoteTransport:
             )
         except gnutls.TlsError as error:
             raise TransportError("TLS", str(error)) from error
-    return RemoteTransport(
-        poke_interval=given.poke_interval,
-        poke_timeout=given.poke_timeout,
-        poke_rate=given.poke_rate,
-        credentials=credentials,
-    )
+    return RemoteTransport(given, credentials=credentials)
 
 
 class RemoteTransport:
@@ -44,23 +39,22 @@ class RemoteTransport:
 
     def __init__(
         self,
+        settings: RemoteSettings | None = None,
         *,
-        poke_interval: float = 10.0,
-        poke_timeout: float = 10.0,
-        poke_rate: float = 400.0,
         client_name: str = "pcloud",
         ipc_provider: bool = False,
         credentials: gnutls.Credentials | None = None,
     ) -> None:
         """Set up; connects nothing.
 
-        `poke_interval` (s): a silent guest is asked to answer this often; with very many guests less often, so that
-        no more than `poke_rate` a second are asked. `poke_timeout` (s): how long an answer may take before the
-        connection is lost. `ipc_provider`: sign on as relay for cluster IPC, as a cluster does.
-        `credentials`: use X.509 instead of each endpoint's pre-shared key.
+        `settings` say how often guests are asked for signs of life. `ipc_provider`: sign on as relay for cluster IPC, as a
+        cluster does. `credentials`: use X.509 instead of each endpoint's pre-shared key.
         """
+        given = settings or RemoteSettings()
         self._connections: set[RemoteConnection] = set()
-        self._health = Health(self._connections, interval=poke_interval, timeout=poke_timeout, rate=poke_rate)
+        self._health = Health(
+            self._connections, interval=given.poke_interval, timeout=given.poke_timeout, rate=given.poke_rate
+        )
         self._client_name = client_name
         self._ipc_provider = ipc_provider
         self._credentials = credentials
