@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -15,9 +16,11 @@ from openstack.exceptions import HttpException
 from pcloud.environment.infrastructure import Capability, InfrastructureError, InfrastructureUnavailable
 from pcloud.infrastructure import openstack_checks
 from pcloud.infrastructure.checks import able, checks_of
-from pcloud.infrastructure.openstack_addresses import OpenStackAddresses
+from pcloud.infrastructure.openstack_addresses import NoPort, OpenStackAddresses
+from pcloud.infrastructure.openstack_changes import OpenStackChanges
 from pcloud.infrastructure.openstack_session import translate
 from pcloud.infrastructure.openstack_settings import OpenStackSettings
+from pcloud.model.deployable import Assembly
 from tests.infrastructure.neutron import Neutron, refused
 
 
@@ -132,8 +135,9 @@ async def test_a_server_has_the_addresses_that_it_shall_have(neutron: Neutron) -
         await addresses.settle("two", [f"{somebody.floating_ip_address}/32"])
     with pytest.raises(InfrastructureError, match="no floating address"):
         await addresses.settle("two", ["192.0.2.1/32"])
-    with pytest.raises(InfrastructureError, match="can not be given"):
+    with pytest.raises(NoPort):
         await addresses.settle("gone", [first])
+    await addresses.settle("gone", [])
 
 
 async def test_what_goes_while_it_is_given_back_or_asked_for(neutron: Neutron, monkeypatch) -> None:
@@ -164,3 +168,29 @@ def test_the_settings_say_whether_there_are_addresses() -> None:
     assert Capability.ADDRESSES in able("openstack", {"floating_network": "outside"})[0]
     assert "addresses" not in checks_of("openstack", {"cloud": "there-is-none"})[0].detail
     assert "addresses" in checks_of("openstack", {"cloud": "there-is-none", "floating_network": "x"})[0].detail
+
+
+async def test_a_server_that_is_being_made_gets_its_address_once_it_has_a_port(neutron: Neutron, monkeypatch) -> None:
+    """And one that goes meanwhile gets it when it starts."""
+    monkeypatch.setattr("pcloud.infrastructure.openstack_changes._PAUSE", 0.001)
+    addresses, session = driver(neutron), Session(neutron)
+    wanted = Assembly(name="one", addresses=(await addresses.take("a"),))
+    looks = 0
+
+    async def one(name: str) -> Any:
+        nonlocal looks
+        looks += 1
+        assert name == "pcloud-shop.one"
+        if looks == 5:
+            neutron.server_ports["s1"] = ["p1"]
+        return SimpleNamespace(id="s1") if looks < 10 else None
+
+    settings = OpenStackSettings(floating_network="outside")
+    neutron.security_groups = lambda **_: iter(())  # type: ignore[attr-defined]
+    changes = OpenStackChanges(session, SimpleNamespace(one=one), settings, addresses)  # type: ignore[arg-type]
+    await changes.settle("shop.one", wanted, AsyncMock())
+    assert neutron.moved == [("203.0.113.1", "p1")]
+    assert looks == 5
+    neutron.server_ports.clear()
+    await changes.settle("shop.one", wanted, AsyncMock())
+    assert looks == 10

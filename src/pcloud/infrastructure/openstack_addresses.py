@@ -18,6 +18,10 @@ from pcloud.infrastructure.openstack_settings import OpenStackSettings
 _NOT_FIXED = "addresses of OpenStack are chosen by it, none can be asked for"
 
 
+class NoPort(InfrastructureError):
+    """The server has no port that an address could be given to: it is being made."""
+
+
 class OpenStackAddresses:
     """Implements `pcloud.environment.infrastructure.Addresses` for one project."""
 
@@ -47,8 +51,8 @@ class OpenStackAddresses:
         await self._session.call(partial(_give_back, mark=self._ours + holder))
 
     async def settle(self, server: str, wanted: Sequence[str], *, move: bool = True) -> None:
-        """Bring a server (its id) to these addresses, `ADDRESS/PREFIX`, and to no others of ours. Without `move` those that
-        another server has stay there: they are on their way from this one to that."""
+        """Bring a server (its id) to these addresses, `ADDRESS/PREFIX`, and to no others of ours. Without `move` those
+        that another server has stay there: they are on their way from this one to that. NoPort."""
         addresses = [each.partition("/")[0] for each in wanted]
         await self._session.call(partial(_settle, server=server, wanted=addresses, ours=self._ours, move=move))
 
@@ -87,6 +91,8 @@ def _give_back(connection: Any, mark: str) -> None:
 
 def _settle(connection: Any, server: str, wanted: Sequence[str], ours: str, move: bool) -> None:
     ports = [each.id for each in connection.network.ports(device_id=server)]
+    if wanted and not ports:
+        raise NoPort("the server has no port that an address can be given to")
     there = [each for port in ports for each in connection.network.ips(port_id=port)]
     for each in there:
         if each.floating_ip_address not in wanted and str(each.description or "").startswith(ours):
@@ -103,9 +109,7 @@ def _settle(connection: Any, server: str, wanted: Sequence[str], ours: str, move
             continue
         port = next((each for each in ports if each not in taken), None)
         if port is None:
-            sentence = (
-                f"{address} can not be given to the server: each of its ports has a floating address, or it has none"
-            )
+            sentence = f"{address} can not be given to the server: each of its ports has a floating address"
             raise InfrastructureError(sentence, permanent=True)
         connection.network.update_ip(found.id, port_id=port)
         taken.add(port)
