@@ -77,6 +77,11 @@ def next_due(state: State) -> float | None:
     return min(times, default=None)
 
 
+def concerned(state: State, assembly: str) -> bool:
+    """Tell whether an incident is open that a guest, or something in it, is part of."""
+    return any(_covers(scope, assembly) or _covers(assembly, scope) for scope in state.memory.incidents)
+
+
 # --- what belongs to which incident
 
 
