@@ -106,6 +106,11 @@ class StackRecord(msgspec.Struct, kw_only=True):
         return self.status.endswith("_IN_PROGRESS") and self.status != "REVIEW_IN_PROGRESS"
 
     @property
+    def leaving(self) -> bool:
+        """Whether it is being deleted."""
+        return self.busy and self.operation is not None and self.operation.action == "DELETE"
+
+    @property
     def suspended(self) -> bool:
         """Whether its guests are stopped, or being stopped, until it is resumed."""
         return self.status.startswith("SUSPEND_")

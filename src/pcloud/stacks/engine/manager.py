@@ -55,7 +55,11 @@ class StackManager(Loading):
             self._background.append(asyncio.ensure_future(self._reach_guests_later()))
         self.prune()
         for stack in list(self.stacks.values()):
-            if stack.operation is not None and stack.busy and stack.id not in self.unreadable:
+            if stack.id in self.unreadable and not stack.leaving:
+                continue
+            if stack.operation is not None and stack.busy:
+                if stack.id in self.unreadable:
+                    self.recall(stack)
                 self._begin(stack)
         self.watcher.start()
         self.resume_scaling()
@@ -221,9 +225,9 @@ class StackManager(Loading):
     async def delete(
         self, stack: StackRecord, *, retain: tuple[str, ...] = (), forced: bool = False, token: str = ""
     ) -> None:
-        """Accept the deletion and begin. A stack that is gone already stays gone."""
-        self.check_readable(stack)
-        if not stack.live or (stack.operation is not None and stack.operation.action == "DELETE" and stack.busy):
+        """Accept the deletion and begin. A stack that is gone already stays gone. Of one that can not be read, what can be
+        told is deleted."""
+        if not stack.live or stack.leaving:
             return
         if stack.protected and not forced:
             raise Conflict.of(
@@ -239,6 +243,8 @@ class StackManager(Loading):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        if stack.id in self.unreadable:
+            self.recall(stack)
         stack.generation += 1
         stack.operation = Operation(
             action="DELETE",

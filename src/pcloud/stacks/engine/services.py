@@ -211,7 +211,7 @@ class Services(Scaling):
         """Make (or return again) the access key of a token: id and secret. The token `random` is the engine's own secret."""
         if token == "random":  # noqa: S105
             return "", self.secret
-        identity = "PC" + short_hash("key", token, length=18).upper()
+        identity = key_id(token)
         key = self.keys.get(identity)
         if key is None:
             digest = hmac.new(self.secret.encode(), f"key/{token}/{secrets.token_hex(16)}".encode(), hashlib.sha256)
@@ -242,6 +242,11 @@ class Services(Scaling):
         stack = self.stacks[record.stack]
         where = f"{quote(stack.name, safe='')}/{stack.id}/{quote(record.name, safe='')}"
         return f"{self.metadata_url}/v1/{purpose}/{where}/{record.id}?proof={self.proof(record.id, purpose)}"
+
+
+def key_id(token: str) -> str:
+    """Return the id of the access key of a token."""
+    return "PC" + short_hash("key", token, length=18).upper()
 
 
 def _whole(value: Any) -> int:

@@ -48,6 +48,8 @@ class State:
         self.stacks: dict[str, StackRecord] = {}
         self.unreadable: dict[str, str] = {}
         """Stacks of which something could not be read, by id, each with the sentence that refuses it."""
+        self._aside: dict[str, list[ResourceRecord]] = {}
+        """Resources of those stacks, as far as their own records can be read."""
         self.change_sets: dict[str, ChangeSet] = {}
         self.keys: dict[str, AccessKey] = {}
         self.secret = ""
@@ -84,16 +86,23 @@ class State:
                 table.pop(stack.id, None)
             self.store.forget(stack.id)
 
-    def get(self, name_or_id: str) -> StackRecord:
-        """Return a stack by name (live ones), id or ARN; NotFound, Conflict when something of it can not be read."""
+    def get(self, name_or_id: str, *, aside: bool = False) -> StackRecord:
+        """Return a stack by name (live ones), id or ARN; NotFound, Conflict when something of it can not be read. With
+        `aside` such a stack is returned as well: it can be looked at and deleted."""
         identity = name_or_id.rsplit("/", 1)[-1] if name_or_id.startswith("arn:") else name_or_id
         stack = self.stacks.get(self._names.get(identity, identity))
         if stack is None:  # nested stacks are not in the table of names
             stack = next((item for item in self.stacks.values() if item.name == identity and item.live), None)
         if stack is None:
             raise NotFound.of("NO_SUCH_STACK", f"Stack with id {name_or_id} does not exist")
-        self.check_readable(stack)
+        if not aside:
+            self.check_readable(stack)
         return stack
+
+    def reason_of(self, stack: StackRecord) -> str:
+        """Return why a stack is in its state: that something of it can not be read, before everything else."""
+        deleted = stack.operation is not None and stack.operation.action == "DELETE"
+        return stack.reason if deleted else self.unreadable.get(stack.id, "") or stack.reason
 
     def check_readable(self, stack: StackRecord) -> None:
         """Conflict when something of a stack could not be read at the start."""
@@ -171,11 +180,11 @@ class State:
 
     def owner_of_volume(self, volume: str) -> str:
         """Return the name of the stack that a volume belongs to, as its own or with a server; empty when it is nobody's."""
-        for stack, records in self._records.items():
-            for record in records.values():
-                brought = [each["volume"] for each in record.data.get("disks", ()) if each["goes"]]
-                if record.physical == volume or volume in brought:
-                    return self.stacks[stack].name
+        kept = [record for of_stack in self._records.values() for record in of_stack.values()]
+        for record in (*kept, *(record for of_stack in self._aside.values() for record in of_stack)):
+            brought = [each["volume"] for each in record.data.get("disks", ()) if each["goes"]]
+            if record.physical == volume or volume in brought:
+                return self.stacks[record.stack].name
         return ""
 
     def type_of(self, record: ResourceRecord) -> ResourceType | None:

@@ -74,7 +74,7 @@ async def update_stack(manager: StackManager, given: Input, caller: Caller) -> O
 async def delete_stack(manager: StackManager, given: Input, caller: Caller) -> Output:
     """DeleteStack; a stack that is not there is no error."""
     try:
-        stack = manager.get(given["StackName"])
+        stack = manager.get(given["StackName"], aside=True)
     except NotFound:
         return {}
     retain = tuple(given.get("RetainResources") or ())
@@ -92,7 +92,7 @@ async def delete_stack(manager: StackManager, given: Input, caller: Caller) -> O
 async def describe_stacks(manager: StackManager, given: Input, caller: Caller) -> Output:
     """DescribeStacks."""
     if given.get("StackName"):
-        return {"Stacks": [stack_view(manager, find(manager, given["StackName"], caller))]}
+        return {"Stacks": [stack_view(manager, find(manager, given["StackName"], caller, aside=True))]}
     stacks = [stack for stack in manager.stacks.values() if stack.live]
     stacks.sort(key=lambda stack: stack.created, reverse=True)
     items, token = page(stacks, given.get("NextToken"))

@@ -39,7 +39,7 @@ def source_of(stack: StackRecord) -> Source | None:
 
 def stack_view(manager: StackManager, stack: StackRecord) -> dict[str, Any]:
     """Return a Stack."""
-    source = source_of(stack)
+    source = None if stack.id in manager.unreadable else source_of(stack)
     parameters: list[dict[str, Any]] = []
     if source is not None:
         template = manager.reader.template(source)
@@ -57,7 +57,7 @@ def stack_view(manager: StackManager, stack: StackRecord) -> dict[str, Any]:
         "LastUpdatedTime": stack.updated or None,
         "RollbackConfiguration": {},
         "StackStatus": stack.status,
-        "StackStatusReason": stack.reason or None,
+        "StackStatusReason": manager.reason_of(stack) or None,
         "DisableRollback": stack.disable_rollback,
         "NotificationARNs": list(source.notifications) if source else [],
         "TimeoutInMinutes": stack.timeout or None,
@@ -97,7 +97,7 @@ def summary_view(manager: StackManager, stack: StackRecord) -> dict[str, Any]:
         "LastUpdatedTime": stack.updated or None,
         "DeletionTime": stack.deleted or None,
         "StackStatus": stack.status,
-        "StackStatusReason": stack.reason or None,
+        "StackStatusReason": manager.reason_of(stack) or None,
         "ParentId": arn(parent, manager.region) if parent else None,
         "RootId": arn(root, manager.region) if root else None,
         "DriftInformation": drift_view(stack.drift),
