@@ -199,6 +199,13 @@ class ChangeSet(msgspec.Struct, kw_only=True):
     description: str = ""
     changes: list[dict[str, Any]] = []
     on_failure: str = ""
+    token: str = ""
+    """The client's request token."""
+    nested: bool = False
+    """Whether it has the changes of nested stacks as well, in change sets of their own."""
+    parent: str = ""
+    """Id of the change set that one of a nested stack belongs to."""
+    root: str = ""
 
 
 class AccessKey(msgspec.Struct, kw_only=True):

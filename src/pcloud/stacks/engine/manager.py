@@ -258,8 +258,8 @@ class StackManager(Loading):
         )
         await self._accept(stack, "DELETE_IN_PROGRESS", "User Initiated")
 
-    async def cancel_update(self, stack: StackRecord, *, rollback: bool = True) -> None:
-        """Turn a running update back (or stop it where it is)."""
+    async def cancel_update(self, stack: StackRecord, *, rollback: bool = True, token: str = "") -> None:
+        """Turn a running update back (or stop it where it is). Its events have the token from then on."""
         operation, run = stack.operation, self._runs.get(stack.id)
         if stack.status not in ("UPDATE_IN_PROGRESS", "CREATE_IN_PROGRESS") or operation is None or run is None:
             raise Conflict.of(
@@ -267,23 +267,26 @@ class StackManager(Loading):
             )
         if not rollback:
             operation.on_failure = "DO_NOTHING"
+        operation.token = token or operation.token
         self.store.put(stack)
         await self.store.flush()
         run.turn_back("User Cancelled")
 
-    async def continue_rollback(self, stack: StackRecord, *, skip: tuple[str, ...] = ()) -> None:
+    async def continue_rollback(self, stack: StackRecord, *, skip: tuple[str, ...] = (), token: str = "") -> None:
         """Try a failed rollback again, leaving some resources alone."""
         operation = stack.operation
         if stack.status != "UPDATE_ROLLBACK_FAILED" or operation is None:
             raise Conflict.of("NOT_NOW", f"Stack is in {stack.status} state and its rollback can not be continued")
         operation.phase, operation.skip = "rollback", skip
+        operation.token = token or operation.token
         await self._accept(stack, "UPDATE_ROLLBACK_IN_PROGRESS", "User Initiated")
 
-    async def rollback(self, stack: StackRecord) -> None:
+    async def rollback(self, stack: StackRecord, *, token: str = "") -> None:
         """Turn back an operation that failed and was left as it was."""
         operation = stack.operation
         if stack.status not in ("CREATE_FAILED", "UPDATE_FAILED") or operation is None:
             raise Conflict.of("NOT_NOW", f"Stack is in {stack.status} state and can not be rolled back")
+        operation.token = token or operation.token
         if operation.action == "CREATE":
             operation.phase = "undo"
             await self._accept(stack, "ROLLBACK_IN_PROGRESS", "User Initiated")
