@@ -281,7 +281,7 @@ class State:
     def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
         """InvalidDocument with everything that is wrong with a source, and with what is nested in it."""
         scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
-        Judging(self.reader, self.platform).judge(
+        Judging(self.reader, self.platform, self.find).judge(
             scope,
             stack,
             source,
