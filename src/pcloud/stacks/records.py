@@ -61,6 +61,8 @@ class Operation(msgspec.Struct, kw_only=True):
     change_set: str = ""
     policy: dict[str, Any] | None = None
     """A stack policy for this update only."""
+    only: tuple[str, ...] | None = None
+    """Resources that an update is about; others that are there and whole stay as they are. None for all."""
 
 
 class StackRecord(msgspec.Struct, kw_only=True):

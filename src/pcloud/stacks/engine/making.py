@@ -109,6 +109,8 @@ class Making:
         kind: ResourceType = node.type
         template = assessment.template
         records = manager.current(stack)
+        if operation.only is not None and node.name not in operation.only and _stands(records.get(node.name)):
+            return
         scope = manager.reader.live_scope(stack, source, records, facade=manager.facade(stack))
         scope.enabled = assessment.scope.enabled
         path = (*node.path, template.properties_key)
@@ -323,6 +325,12 @@ class Making:
                 outputs[name] = {"value": None, "description": output.description, "error": str(problem)}
         manager.check_exports(stack, outputs)
         stack.outputs = outputs
+
+
+def _stands(record: ResourceRecord | None) -> bool:
+    """Whether a resource is there and whole, so that an update may pass it by."""
+    whole = record is not None and record.status in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+    return record is not None and whole and not record.dirty and not record.data.get("unhealthy")
 
 
 def _with_policies(scope: Scope, node: Node) -> Node:

@@ -172,8 +172,9 @@ class StackManager(Loading):
         policy: dict[str, Any] | None = None,
         change_set: str = "",
         owner: str = "",
+        only: tuple[str, ...] | None = None,
     ) -> None:
-        """Accept an update and begin; InvalidDocument, Conflict."""
+        """Accept an update and begin; InvalidDocument, Conflict. `only` is that of `Operation`."""
         self.check_readable(stack)
         updatable = (
             "CREATE_COMPLETE",
@@ -211,6 +212,7 @@ class StackManager(Loading):
             token=token,
             policy=policy,
             change_set=change_set,
+            only=only,
         )
         await self._accept(stack, "UPDATE_IN_PROGRESS", "User Initiated")
 
