@@ -18,7 +18,7 @@ from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange
 from pcloud.stacks.template import ResourceDefinition
 from pcloud.stacks.types.base import ResourceType
-from pcloud.stacks.types.registry import alias_of, is_template_name
+from pcloud.stacks.types.registry import alias_of, is_template_name, made_as_of
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ def decide(
     name, type_name = definition.name, definition.type
     if record is None:
         return Change(action="create", name=name, type=type_name, conditional=unknown_in(dict(properties)) is not None)
-    before, now = record.made_as or alias_of(record.type, registry), alias_of(type_name, registry)
+    before, now = record.made_as or alias_of(record.type, registry), made_as_of(definition, registry)
     other_file = record.type == type_name and is_template_name(before) and is_template_name(now)
     if before != now and not other_file:
         return Change(action="replace", name=name, type=type_name, physical=record.physical, why="its type changed")

@@ -14,6 +14,8 @@ import msgspec
 COMPLETE = "COMPLETE"
 FAILED = "FAILED"
 IN_PROGRESS = "IN_PROGRESS"
+EXTERNAL = "pcloud:external"
+"""What a resource is made as that stands for another stack's thing (`external_id`)."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -85,6 +85,7 @@ class Judging:
             platform=self._platform,
             occupied=occupied,
             beneath=beneath,
+            find=self._find,
         )
 
     def _nested(self, child: StackRecord, foreseen: Foreseen, depth: int) -> list[Problem]:

@@ -19,10 +19,11 @@ from pcloud.stacks.engine.walk import walk
 from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, unknown_in
 from pcloud.stacks.lifecycle import removals
 from pcloud.stacks.plan import decide
-from pcloud.stacks.records import ResourceRecord, Source, StackRecord, derived_id
+from pcloud.stacks.records import EXTERNAL, ResourceRecord, Source, StackRecord, derived_id
 from pcloud.stacks.template import Dialect
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, failed
-from pcloud.stacks.types.registry import alias_of
+from pcloud.stacks.types.external import unchangeable
+from pcloud.stacks.types.registry import made_as_of
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.manager import StackManager
@@ -126,6 +127,8 @@ class Making:
             first = checked.problems[0]
             raise StepFailed(f"Property {'.'.join(str(part) for part in first.path)}: {first.message}")
         record = records.get(node.name)
+        if record is not None and (record.made_as == EXTERNAL) != (node.definition.external_id is not None):
+            raise StepFailed(unchangeable(node.name, record.type))
         if restoring:
             record = self._restored(node, kind, record, checked.values, source)
         beneath = record is not None and kind.beneath(self._context(record, checked.values, metadata, node, source))
@@ -257,7 +260,7 @@ class Making:
         record.update_replace_policy = node.definition.update_replace_policy
         record.properties = properties
         record.metadata = metadata
-        record.made_as = alias_of(record.type, source.registry)
+        record.made_as = made_as_of(node.definition, source.registry)
         record.condemned = False
         manager.set_status(stack, record, "CREATE_IN_PROGRESS", "")
         context = self._context(record, properties, metadata, node, source)
@@ -296,7 +299,7 @@ class Making:
             manager.set_status(stack, record, "UPDATE_FAILED", failed(problem))
             raise
         record.dirty = False
-        record.made_as = alias_of(record.type, source.registry)
+        record.made_as = made_as_of(node.definition, source.registry)
         record.properties = properties
         record.metadata = metadata
         manager.set_status(stack, record, "UPDATE_COMPLETE", "")

@@ -15,7 +15,16 @@ from pcloud.stacks.alarms.watcher import Watcher
 from pcloud.stacks.engine.judging import Judging
 from pcloud.stacks.engine.scopes import Reader, arn
 from pcloud.stacks.platform import Platform
-from pcloud.stacks.records import AccessKey, ChangeSet, ResourceRecord, Source, StackEvent, StackRecord, derived_id
+from pcloud.stacks.records import (
+    EXTERNAL,
+    AccessKey,
+    ChangeSet,
+    ResourceRecord,
+    Source,
+    StackEvent,
+    StackRecord,
+    derived_id,
+)
 from pcloud.stacks.store import StackStore
 from pcloud.stacks.types.base import ResourceType
 from pcloud.stacks.types.registry import type_made
@@ -169,12 +178,12 @@ class State:
         return self.watcher.points(record, rule, self.now())
 
     def find(self, physical: str) -> ResourceRecord | None:
-        """Return the resource of that physical id or name, in any stack."""
+        """Return the resource of that physical id or name, in any stack; not one that only stands for it."""
         if not physical:
             return None  # what is not made yet has no id
         for records in self._current.values():
             for record in records.values():
-                if physical in (record.physical, record.data.get("reference")):
+                if physical in (record.physical, record.data.get("reference")) and record.made_as != EXTERNAL:
                     return record
         return None
 
@@ -183,7 +192,7 @@ class State:
         kept = [record for of_stack in self._records.values() for record in of_stack.values()]
         for record in (*kept, *(record for of_stack in self._aside.values() for record in of_stack)):
             brought = [each["volume"] for each in record.data.get("disks", ()) if each["goes"]]
-            if record.physical == volume or volume in brought:
+            if (record.physical == volume and record.made_as != EXTERNAL) or volume in brought:
                 return self.stacks[record.stack].name
         return ""
 
