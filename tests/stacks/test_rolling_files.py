@@ -11,6 +11,7 @@ import pytest
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source, StackRecord
+from tests.stacks.crashes import updated_over_a_crash
 from tests.stacks.fake_platform import NotingPlatform
 from tests.stacks.lifecycle import changed, made, opened
 
@@ -160,28 +161,7 @@ async def test_a_later_batch_that_fails_turns_the_earlier_back(
 async def test_it_is_carried_on_from_any_write(tmp_path: Path, after: int) -> None:
     manager = await opened(tmp_path, NoPlatform())
     stack = await made(manager, "s", source("ResourceGroup", inner("1")))
-    await manager.store.flush()
-    left, put = after, manager.store.put
-
-    def counted(record: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left > 0:
-            put(record)
-        elif left == 0:
-            manager.closing = True
-            manager._tasks[stack.id].cancel()
-
-    manager.store.put = counted  # type: ignore[method-assign]
-    await manager.update(stack, source("ResourceGroup", inner("2")))
-    await manager.wait(stack)
-    await manager.close()
-    again = await opened(tmp_path, NoPlatform())
-    stack = again.get("s")
-    await again.wait(stack)
-    if stack.status == "CREATE_COMPLETE":  # it died before the update was accepted
-        await again.update(stack, source("ResourceGroup", inner("2")))
-        await again.wait(stack)
-    assert stack.status == "UPDATE_COMPLETE", stack.reason
+    source_now = source("ResourceGroup", inner("2"))
+    again, stack = await updated_over_a_crash(manager, tmp_path, NoPlatform(), stack, source_now, after)
     assert values(again, stack) == ["2"] * 5
     await again.close()
