@@ -172,6 +172,7 @@ async def test_values_of_a_change_set_without_secrets(server: Server) -> None:
     new = template(
         secret, A=value("two"), S=value({"Fn::Base64": {"Ref": "Secret"}}), N=value({"Fn::GetAtt": ["A", "output"]}),
         T=value({"Fn::Join": ["-", [{"Fn::GetAtt": ["S", "output"]}, "x"]]}),
+        Handle={"Type": "AWS::CloudFormation::WaitConditionHandle"}, U=value({"Fn::Base64": {"Ref": "Handle"}}),
     )  # fmt: skip
     given = [{"ParameterKey": "Secret", "ParameterValue": "geheim"}]
     await created(server, old, Parameters=given)
@@ -191,6 +192,7 @@ async def test_values_of_a_change_set_without_secrets(server: Server) -> None:
     assert json.loads(changes["N"]["AfterContext"])["Properties"]["value"] == "{{changeSet:KNOWN_AFTER_APPLY}}"
     assert "BeforeContext" not in changes["N"]
     assert json.loads(changes["S"]["BeforeContext"])["Properties"]["value"] == "****"
+    assert json.loads(changes["U"]["AfterContext"])["Properties"]["value"] == "****"
     await server.manager.store.flush()
     kept = json.dumps([item.changes for item in server.manager.store.change_sets()])
     for text in (json.dumps(told, default=str), kept):

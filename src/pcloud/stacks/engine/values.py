@@ -1,7 +1,8 @@
 """What properties are before and after a planned change, as a change set may show them: without secrets. Pure.
 
-A property is masked as a whole when what stands in its template names a parameter that is not shown, the secret of an
-access key, or a resource that is given such: what functions make of those can not be told apart from it.
+A property is masked as a whole when what stands in its template names a parameter that is not shown, a resource that makes
+a secret (a random text, a key, a URL that proves itself), or one that is given such: what functions make of those can not be
+told apart from it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,21 @@ from pcloud.stacks.template import Template
 MASK = "****"
 LATER = "{{changeSet:KNOWN_AFTER_APPLY}}"
 """CloudFormation's own words for a value that is not known yet."""
-_SECRETS = ("SecretAccessKey",)
+_MAKERS = frozenset(
+    {
+        "AWS::AutoScaling::ScalingPolicy",
+        "AWS::CloudFormation::WaitConditionHandle",
+        "AWS::IAM::AccessKey",
+        "OS::Heat::AccessPolicy",
+        "OS::Heat::HARestarter",
+        "OS::Heat::RandomString",
+        "OS::Heat::ScalingPolicy",
+        "OS::Heat::UpdateWaitConditionHandle",
+        "OS::Heat::WaitConditionHandle",
+        "OS::Nova::KeyPair",
+    }
+)
+"""Types that make secrets."""
 
 
 class Values:
@@ -58,7 +73,8 @@ def _shown(name: str, properties: Mapping[str, Any] | None, template: Template |
 
 def _secrets(template: Template) -> frozenset[str]:
     """Return the words whose mention makes a value one that is not shown."""
-    words = {*_SECRETS, *(name for name, schema in template.parameters.items() if schema.hidden)}
+    words = {name for name, schema in template.parameters.items() if schema.hidden}
+    words |= {name for name, definition in template.resources.items() if definition.type in _MAKERS}
     while more := {
         name
         for name, definition in template.resources.items()
