@@ -200,6 +200,16 @@ async def test_values_of_a_change_set_without_secrets(server: Server) -> None:
         assert "Z2VoZWlt" not in text, "in base64"
 
 
+async def test_values_that_no_store_takes_as_they_are(server: Server) -> None:
+    numbers = {"list_value": [{"a\ud800": 10**30}, "\ud800"]}
+    body = template(A={"Type": "OS::Heat::Value", "Properties": {"type": "json", "value": numbers}})
+    which = {"StackName": "s", "ChangeSetName": "c"}
+    await server.call("create_change_set", **which, ChangeSetType="CREATE", TemplateBody=body)
+    told = await server.call("describe_change_set", **which, IncludePropertyValues=True)
+    after = json.loads(told["Changes"][0]["ResourceChange"]["AfterContext"])["Properties"]["value"]
+    assert after == {"list_value": [{"a?": str(10**30)}, "?"]}
+
+
 async def test_change_sets_of_nested_stacks(server: Server) -> None:
     def family(word: str) -> str:
         inner = {"heat_template_version": "2018-08-31", "resources": {"deep": hot(word)}}

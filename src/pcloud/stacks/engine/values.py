@@ -93,7 +93,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Unknown):
         return LATER
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_text(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+    storable = value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
+    return value if storable else _text(value)
+
+
+def _text(value: Any) -> str:
+    """Return text that can be stored, whatever half characters a template's escapes made."""
+    return str(value).encode(errors="replace").decode()
