@@ -73,7 +73,7 @@ export class Fleet extends LitElement {
       }
       li a {
         display: grid;
-        grid-template-columns: minmax(0, 1fr) 8.5rem 7rem;
+        grid-template-columns: minmax(0, 1fr) 8.5rem 9rem;
         gap: 0.2rem 1rem;
         align-items: center;
         padding: 0.75rem 1.1rem;

@@ -31,9 +31,9 @@ def test_what_a_newer_decision_replaced_is_not_told() -> None:
         "why": "x",
     }
     assert _lines(moment) == []
-    assert "(failed)" in _lines({**moment, "state": "failed"})[0]
+    assert "(failed)" in _lines({**moment, "state": "failed"})[0][0]
     told = _lines({"seconds": 0.0, "kind": "state", "subject": "", "text": "running", "state": "", "why": ""})
-    assert told[0].rstrip().endswith("all of it running")
+    assert told[0][0].rstrip().endswith("all of it running")
 
 
 def test_simulate_sends_the_file_along(pcloud: Run, api: Any, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ _KINDS = {
 }
 """Kinds of observations, in words."""
 _TRIGGERS = {
-    "configuration": "the deployable was loaded, or what it shall be changed",
+    "configuration": "the deployable was loaded, or its definition changed",
     "timer": "a wait is over",
     "alarm": "an alarm asked for the restart of a guest",
     "infrastructure": "the infrastructure told of a guest",

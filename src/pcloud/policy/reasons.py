@@ -55,6 +55,8 @@ def why_service(state: State, subject: str, action: str) -> str:
         return "it is no longer part of the deployable"
     if state.target == "stopped":
         return "the deployable shall be stopped"
+    if action == "cancel":
+        return "recovery is paused" if state.paused else "it is watched otherwise from now on"
     if guest.fault is not Fault.NONE:
         return f"its guest {_FAULTS[guest.fault]}"
     if service.health is Health.FAILED:
@@ -70,6 +72,8 @@ def why_service(state: State, subject: str, action: str) -> str:
     first = _cause(state, assembly, name)
     if first and (service.health is Health.RUNNING or action == "stop"):
         return f"it depends on {first}, which is restarted"
+    if action == "stop" and guest_changed(state, assembly):
+        return f"its guest {assembly} is made anew: what it is made from changed"
     if guest.link is not Link.CONNECTED:
         return f"its guest {assembly} is started"
     if subject.endswith("!configure"):

@@ -72,7 +72,9 @@ def drill(
         out.document(report, output)
     else:
         for line in _lines(report):
-            click.echo(line)
+            out.line(line, hang=11)
+        passed = report["passed"]
+        out.line(f"{'passed' if passed else 'failed'}: {report['reason']}", state="running" if passed else "failed")
     return Exit.OK if report["passed"] else Exit.FAILED
 
 
@@ -100,8 +102,6 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f"(median of {before['count']})"
             + ("; this time it took more than twice as long" if report["slower"] else "")
         )
-    word, colour = ("passed", "running") if report["passed"] else ("failed", "failed")
-    lines.append(out.styled(f"{word}: {report['reason']}", colour))
     return lines
 
 

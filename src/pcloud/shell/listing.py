@@ -53,7 +53,7 @@ def status(found: DeployableStatus) -> None:
 def _reason(found: DeployableStatus) -> str:
     notes = (
         found.reason,
-        "recovery is paused" if found.paused else "",
+        "recovery is paused" if found.paused and "recovery is paused" not in found.reason else "",
         "shall be stopped" if found.target == "stopped" else "",
     )
     return "; ".join(text for text in notes if text)

@@ -1,13 +1,16 @@
 """What commands print: tables for people, JSON and YAML for programs, errors and notes on the other stream.
 
-Colour only on a terminal, and never with $NO_COLOR; text of a table that goes into a pipe is never cut.
+Colour only on a terminal, and never with $NO_COLOR. Nothing is cut: what does not fit into a terminal goes on in the
+next line, under where it began; what goes into a pipe stays in one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from pcloud.model.errors import PcloudError
 
 FORMATS = ("table", "json", "yaml")
+NARROWEST = 12
+"""Characters that a column keeps at least when another one shall stay in one line."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -41,9 +46,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) 
         note(empty)
         return
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-    wide = len(columns) - 1
+    out = console()
+    whole = kept_whole([max(len(cell) for cell in cells) for cells in zip(columns, *found, strict=True)], out.width)
     for number, column in enumerate(columns):
-        grid.add_column(column, overflow="fold", no_wrap=number < wide)
+        grid.add_column(column, overflow="fold", no_wrap=number in whole)
     for row in found:
         grid.add_row(
             *(
@@ -51,11 +57,51 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) 
                 for head, cell in zip(columns, row, strict=True)
             )
         )
-    out = console()
     with out.capture() as capture:
         out.print(grid)
     for line in capture.get().splitlines():
         click.echo(line.rstrip(), color=_colour())
+
+
+def kept_whole(widths: Sequence[int], width: int) -> set[int]:
+    """Which columns of a table stay in one line on a terminal of `width` characters: the narrowest, as far as they fit.
+
+    The others share what is left, and go on in the next line.
+    """
+    left = width - 2 * len(widths)
+    found: set[int] = set()
+    for others, number in zip(
+        reversed(range(len(widths))), sorted(range(len(widths)), key=widths.__getitem__), strict=True
+    ):
+        if widths[number] + others * NARROWEST > left and widths[number] > NARROWEST:
+            break
+        found.add(number)
+        left -= widths[number]
+    return found
+
+
+def line(text: str, *, hang: int = 0, state: str = "") -> None:
+    """Print one line in the colour of `state`. On a terminal what does not fit goes on beneath, indented by `hang`."""
+    stream = sys.stdout
+    if stream.isatty():
+        text = hung(text, hang, shutil.get_terminal_size().columns)
+    click.echo(styled(text, state))
+
+
+def hung(text: str, hang: int, width: int) -> str:
+    """Break a line between words at `width`; its further lines are indented by `hang`."""
+    if len(text) <= width:
+        return text
+    return "\n".join(
+        textwrap.wrap(
+            text,
+            max(width, hang + NARROWEST),
+            subsequent_indent=" " * hang,
+            drop_whitespace=True,
+            replace_whitespace=False,
+            break_on_hyphens=False,
+        )
+    )
 
 
 def document(value: Any, form: str) -> None:

@@ -14,6 +14,7 @@ import click
 from pcloud.client.api import Client
 from pcloud.client.settings import load
 from pcloud.model.errors import PcloudError
+from pcloud.shell import output
 from pcloud.shell.exits import Exit, exit_code
 from pcloud.shell.framework import Command
 from pcloud.shell.main import run
@@ -67,7 +68,7 @@ class Shell:
         """Run one command given as words. PcloudError says why it did not work."""
         name, rest = words[0], list(words[1:])
         if name == "help":
-            click.echo(help_text(rest))
+            _say(help_text(rest))
             return
         if name in LEAVE:
             raise EOFError
@@ -75,7 +76,7 @@ class Shell:
         if verb is None:
             raise _unknown(name)
         if rest and rest[-1] in {"-h", "--help"}:
-            click.echo(help_text([name]))
+            _say(help_text([name]))
             return
         values, wait = verb.bind(rest)
         verb.run(Call(client=self.client, values=values, wait=wait, view=self._view))
@@ -116,6 +117,12 @@ def _unknown(name: str) -> BadCommand:
     close = difflib.get_close_matches(name, [*VERBS, "help", "quit", "exit"], n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "help lists the commands"
     return BadCommand(*BadCommand.of("USAGE", f"there is no command {name!r}", hint=hint).problems)
+
+
+def _say(text: str) -> None:
+    """Print a text of several lines as wide as the terminal is."""
+    for one in text.splitlines():
+        output.line(one, hang=6)
 
 
 def help_text(words: Sequence[str]) -> str:

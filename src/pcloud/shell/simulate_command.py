@@ -37,8 +37,8 @@ def simulate(session: Session, name: str, faults: tuple[str, ...], output: str) 
         out.document(report, output)
         return
     for moment in report["timeline"]:
-        for line in _lines(moment):
-            click.echo(line)
+        for line, state in _lines(moment):
+            out.line(line, hang=16, state=state)
     restarted = ", ".join(report["restarted"]) or "nothing"
     click.echo(f"after {report['seconds']:.1f} s: {report['state']}{_because(report)}; started again: {restarted}")
 
@@ -55,18 +55,19 @@ def _files(faults: tuple[str, ...]) -> dict[str, str]:
     return files
 
 
-def _lines(moment: dict[str, Any]) -> list[str]:
+def _lines(moment: dict[str, Any]) -> list[tuple[str, str]]:
+    """The line of a moment, with the state whose colour it has; none for what is not told."""
     when = f"{moment['seconds']:9.3f} s  "
     subject = f" {moment['subject']}" if moment.get("subject") else ""
     if moment["kind"] == "fault":
-        return [out.styled(f"{when}== {moment['text']}", "suspect")]
+        return [(f"{when}== {moment['text']}", "suspect")]
     if moment["kind"] == "action":
         if moment["state"] == "cancelled":  # a newer decision took its place and says what is done; -o json has both
             return []
         failed = f" ({moment['state']})" if moment["state"] != "done" else ""
-        return [f"{when}-> {moment['text']}{subject}{failed}: {moment['why']}"]
+        return [(f"{when}-> {moment['text']}{subject}{failed}: {moment['why']}", "")]
     why = f": {moment['why']}" if moment["why"] else ""
-    return [out.styled(f"{when}   {subject.strip() or 'all of it'} {moment['text']}{why}", moment["text"])]
+    return [(f"{when}   {subject.strip() or 'all of it'} {moment['text']}{why}", moment["text"])]
 
 
 def _because(report: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from pcloud.shell.output import table
 from pcloud.shell.text import clock
 
@@ -56,6 +58,8 @@ def resources(stack: Stack) -> None:
 def contents(stack: Stack) -> None:
     """Print a stack, its resources and its outputs."""
     resources(stack)
+    if stack["Outputs"]:
+        click.echo()
     outputs(stack)
 
 

@@ -18,7 +18,7 @@ LONGEST = 3600.0
 """Seconds that a fault may last or a scenario may wait."""
 KNOWN = (
     "kill A/R, kill guest A, hang A/R, hang guest A, cut off A, heal A, fail start A/R [N], fail stop A/R, "
-    "infrastructure down SECONDSs, kill engine, pause, resume, stop, start, wait SECONDSs, apply FILE"
+    "infrastructure down TIME, kill engine, pause, resume, stop, start, wait TIME, apply FILE"
 )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pcloud.shell import output as out
+from pcloud.shell.exits import Exit
 from pcloud.shell.framework import PART, Command, Session, output_option, pass_session, split_part
 
 if TYPE_CHECKING:
@@ -54,9 +55,13 @@ def events(
     if not follow:
         return
     # A page of the newest that match ends at or before the log's end; nothing that matches lies between.
-    for event in client.follow(filters, after=str(page.next), on_lost=_lost, on_back=_back):
-        if _matches(event, filters):
-            _show(event, output)
+    try:
+        for event in client.follow(filters, after=str(page.next), on_lost=_lost, on_back=_back):
+            if _matches(event, filters):
+                _show(event, output)
+    except KeyboardInterrupt:
+        # Nothing was asked for that could go on: Ctrl-C is how it ends.
+        click.get_current_context().exit(Exit.INTERRUPTED)
 
 
 def _show(event: CloudEvent, output: str) -> None:
@@ -68,7 +73,7 @@ def _show(event: CloudEvent, output: str) -> None:
         click.echo("---")
         out.document(event, "yaml")
     else:
-        click.echo(out.styled(event_line(event, now=time.time()), event.text("state")))
+        out.line(event_line(event, now=time.time()), hang=10, state=event.text("state"))
 
 
 def _matches(event: CloudEvent, filters: dict[str, str]) -> bool:
@@ -121,7 +126,7 @@ def explain(session: Session, part: str, limit: int, now_only: bool, output: str
         stands = session.client.standstill(name, assembly=assembly, resource=resource)
         if output == "table":
             for line in standing(stands, now=time.time()):
-                click.echo(line)
+                out.line(line, hang=23)
         else:
             out.document(stands, output)
     if now_only:
@@ -141,4 +146,4 @@ def explain(session: Session, part: str, limit: int, now_only: bool, output: str
         ) from None
     click.echo()
     for line in timeline(decisions, now=time.time()):
-        click.echo(line)
+        out.line(line, hang=13)
