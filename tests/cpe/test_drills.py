@@ -197,8 +197,32 @@ async def test_what_was_lost_is_counted() -> None:
     assert lost.failed >= 2
     assert lost.asked > lost.failed
     assert lost.unanswered_s > 0
+    assert lost.slowest_s > 0
     assert lost.error
     assert kept.asked >= 1
+
+
+async def test_an_answer_that_comes_late_is_told_though_no_request_failed() -> None:
+    """A guest that is back before a user's second SYN: the page was away, and every request was answered."""
+    held, away = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if away.is_set():
+            held.set()
+            await asyncio.sleep(0.3)
+            away.clear()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, Probes([f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"]) as pages:
+        away.set()
+        pages.start()
+        await held.wait()
+        (lost,) = await pages.finish(600)
+    assert lost.answers
+    assert lost.slowest_s >= 0.3
 
 
 async def test_a_drill_says_what_was_lost_and_fails_when_a_page_stays_away(tmp_path: Path) -> None:

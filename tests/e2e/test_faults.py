@@ -187,8 +187,9 @@ def test_a_drill_of_every_fault_on_real_guests(shop: Stage, fault: str) -> None:
     assert (lost["url"], lost["answers"]) == (page, True)
     assert lost["asked"] > lost["failed"]
     if fault == "guest-killed":
-        assert lost["failed"], "its page is away until it is there again"
-        assert lost["unanswered_s"] > 0
+        # Where the guest is back within the second after which a connection is tried again, no request fails: one waits.
+        assert lost["failed"] or lost["slowest_s"] > 0.1, "its page is away until it is there again"
+        assert (lost["unanswered_s"] > 0) == (lost["failed"] > 0)
     assert 0 <= report["detected_s"] <= report["recovered_s"]
     assert report["noticed"]
     after = shop.processes()

@@ -24,6 +24,7 @@ from tests.infrastructure.machine import CACHE
 NAME = "pctother"
 LINK = "pctother0"
 HERE, THERE = "10.254.77.1", "10.254.77.2"
+USER, PASSWORD = "pct", "wolpertinger"
 SUBNET = "10.118.0.0/16"
 """Of the guests: routed to that host."""
 _SETUP = f"""
@@ -32,6 +33,7 @@ for d in "{CACHE}" "{DEFAULT_ROOT}"; do mkdir -p "$d"; mount -t tmpfs tmpfs "$d"
 mkdir -p /var/lib/pctother && mount -t tmpfs tmpfs /var/lib/pctother
 mount -t sysfs sysfs /sys
 echo "127.0.0.1 localhost {NAME}" > "$1/hosts"; mount --bind "$1/hosts" /etc/hosts
+mount --bind "$1/sasl.conf" /etc/sasl2/libvirt.conf
 mkdir -p /run/sshd
 ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward
@@ -71,8 +73,22 @@ class OtherHost(Libvirtd):
 
     @property
     def tls(self) -> str:
-        """By TLS, with a certificate for each side."""
+        """By TLS, with a certificate for each side, and with a name and a password."""
+        return f"{self.tls_of_nobody}&authfile={self.authentication(PASSWORD)}"
+
+    @property
+    def tls_of_nobody(self) -> str:
+        """By TLS, without name and password."""
         return f"qemu+tls://{THERE}/system?pkipath={self.folder}/pki"
+
+    def authentication(self, password: str) -> Path:
+        """A file that holds the user's name and this password, as libvirt reads it."""
+        path = self.folder / f"auth-{password}.conf"
+        path.touch(0o600)
+        path.write_text(
+            f"[credentials-it]\nauthname={USER}\npassword={password}\n[auth-libvirt-{THERE}]\ncredentials=it\n"
+        )
+        return path
 
     @contextlib.contextmanager
     def silent(self) -> Iterator[None]:
@@ -96,18 +112,20 @@ class OtherHost(Libvirtd):
 @contextlib.contextmanager
 def run_other_host(folder: Path) -> Iterator[OtherHost]:
     """Start the host; at the end nothing of it is left."""
-    for program in ("sshd", "ssh", "openssl", "nft"):
+    for program in ("sshd", "ssh", "openssl", "nft", "saslpasswd2"):
         if shutil.which(program, path="/usr/sbin:/usr/bin") is None:
-            pytest.skip(f"{program} is not installed (make setup-libvirt)")
+            pytest.skip(f"{program} is not installed (packaging/test-packages.txt)")
     pki = _certificates(folder)
     configure(
         folder,
-        f'unix_sock_dir = "/run/libvirt"\nlisten_tls = 1\nlisten_tcp = 1\nlisten_addr = "{THERE}"\nauth_tcp = "none"\n'
+        f'unix_sock_dir = "/run/libvirt"\nlisten_tls = 1\nlisten_tcp = 1\nlisten_addr = "{THERE}"\n'
+        'auth_tcp = "none"\nauth_tls = "sasl"\n'
         f'key_file = "{pki}/serverkey.pem"\ncert_file = "{pki}/servercert.pem"\nca_file = "{pki}/cacert.pem"\n',
     )
     qemu = (folder / "etc/qemu.conf").read_text()
     (folder / "etc/qemu.conf").write_text(qemu.replace('stdio_handler = "file"', 'stdio_handler = "logd"'))
     (folder / "etc/virtlogd.conf").write_text('max_size = 4096\nlog_outputs = "3:stderr"\n')
+    _passwords(folder)
     holder = hold(folder, STATE + _SETUP + READY, "--mount", "--net", "--uts")
     server = OtherHost(folder, holder, options=("--listen",))
     try:
@@ -159,6 +177,18 @@ def _beside(server: OtherHost, *argv: str) -> Iterator[None]:
     finally:
         daemon.terminate()
         daemon.wait()
+
+
+def _passwords(folder: Path) -> None:
+    """Names and passwords that its libvirtd knows, in the mechanism that libvirt recommends."""
+    users = folder / "users.db"
+    (folder / "sasl.conf").write_text(f"mech_list: scram-sha-256\nsasldb_path: {users}\n")
+    subprocess.run(
+        ["saslpasswd2", "-p", "-c", "-a", "libvirt", "-u", NAME, "-f", str(users), USER],
+        input=PASSWORD,
+        text=True,
+        check=True,
+    )
 
 
 def _certificates(folder: Path) -> Path:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from pcloud.images.identity import make_identity
-from tests.guests import UNIT, Guest
+from tests.guests import PACKAGES, UNIT, Guest, base
 from tests.infrastructure.machine import rootfs
 
 AGENT = Path(__file__).with_name("fence_container")
+AGENT_PORT = 3121
 PASSWORD = "correct horse"
 """The one the fence agent takes; it must never be seen anywhere."""
 
@@ -121,3 +122,27 @@ class PhysicalHost(Guest):
         while self.run("true", check=False) != "" or not self.listens():
             assert time.monotonic() < deadline, "the host does not answer"
             time.sleep(0.1)
+
+
+class WatchedHost(PhysicalHost):
+    """A host with our agent, installed by others, beside its sshd."""
+
+    def root(self) -> Path:
+        """Return a Debian with sshd and what the agent needs."""
+        return base("rootfs-host", f"{PACKAGES},openssh-server")
+
+    def install(self, upper: Path) -> None:
+        """Put the agent in, too."""
+        super().install(upper)
+        Guest.install(self, upper)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the configuration says of it, with the agent's key."""
+        key = self.folder / "agent-key"
+        key.touch(0o600)
+        key.write_bytes(self.key)
+        return {**super().settings(), "agent_key_file": str(key)}
+
+    def has_connection(self) -> bool:
+        """Tell whether somebody is connected to its agent."""
+        return self.run("ss", "-Htn", "state", "established", f"( sport = :{AGENT_PORT} )") != ""

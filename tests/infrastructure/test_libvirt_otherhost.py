@@ -146,6 +146,22 @@ async def test_every_way_there(host, tiny):
     assert_nothing_left(host)
 
 
+async def test_who_has_no_password_stays_outside(host):
+    """The password comes from libvirt's own file; nobody is asked for one."""
+    wrong, open_to_all = host.authentication("wombat"), host.authentication("wallaby")
+    open_to_all.chmod(0o644)
+    for given, said in (
+        ("", "authentication failed"),
+        (f"&authfile={wrong}", "authentication failed"),
+        (f"&authfile={open_to_all}", "can be read by others: chmod 600"),
+        ("&authfile=/nothing", "/nothing can not be read: No such file"),
+    ):
+        driver = LibvirtInfrastructure(settings(host, host.tls_of_nobody + given))
+        with pytest.raises(InfrastructureUnavailable, match=said):
+            await driver.list_guests()
+        await driver.close()
+
+
 async def test_connections_are_closed(host):
     """Nothing keeps one open that is used no more: neither a driver that was closed, nor one whose libvirtd went."""
 

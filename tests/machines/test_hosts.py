@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infrastructure.physical import NEEDED, PASSWORD, PhysicalHost
+from tests.infrastructure.physical import NEEDED, PASSWORD, PhysicalHost, WatchedHost
 from tests.machines.stage import NAME, Stage, World, stage
 
 pytestmark = [
@@ -36,6 +36,13 @@ assemblies:
       thing: {{class: systemd, type: thing, monitor: 5s}}
     timeouts: {{start: 10m}}
     escalation: {{failures: 50, period: 6h}}
+  app:
+    host: delta
+    transport: remote
+    resources:
+      thing: {{class: systemd, type: thing, monitor: 5m}}
+    timeouts: {{start: 10m}}
+    escalation: {{failures: 50, period: 6h}}
 """
 
 
@@ -47,13 +54,14 @@ def toml(value: object) -> str:
 
 
 class Hosts(World):
-    """Two hosts, each with its fence device."""
+    """Two hosts that are reached by sshd and one with an agent, each with its fence device."""
 
     infrastructure = "hosts"
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.hosts = {name: PhysicalHost(folder / name) for name in ("alpha", "beta")}
+        self.hosts["delta"] = WatchedHost(folder / "delta")
 
     def settings(self, home: Path) -> str:
         """The daemon's settings."""
@@ -94,12 +102,12 @@ def main_process(shop: Stage, assembly: str) -> str:
 
 def test_what_runs_on_hosts(shop: Stage) -> None:
     shop.running()
-    for name in ("alpha", "beta"):
+    for name in ("alpha", "beta", "delta"):
         assert of(shop, name).run("systemctl", "is-active", "thing").strip() == "active"
         assert of(shop, name).actions() == [], "a host that was on is not switched"
-    assert [each.address for each in shop.client.status(NAME).assemblies] == [
-        of(shop, "alpha").address, of(shop, "beta").address,
-    ]  # fmt: skip
+    assert {each.name: each.address for each in shop.client.status(NAME).assemblies} == {
+        "db": of(shop, "alpha").address, "web": of(shop, "beta").address, "app": of(shop, "delta").address,
+    }  # fmt: skip
 
 
 def test_service_killed(shop: Stage) -> None:
@@ -121,6 +129,37 @@ def test_host_killed_is_fenced_and_on_again(shop: Stage) -> None:
     assert host.actions()[before:][:2] == ["off", "on"]
     assert host.run("systemctl", "is-active", "thing").strip() == "active"
     assert main_process(shop, "db") == other, "the other host was left alone"
+
+
+def test_a_host_with_an_agent(shop: Stage) -> None:
+    """The agent tells of a service's end, long before the next monitor; the host's death closes its connection."""
+    host = of(shop, "delta")
+    assert isinstance(host, WatchedHost)
+    assert host.has_connection()
+
+    def main() -> str:
+        return host.run("systemctl", "show", "-p", "MainPID", "--value", "thing").strip()
+
+    cursor, before = shop.cursor(), main()
+    host.run("kill", "-9", before)
+    shop.event(cursor, "resource.state", "app", "thing", "running")
+    shop.running()
+    assert main() not in ("0", before)
+
+    cursor, done = shop.cursor(), len(host.actions())
+    host.kill()
+    shop.event(cursor, "isolation", "app", "", "stopped")
+    shop.event(cursor, "resource.state", "app", "thing", "running")
+    shop.running()
+    assert host.actions()[done:][:2] == ["off", "on"]
+    assert host.has_connection()
+
+    cursor, done = shop.cursor(), len(host.actions())
+    host.freeze()
+    shop.event(cursor, "assembly.state", "app", "", "suspect")
+    shop.event(cursor, "resource.state", "app", "thing", "running")
+    shop.running()
+    assert host.actions()[done:][:2] == ["off", "on"]
 
 
 def engine_pids(shop: Stage) -> set[str]:
@@ -194,10 +233,11 @@ def test_doctor_asks_the_fence_devices(shop: Stage) -> None:
 
 
 def test_deleted_the_hosts_are_on_and_free(shop: Stage) -> None:
-    done = [of(shop, name).actions() for name in ("alpha", "beta")]
+    names = ("alpha", "beta", "delta")
+    done = [of(shop, name).actions() for name in names]
     shop.pcloud("delete", NAME, "--wait", "--yes")
-    for name in ("alpha", "beta"):
+    for name in names:
         assert of(shop, name).state() == "RUNNING"
         assert of(shop, name).run("systemctl", "is-active", "thing", check=False).strip() in ("inactive", "failed")
-    assert [of(shop, name).actions() for name in ("alpha", "beta")] == done
+    assert [of(shop, name).actions() for name in names] == done
     assert not list(shop.home.rglob("*.claim"))

@@ -374,7 +374,10 @@ class Api:
             "reason": "all runs again after 0.5 s" if passed else "noticed, but not all ran again",
             "previous": {"count": 3, "detected_s": 0.04, "recovered_s": 0.2}, "slower": True,
             "probes": [
-                {"url": url, "asked": 9, "failed": number, "unanswered_s": 0.25 * number, "answers": True, "error": "e"}
+                {
+                    "url": url, "asked": 9, "failed": number, "unanswered_s": 0.25 * number, "slowest_s": 0.125,
+                    "answers": True, "error": "e",
+                }
                 for number, url in enumerate(asked.get("probes", ()))
             ],
         }  # fmt: skip

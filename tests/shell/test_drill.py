@@ -35,7 +35,10 @@ def test_a_drill_that_failed_has_another_exit_code_and_is_remembered(pcloud: Run
 
 def test_what_was_lost_is_told(pcloud: Run, api: Any) -> None:
     ended = pcloud("drill", "shop", "--probe", "http://a/", "--probe", "http://b/")
-    assert "lost       http://a/: nothing, 9 requests were answered" in ended.stdout
-    assert "lost       http://b/: 0.250 s without an answer, 1 of 9 requests failed" in ended.stdout
+    assert "lost       http://a/: no request, all 9 were answered, the slowest after 0.125 s" in ended.stdout
+    assert (
+        "lost       http://b/: 0.250 s without an answer, 1 of 9 requests failed, the slowest after 0.125 s"
+        in ended.stdout
+    )
     report = json.loads(pcloud("drill", "shop", "--probe", "http://a/", "-o", "json").stdout)
     assert (report["probes"][0]["url"], report["probes"][0]["asked"]) == ("http://a/", 9)

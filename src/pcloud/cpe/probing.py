@@ -34,6 +34,9 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """Not answered within two seconds, or with a status of 400 and above."""
     unanswered_s: float
     """Seconds without an answer: from the beginning of each first failed request to the end of the next good one."""
+    slowest_s: float
+    """Seconds that the slowest request took, answered or not: a page that was away for less than two seconds fails no
+    request that can wait so long, but whoever asked for it waited."""
     answers: bool
     """Whether it answered in the end."""
     error: str = ""
@@ -134,13 +137,14 @@ class _Page:
         self._good_since = 0.0
         """When the newest good request began."""
         self._asked = self._failed = 0
-        self._lost = 0.0
+        self._lost = self._slowest = 0.0
         self._answered = asyncio.Event()
 
     def begin(self) -> None:
         """Count from now on."""
         self._asked = self._failed = 0
-        self._lost, self.error = 0.0, ""
+        self._lost = self._slowest = 0.0
+        self.error = ""
         if self.down_since is not None:
             self.down_since = asyncio.get_running_loop().time()
 
@@ -165,6 +169,7 @@ class _Page:
         except httpx2.HTTPError as failure:
             error = f"{failure or type(failure).__name__}"
         self._asked += 1
+        self._slowest = max(self._slowest, loop.time() - began)
         if error:
             self._failed += 1
             self.error = error
@@ -185,5 +190,5 @@ class _Page:
         lost = self._lost + (now - self.down_since if self.down_since is not None else 0.0)
         return Probe(
             url=self.url, asked=self._asked, failed=self._failed, unanswered_s=round(lost, 3),
-            answers=self.down_since is None, error=self.error,
+            slowest_s=round(self._slowest, 3), answers=self.down_since is None, error=self.error,
         )  # fmt: skip

@@ -113,13 +113,13 @@ def _ask(settings: LibvirtSettings) -> _Answers:
     import libvirt
 
     from pcloud.infrastructure.libvirt_accelerator import kvm_fails, offered
-    from pcloud.infrastructure.libvirt_connection import unattended
+    from pcloud.infrastructure.libvirt_connection import open_unattended
 
     told: list[_Answers] = []
 
     def ask() -> None:
         try:
-            connection = libvirt.open(unattended(settings.uri))
+            connection = open_unattended(settings.uri)
             number = connection.getLibVersion()
             answers = _Answers(
                 version=f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}", host=connection.getHostname()

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import libvirt
 
@@ -209,7 +213,7 @@ class LibvirtConnection:
 
     def _connect(self, loop: asyncio.AbstractEventLoop) -> _Session:
         _start_event_loop()
-        connection = libvirt.open(unattended(self._uri))
+        connection = open_unattended(self._uri)
         with contextlib.suppress(libvirt.libvirtError):  # drivers without a socket have none
             connection.setKeepAlive(*_KEEPALIVE)
         opened: list[_Session] = []
@@ -248,6 +252,26 @@ class LibvirtConnection:
             self._lost(session)
             return InfrastructureUnavailable(f"libvirtd at {self._uri} went away: {error}")
         return InfrastructureError(str(error), permanent=code in _PERMANENT)
+
+
+def open_unattended(uri: str) -> Any:
+    """Open a connection that never asks a person: names and passwords (SASL) come from libvirt's own `auth.conf`, or the
+    file that `authfile` in the URI names, which nobody else may read. Blocks; libvirtError where it is refused."""
+    for path in parse_qs(urlsplit(uri).query).get("authfile", ()):
+        if problem := _unfit(path):  # libvirt itself would say: the cause is unknown
+            libvirt.virResetLastError()
+            raise libvirt.libvirtError(f"the file of passwords {path} {problem}")
+    asked_for = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_PASSPHRASE]
+    return libvirt.openAuth(unattended(uri), [asked_for, lambda _credentials, _opaque: -1, None], 0)
+
+
+def _unfit(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+    except OSError as error:
+        return f"can not be read: {error.strerror}"
+    return f"can be read by others: chmod 600 {path}" if stat.S_IMODE(mode) & 0o077 else ""
 
 
 def unattended(uri: str) -> str:

@@ -76,7 +76,7 @@ def drill(
     return Exit.OK if report["passed"] else Exit.FAILED
 
 
-_NOTHING = "nothing, {asked} requests were answered"
+_NOTHING = "no request, all {asked} were answered"
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
@@ -89,10 +89,11 @@ def _lines(report: dict[str, Any]) -> list[str]:
     ]
     for probe in report.get("probes", ()):
         gone = f"{probe['unanswered_s']:.3f} s without an answer, {probe['failed']} of {probe['asked']} requests failed"
+        lost = gone if probe["failed"] else _NOTHING.format(**probe)
+        # The reports of an older daemon's drills do not hold it.
+        slowest = f", the slowest after {probe['slowest_s']:.3f} s" if "slowest_s" in probe else ""
         end = "" if probe["answers"] else f"; it does not answer yet: {probe['error']}"
-        lines.append(
-            f"lost       {clean(probe['url'])}: {gone if probe['failed'] else _NOTHING.format(**probe)}{clean(end)}"
-        )
+        lines.append(f"lost       {clean(probe['url'])}: {lost}{slowest}{clean(end)}")
     if before:
         lines.append(
             f"before     detected {before['detected_s']:.3f} s, recovered {before['recovered_s']:.3f} s "
