@@ -44,7 +44,7 @@ from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_saved import SavedStates
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
-from pcloud.infrastructure.libvirt_volumes import LibvirtVolumes
+from pcloud.infrastructure.libvirt_volumes import LibvirtVolumes, refuse_volumes
 from pcloud.infrastructure.libvirt_watch import watch
 from pcloud.infrastructure.preparing import prepared
 
@@ -109,7 +109,7 @@ class LibvirtInfrastructure:
         known = await self.inspect(spec.guest_id)
         if known.state is GuestState.RUNNING and known.digest == spec.digest:
             return await self._address(spec, known)
-        self._refuse_volumes(spec)
+        refuse_volumes(spec, self.capabilities)
         async with self._making():
             if known.state is not GuestState.ABSENT and known.digest != spec.digest:
                 await self.delete(spec.guest_id)
@@ -340,12 +340,6 @@ class LibvirtInfrastructure:
         disk = "" if fresh else self._storage.overlay_path(connection, name)
         disk = disk or self._storage.make_overlay(connection, name, spec.image.digest)
         self._maker.boot(connection, self._maker.prepare(connection, spec, name, disk), spec.volumes)
-
-    def _refuse_volumes(self, spec: GuestSpec) -> None:
-        if spec.volumes and Capability.VOLUMES not in self.capabilities:
-            raise InfrastructureError("machines have volumes only where libvirtd is on this host", permanent=True)
-        if spec.volumes and spec.saved_state:
-            raise InfrastructureError("a guest that is restored from its saved state has no volumes", permanent=True)
 
     def _domain_name(self, guest_id: str) -> str:
         if not GUEST_ID.fullmatch(guest_id):

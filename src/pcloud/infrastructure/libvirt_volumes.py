@@ -21,7 +21,7 @@ from typing import Any
 
 import libvirt
 
-from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.environment.infrastructure import Capability, GuestSpec, InfrastructureError
 from pcloud.infrastructure import libvirt_domains as domains
 from pcloud.infrastructure import libvirt_volume_xml as xml
 from pcloud.infrastructure.host import alone_in
@@ -37,6 +37,14 @@ _FLOCK = struct.Struct("hhqqi4x")
 _LIVE, _CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _GONE = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN}
 """What libvirt says of a machine that does not run any more."""
+
+
+def refuse_volumes(spec: GuestSpec, capabilities: frozenset[Capability]) -> None:
+    """Permanent InfrastructureError when a guest is to have volumes that it can not have."""
+    if spec.volumes and Capability.VOLUMES not in capabilities:
+        raise InfrastructureError("machines have volumes only where libvirtd is on this host", permanent=True)
+    if spec.volumes and spec.saved_state:
+        raise InfrastructureError("a guest that is restored from its saved state has no volumes", permanent=True)
 
 
 class LibvirtVolumes(VolumeFiles):
