@@ -95,7 +95,7 @@ class LibvirtVolumes(VolumeFiles):
         not have. Does nothing where there is no such guest."""
         name = f"{self._prefix}{guest_id}"
         domain = domains.find(connection, name)
-        if domain is None:
+        if domain is None or not (wanted or self._all_of(domain)):
             return
         found = xml.guest_names(wanted)
         self._need(found)
