@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from pcloud.stacks.engine.manager import StackManager
-from pcloud.stacks.records import Source
+from pcloud.stacks.platform import Platform
+from pcloud.stacks.records import Source, StackRecord
 from pcloud.stacks.store import SqliteStore
-from tests.stacks.lifecycle import made, settle
+from tests.stacks.lifecycle import made, opened, settle
 from tests.stacks.memory_networks import MemoryNetworks, Networked
 
 
@@ -96,3 +97,34 @@ async def crash_everywhere(
     else:
         pytest.fail("it never came to its end")
     assert point > 10
+
+
+async def updated_over_a_crash(
+    manager: StackManager, folder: Path, platform: Platform, stack: StackRecord, source: Source, after: int
+) -> tuple[StackManager, StackRecord]:
+    """Update a stack by a daemon that ends at the write of a number, and another over the same store; return that and the
+    stack, which is what the source wants."""
+    await manager.store.flush()
+    left, put = after, manager.store.put
+
+    def counted(record: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left > 0:
+            put(record)
+        elif left == 0:
+            manager.closing = True
+            manager._tasks[stack.id].cancel()
+
+    manager.store.put = counted  # type: ignore[method-assign]
+    await manager.update(stack, source)
+    await manager.wait(stack)
+    await manager.close()
+    again = await opened(folder, platform)
+    found = again.get(stack.id)
+    await again.wait(found)
+    if found.status == "CREATE_COMPLETE":  # it died before the update was accepted
+        await again.update(found, source)
+        await again.wait(found)
+    assert found.status == "UPDATE_COMPLETE", found.reason
+    return again, found

@@ -77,6 +77,12 @@ class NotingPlatform:
     def images(self) -> Sequence[str]:
         return ("test",)
 
+    async def deployables(self) -> Sequence[str]:
+        return ()
+
+    async def volume_holder(self, volume: str) -> tuple[bool, str]:
+        return False, ""
+
     async def definition(self, name: str) -> Deployable | None:
         return None
 

@@ -31,6 +31,9 @@ class MemoryPlatform(NotingPlatform):
         self.hold: asyncio.Event | None = None
         self.catalogue = Catalogue(StackSettings(), JEOS)
 
+    async def deployables(self) -> list[str]:
+        return sorted(self.stored)
+
     async def definition(self, name: str) -> Deployable | None:
         await asyncio.sleep(0)
         return self.stored.get(name)

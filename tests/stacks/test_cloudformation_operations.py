@@ -99,8 +99,6 @@ async def test_other_operations_refuse_what_they_do_not_do(server: Server) -> No
     await refused(server, "DeletionMode is refused.*RetainResources", "delete_stack", **forced)
     await refused(server, "ForceRollback is refused", "continue_update_rollback", StackName="s", ForceRollback=True)
     await refused(server, "StackSetName is refused", "get_template_summary", StackSetName="s")
-    await server.call("create_change_set", **change, IncludeNestedStacks=True)
-    assert not (await server.call("describe_change_set", StackName="s", ChangeSetName="c"))["IncludeNestedStacks"]
 
 
 async def test_what_asks_for_nothing_special_is_taken(server: Server) -> None:

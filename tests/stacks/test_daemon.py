@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.stacks.daemon import Daemon, outputs, status, until
+from tests.stacks.damage import spoil
 
 _WAIT = {"create": 0.4, "update": 0.4, "delete": 0.4}
 
@@ -166,3 +167,21 @@ def test_a_stack_that_can_not_be_made_says_why(daemon: Daemon, tmp_path: Path) -
     assert done.returncode == 6
     assert "pcloud stack show slow" in done.stderr
     assert daemon.pcloud("stack", "delete", "fails") == "fails: deletion requested\n"
+
+
+@pytest.mark.real
+def test_commands_of_a_stack_that_can_not_be_read(tmp_path: Path) -> None:
+    template = tmp_path / "t.json"
+    template.write_text(SLOW.replace("0.4", "0"))
+    with Daemon(tmp_path) as daemon:
+        daemon.pcloud("stack", "create", "blog", "-t", str(template), "--wait")
+        identity = daemon.call("GET", "/v1/stacks/blog")["StackId"].rsplit("/", 1)[-1]
+        daemon.kill()
+        spoil(daemon.home, "stack", identity, generation="many")
+        daemon.start()
+        assert "its record can not be read" in daemon.pcloud("stack", "list")
+        refused = daemon.run("stack", "update", "blog", "-t", str(template))
+        assert refused.returncode != 0
+        assert "It can be deleted" in refused.stderr
+        assert daemon.pcloud("stack", "delete", "blog", "--wait") == "blog: DELETE_COMPLETE\n"
+        assert json.loads(daemon.pcloud("stack", "list", "-o", "json")) == []

@@ -299,3 +299,17 @@ async def test_what_begins_while_the_manager_closes_ends_with_it(
         await asyncio.sleep(0)
     await closing[0]
     assert asyncio.all_tasks() <= before
+
+
+async def test_names_of_heats_types_in_a_template_of_cloudformation(manager: StackManager) -> None:
+    """Heat takes an underscore there; the names of AWS's types are letters and digits."""
+    one = {"Type": "OS::Heat::TestResource", "Properties": {"value": "v"}}
+    two = {"Type": "OS::Heat::TestResource", "Properties": {"value": {"Fn::Sub": "<${the_first.output}>"}}}
+    body = {"AWSTemplateFormatVersion": "2010-09-09", "Resources": {"the_first": one, "the_second": two}}
+    told = {"Said": {"Value": {"Fn::GetAtt": ["the_second", "output"]}}, "Id": {"Value": {"Ref": "the_first"}}}
+    stack = await manager.create("one", Source(template=json.dumps({**body, "Outputs": told})))
+    await manager.wait(stack)
+    assert stack.outputs["Said"]["value"] == "<v>"
+    body["Resources"] = {"the_handle": {"Type": "AWS::CloudFormation::WaitConditionHandle"}}
+    with pytest.raises(InvalidDocument, match="letters and digits only"):
+        await manager.create("two", Source(template=json.dumps(body)))

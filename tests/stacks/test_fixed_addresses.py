@@ -136,6 +136,21 @@ async def test_one_address_is_asked_for_once(manager: StackManager) -> None:
         await manager.create("no", hot(p=port("192.0.2.9", "192.0.2.10")))
 
 
+async def test_labels_of_a_port_are_labels(manager: StackManager, platform: Addressed) -> None:
+    """They plug nothing in, as in Neutron; the plan says so."""
+    resource = port("192.0.2.9")
+
+    def source(owner: str) -> Source:
+        labelled = {**resource["properties"], "device_id": "somebody", "device_owner": owner}
+        return hot(p={**resource, "properties": labelled})
+
+    assert any("it is a label" in note for note in manager.plan(None, source("one")).notes)
+    stack = await made(manager, "s", source("one"))
+    await changed(manager, stack, source("two"))
+    attributes = manager.current(stack)["p"].attributes
+    assert (attributes["device_id"], attributes["device_owner"]) == ("somebody", "two")
+
+
 async def test_where_addresses_can_not_be_asked_for_they_are_refused(tmp_path: Path) -> None:
     platform = MemoryPlatform()
     manager = await opened(tmp_path, platform)

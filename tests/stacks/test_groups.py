@@ -14,6 +14,7 @@ from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.records import Source, StackRecord
 from pcloud.stacks.types.base import Context, ResourceFailed
 from pcloud.stacks.types.rolling import Roll, aws_roll, stage
+from tests.stacks.crashes import updated_over_a_crash
 from tests.stacks.fake_platform import NotingPlatform
 from tests.stacks.lifecycle import made, opened
 from tests.stacks.query_client import Client, texts
@@ -196,29 +197,8 @@ async def test_a_size_that_is_asked_for_while_another_fails_is_followed(manager:
 @pytest.mark.parametrize("after", range(3, 60, 4))
 async def test_a_rolling_update_is_carried_on_from_any_write(manager: StackManager, tmp_path: Path, after: int) -> None:
     stack = await made(manager, "web", group(policy=ROLLING, DesiredCapacity="3"))
-    await manager.store.flush()
-    left, put = after, manager.store.put
-
-    def counted(record: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left > 0:
-            put(record)
-        elif left == 0:
-            manager.closing = True
-            manager._tasks[stack.id].cancel()
-
-    manager.store.put = counted  # type: ignore[method-assign]
-    await manager.update(stack, group("two", policy=ROLLING, DesiredCapacity="3"))
-    await manager.wait(stack)
-    await manager.close()
-    again = await opened(tmp_path, NotingPlatform())
-    stack = again.get("web")
-    await again.wait(stack)
-    if stack.status == "CREATE_COMPLETE":  # it died before the update was accepted
-        await again.update(stack, group("two", policy=ROLLING, DesiredCapacity="3"))
-        await again.wait(stack)
-    assert stack.status == "UPDATE_COMPLETE", stack.reason
+    source = group("two", policy=ROLLING, DesiredCapacity="3")
+    again, stack = await updated_over_a_crash(manager, tmp_path, NotingPlatform(), stack, source, after)
     assert list(images(again, stack)) == ["member0", "member1", "member2"]
     assert set(images(again, stack).values()) == {"two"}
     await again.close()

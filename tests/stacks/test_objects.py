@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pcloud.api.aws.app import cloudformation_app
 from pcloud.model.errors import InvalidDocument
 from pcloud.objects.checks import checks
 from pcloud.objects.errors import ObjectStoreError
@@ -21,9 +22,11 @@ from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.platform import NoPlatform
 from pcloud.stacks.records import Source, StackRecord
 from pcloud.stacks.store import SqliteStore
+from tests.stacks.boto import Server
 from tests.stacks.buckets import bucket, cfn, close, container, deleted, ended, made
 from tests.stacks.crashes import CrashingStore
 from tests.stacks.objects import Swift
+from tests.stacks.serving import serving
 
 pytestmark = pytest.mark.real
 
@@ -395,3 +398,43 @@ async def test_what_others_removed_is_drift_and_no_obstacle(manager: StackManage
         "C": "DELETED",
     }
     await deleted(manager, stack)
+
+
+async def test_nested_templates_out_of_swift(manager: StackManager, swift: Swift) -> None:
+    """Named by URL, the outer one as well: read through S3 as Swift speaks it, again at an update."""
+    store, word = swift.s3(), {"Parameters": {"Word": {"Type": "String"}}}
+    store.create_bucket(Bucket="templates")
+
+    def put(key: str, resources: dict[str, Any], said: Any, **more: Any) -> str:
+        body = {"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources, "Outputs": {"Said": {"Value": said}}}
+        store.put_object(Bucket="templates", Key=key, Body=json.dumps({**body, **more}).encode())
+        return f"{swift.url}/templates/{key}"
+
+    def inner(text: str) -> str:
+        value = {"Type": "OS::Heat::TestResource", "Properties": {"value": {"Fn::Sub": text}}}
+        return put("folder/inner.json", {"A": value}, {"Fn::GetAtt": ["A", "output"]}, **word)
+
+    nested = {"Type": "AWS::CloudFormation::Stack", "Properties": {"TemplateURL": inner("<${Word}>")}}
+    nested["Properties"]["Parameters"] = {"Word": "one"}  # type: ignore[index]
+    outer = put("outer.json", {"Inner": nested}, {"Fn::GetAtt": ["Inner", "Outputs.Said"]})
+    async with serving(cloudformation_app(manager, {}.get)) as url:
+        server = Server(manager, url)
+
+        async def said() -> str:
+            await manager.wait(manager.get("s"))
+            (stack,) = (await server.call("describe_stacks", StackName="s"))["Stacks"]
+            assert stack["StackStatus"].endswith("E_COMPLETE"), stack.get("StackStatusReason")
+            return str(stack["Outputs"][0]["OutputValue"])
+
+        await server.call("create_stack", StackName="s", TemplateURL=outer)
+        assert await said() == "<one>"
+        inner("(${Word})")
+        await server.call("update_stack", StackName="s", TemplateURL="s3://templates/outer.json")
+        assert await said() == "(one)"
+        store.delete_object(Bucket="templates", Key="folder/inner.json")
+        with pytest.raises(server.client().exceptions.ClientError, match="TemplateURL of the resource Inner") as told:
+            await server.call("update_stack", StackName="s", TemplateURL=outer)
+        assert swift.secret not in str(told.value)
+        await deleted(manager, manager.get("s"))
+    store.delete_object(Bucket="templates", Key="outer.json")
+    store.delete_bucket(Bucket="templates")

@@ -94,7 +94,7 @@ async def plan(request: Request, given: Given) -> dict[str, Any]:
 async def show(request: Request, name: str) -> dict[str, Any]:
     """Show a stack with its resources."""
     manager = _manager(request)
-    stack = manager.get(name)
+    stack = manager.get(name, aside=True)
     rows = [resource_view(manager, stack, record) for record in manager.current(stack).values()]
     return {**stack_view(manager, stack), "Resources": rows}
 
@@ -112,7 +112,7 @@ async def update(request: Request, name: str, given: Given) -> dict[str, Any]:
 async def delete(request: Request, name: str) -> dict[str, Any]:
     """Delete a stack."""
     manager = _manager(request)
-    stack = manager.get(name)
+    stack = manager.get(name, aside=True)
     await manager.delete(stack)
     return stack_view(manager, stack)
 
@@ -121,7 +121,7 @@ async def delete(request: Request, name: str) -> dict[str, Any]:
 async def events(request: Request, name: str, after: str = "") -> list[dict[str, Any]]:
     """List a stack's events, oldest first; with `after` those that came after the event of that id."""
     manager = _manager(request)
-    stack = manager.get(name)
+    stack = manager.get(name, aside=True)
     found = manager.events(stack)
     seen = next((number for number, event in enumerate(found, 1) if event.id == after), 0) if after else 0
     return [event_view(manager, stack, event) for event in found[seen:]]

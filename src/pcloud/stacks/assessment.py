@@ -12,10 +12,12 @@ from pcloud.stacks.documents import Path
 from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, Unknown
 from pcloud.stacks.lifecycle import policies_judged, removals_judged
 from pcloud.stacks.platform import Platform
+from pcloud.stacks.records import EXTERNAL, ResourceRecord
 from pcloud.stacks.schema import Checked, PropertyProblem, check_properties
 from pcloud.stacks.template import Dialect, ResourceDefinition, Template
 from pcloud.stacks.types.base import ResourceType
-from pcloud.stacks.types.registry import find_type
+from pcloud.stacks.types.external import ID, not_found
+from pcloud.stacks.types.registry import find_type, types
 
 
 class Node(msgspec.Struct, kw_only=True):
@@ -61,11 +63,12 @@ def assess(
     platform: Platform | None = None,
     occupied: Callable[[str, str], str] | None = None,
     beneath: Callable[[ResourceDefinition, ResourceType, Mapping[str, Any], Path], list[Problem]] | None = None,
+    find: Callable[[str], ResourceRecord | None] | None = None,
 ) -> Assessment:
     """Judge a template: types, properties as far as known, references, cycles. InvalidDocument lists all problems.
 
     `occupied` says why a resource can not have an address that it asks for, empty when it can; `beneath` what is wrong in
-    the nested stack that a resource stands for.
+    the nested stack that a resource stands for; `find` looks for what a resource stands for by its `external_id`.
     """
     template = scope.template
     section = template.section("resources")
@@ -91,17 +94,19 @@ def assess(
             scope.problems.append(
                 template.problem("REFUSED", f"{definition.type} is refused: this platform has no {lacking}{why}", path)
             )
-        removals_judged(scope, definition, path, kind, capabilities)
         if definition.external_id is not None:
-            sentence = "a thing that others made can not be taken over: external_id is not offered"
-            scope.problems.append(template.problem("REFUSED", sentence, (*path, "external_id")))
-            continue
+            definition, kind = _external(definition), types()[EXTERNAL]
+        removals_judged(scope, definition, path, kind, capabilities)
         scope.used = set()
         depends = depends_of(scope, definition, path)
         properties = scope.collect(definition.properties, (*path, template.properties_key))
         scope.collect(definition.metadata, (*path, "Metadata" if template.dialect is Dialect.CFN else "metadata"))
         if properties is NO_VALUE:
             properties = {}
+        if definition.external_id is not None:
+            _external_judged(
+                scope, definition, properties, scope.used | depends, find if name in scope.enabled else None
+            )
         policies_judged(scope, definition, path)
         if isinstance(properties, dict) and kind is not None:
             checked = check(kind, properties)
@@ -150,6 +155,31 @@ def _claims(
         if why:
             found.append(PropertyProblem(code="ADDRESS", message=why, path=path))
     return found
+
+
+def _external(definition: ResourceDefinition) -> ResourceDefinition:
+    """Return what there is of a resource that stands for another stack's: the rest of its definition says nothing."""
+    return msgspec.structs.replace(
+        definition, properties={ID: definition.external_id}, metadata={}, creation_policy=None, update_policy=None
+    )
+
+
+def _external_judged(
+    scope: Scope,
+    definition: ResourceDefinition,
+    properties: Any,
+    needed: set[str],
+    find: Callable[[str], ResourceRecord | None] | None,
+) -> None:
+    where: Path = (scope.template.section("resources"), definition.name, "external_id")
+    wanted = properties.get(ID) if isinstance(properties, dict) else None
+    if needed:
+        sentence = f"a resource with an external_id can not depend on others: {', '.join(sorted(needed))}"
+        scope.problems.append(scope.template.problem("BAD_FUNCTION", sentence, where))
+    elif find is not None and isinstance(wanted, str):
+        found = find(wanted)
+        if found is None or found.type != definition.type:
+            scope.problems.append(scope.template.problem("NOT_FOUND", not_found(definition.type, wanted), where))
 
 
 def depends_of(scope: Scope, definition: ResourceDefinition, path: Path) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pcloud.stacks.documents import Document, Path
 from pcloud.stacks.foreach import expand_loops
-from pcloud.stacks.reading import MAX_OUTPUTS, MAX_PARAMETERS, MAX_RESOURCES, NAME, Reader
+from pcloud.stacks.reading import HEAT_NAME, MAX_OUTPUTS, MAX_PARAMETERS, MAX_RESOURCES, NAME, Reader
 from pcloud.stacks.template import (
     LANGUAGE_EXTENSIONS,
     UNSET,
@@ -247,7 +247,8 @@ def _resources(reader: Reader, data: dict[str, Any]) -> dict[str, ResourceDefini
         path: Path = ("Resources", name)
         body = reader.mapping(raw, path)
         reader.keys(body, _RESOURCE_KEYS, path)
-        if not NAME.match(name):
+        heat = str(body.get("Type")).startswith("OS::")
+        if not (HEAT_NAME if heat else NAME).match(name):
             reader.problem("BAD_NAME", f"'{name}' may hold letters and digits only", path)
         if not isinstance(body.get("Type"), str):
             reader.problem("NO_TYPE", "a resource needs a 'Type'", path)

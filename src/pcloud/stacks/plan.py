@@ -18,7 +18,7 @@ from pcloud.stacks.records import ResourceRecord
 from pcloud.stacks.schema import OnChange
 from pcloud.stacks.template import ResourceDefinition
 from pcloud.stacks.types.base import ResourceType
-from pcloud.stacks.types.registry import alias_of, is_template_name
+from pcloud.stacks.types.registry import alias_of, is_template_name, made_as_of
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +40,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """Resources of the same plan that come first: those it needs; of one that is deleted, those that need it."""
     beneath: tuple[Change, ...] = ()
     """What happens to the resources of its nested stack, where that was asked for and is known."""
+    before: Mapping[str, Any] | None = None
+    """Its properties as they are; None of what is new."""
+    after: Mapping[str, Any] | None = None
+    """Its properties as they will be, some of them Unknown yet; None of what goes. Both may hold secrets."""
 
 
 def decide(
@@ -57,7 +61,7 @@ def decide(
     name, type_name = definition.name, definition.type
     if record is None:
         return Change(action="create", name=name, type=type_name, conditional=unknown_in(dict(properties)) is not None)
-    before, now = record.made_as or alias_of(record.type, registry), alias_of(type_name, registry)
+    before, now = record.made_as or alias_of(record.type, registry), made_as_of(definition, registry)
     other_file = record.type == type_name and is_template_name(before) and is_template_name(now)
     if before != now and not other_file:
         return Change(action="replace", name=name, type=type_name, physical=record.physical, why="its type changed")
@@ -139,7 +143,13 @@ def plan(
         other = record is not None and beneath(node, record, checked.values)
         change = decide(node.type, record, node.definition, checked.values, metadata, registry, beneath=other)
         rows = nested(change, node, checked.values) if nested is not None and change.action != "none" else ()
-        changes[name] = msgspec.structs.replace(change, waits_for=tuple(sorted(node.requires)), beneath=rows)
+        changes[name] = msgspec.structs.replace(
+            change,
+            waits_for=tuple(sorted(node.requires)),
+            beneath=rows,
+            before=record.properties if record is not None else None,
+            after=checked.values,
+        )
     scope.finish()
     left = {name: record for name, record in current.items() if name not in changes}
     return Plan(changes=(*changes.values(), *removals_planned(left)), notes=tuple(assessment.notes))
@@ -158,6 +168,7 @@ def removals_planned(records: Mapping[str, ResourceRecord]) -> list[Change]:
                 physical=record.physical,
                 why="a snapshot is made first" if record.deletion_policy == "Snapshot" else "",
                 waits_for=tuple(sorted(other for other, each in records.items() if name in each.requires)),
+                before=record.properties,
             )
         )
     return changes

@@ -109,6 +109,10 @@ class Platform(Protocol):
         """Return whether there is such a volume, and the guest (`DEPLOYABLE.ASSEMBLY`) that has it, empty when none has."""
         ...
 
+    async def deployables(self) -> Sequence[str]:
+        """Return the names of the deployables that there are."""
+        ...
+
     async def definition(self, name: str) -> Deployable | None:
         """Return the stored definition of a deployable; None when there is none."""
         ...
@@ -223,6 +227,10 @@ class NoPlatform:
 
     def images(self) -> Sequence[str]:
         """Return no image."""
+        return ()
+
+    async def deployables(self) -> Sequence[str]:
+        """There is none."""
         return ()
 
     async def definition(self, name: str) -> Deployable | None:

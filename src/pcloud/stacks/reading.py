@@ -96,6 +96,8 @@ def kind(value: Any) -> str:
 
 
 NAME = re.compile(r"[A-Za-z0-9]{1,255}\Z")
+HEAT_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}\Z")
+"""Name of a resource of Heat's types in a CloudFormation template: only Heat ever reads one, and takes such names."""
 HOT_NAME = re.compile(r"[^/\x00-\x1f]{1,255}\Z")
 
 

@@ -14,6 +14,8 @@ import msgspec
 COMPLETE = "COMPLETE"
 FAILED = "FAILED"
 IN_PROGRESS = "IN_PROGRESS"
+EXTERNAL = "pcloud:external"
+"""What a resource is made as that stands for another stack's thing (`external_id`)."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,8 @@ class Operation(msgspec.Struct, kw_only=True):
     change_set: str = ""
     policy: dict[str, Any] | None = None
     """A stack policy for this update only."""
+    only: tuple[str, ...] | None = None
+    """Resources that an update is about; others that are there and whole stay as they are. None for all."""
 
 
 class StackRecord(msgspec.Struct, kw_only=True):
@@ -104,6 +108,11 @@ class StackRecord(msgspec.Struct, kw_only=True):
     def busy(self) -> bool:
         """Whether an operation is on its way."""
         return self.status.endswith("_IN_PROGRESS") and self.status != "REVIEW_IN_PROGRESS"
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is being deleted."""
+        return self.busy and self.operation is not None and self.operation.action == "DELETE"
 
     @property
     def suspended(self) -> bool:
@@ -194,6 +203,13 @@ class ChangeSet(msgspec.Struct, kw_only=True):
     description: str = ""
     changes: list[dict[str, Any]] = []
     on_failure: str = ""
+    token: str = ""
+    """The client's request token."""
+    nested: bool = False
+    """Whether it has the changes of nested stacks as well, in change sets of their own."""
+    parent: str = ""
+    """Id of the change set that one of a nested stack belongs to."""
+    root: str = ""
 
 
 class AccessKey(msgspec.Struct, kw_only=True):

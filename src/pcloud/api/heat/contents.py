@@ -75,7 +75,7 @@ async def output(manager: StackManager, request: Request, body: dict[str, Any]) 
 
 async def events(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
     """GET events of a stack, of one of its resources, or one event."""
-    stack = stack_of(manager, request)
+    stack = stack_of(manager, request, aside=True)
     found = manager.events(stack)
     name = request.path_params.get("resource")
     if name:

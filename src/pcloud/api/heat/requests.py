@@ -46,9 +46,10 @@ def translated(problem: PcloudError) -> Response:
     return failure(503 if problem.status == 503 else 400, "StackValidationFailed", text)
 
 
-def stack_of(manager: StackManager, request: Request) -> StackRecord:
-    """Return the stack that an address names by name and id; HeatError when they do not belong together."""
-    stack = manager.get(request.path_params["id"])
+def stack_of(manager: StackManager, request: Request, *, aside: bool = False) -> StackRecord:
+    """Return the stack that an address names by name and id; HeatError when they do not belong together. With `aside` also
+    one of which something can not be read."""
+    stack = manager.get(request.path_params["id"], aside=aside)
     if stack.name != request.path_params["name"]:
         raise HeatError(404, "EntityNotFound", f"The Stack ({request.path_params['name']}) could not be found.")
     return stack

@@ -85,12 +85,14 @@ async def validate(manager: StackManager, request: Request, body: dict[str, Any]
 async def show(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
     """GET stack."""
     resolve = request.query_params.get("resolve_outputs", "true").lower() != "false"
-    return JSONResponse({"stack": stack_view(manager, request, stack_of(manager, request), outputs=resolve)})
+    return JSONResponse(
+        {"stack": stack_view(manager, request, stack_of(manager, request, aside=True), outputs=resolve)}
+    )
 
 
 async def by_name(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
     """Redirect from a stack's name to its canonical address."""
-    stack = manager.get(request.path_params["name"])
+    stack = manager.get(request.path_params["name"], aside=True)
     rest = request.url.path.split("/stacks/", 1)[1].split("/", 1)[1:]
     target = f"{str(request.base_url).rstrip('/')}/v1/{request.path_params['project']}/stacks/{stack.name}/{stack.id}"
     target += "/" + rest[0] if rest else ""
@@ -115,7 +117,7 @@ async def update(manager: StackManager, request: Request, body: dict[str, Any]) 
 
 async def delete(manager: StackManager, request: Request, body: dict[str, Any]) -> Response:
     """DELETE stack."""
-    await manager.delete(stack_of(manager, request))
+    await manager.delete(stack_of(manager, request, aside=True))
     return Response(status_code=204)
 
 

@@ -100,6 +100,7 @@ def stack_view(manager: StackManager, request: Request, stack: StackRecord, *, o
     base = f"{str(request.base_url).rstrip('/')}/v1/{project}/stacks/{stack.name}/{stack.id}"
     words, _, _ = heat_status(stack.status)
     source = stack.source or (stack.operation.target if stack.operation else None)
+    source = None if stack.id in manager.unreadable else source
     parameters: dict[str, str] = {"OS::stack_name": stack.name, "OS::stack_id": stack.id, "OS::project_id": project}
     capabilities: list[str] = []
     if source is not None:
@@ -112,8 +113,8 @@ def stack_view(manager: StackManager, request: Request, stack: StackRecord, *, o
         "description": stack.description or "No description",
         "links": [{"href": base, "rel": "self"}],
         "stack_status": words,
-        "stack_status_reason": stack.reason
-        if stack.reason and stack.reason != "User Initiated"
+        "stack_status_reason": reason
+        if (reason := manager.reason_of(stack)) and reason != "User Initiated"
         else done.get(words.removesuffix("_COMPLETE"), f"Stack {words.partition('_')[0]} started"),
         "creation_time": moment(stack.created),
         "updated_time": moment(stack.updated),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from pcloud.model.errors import Conflict, InvalidDocument, NotFound, PcloudError
 from pcloud.stacks.assessment import assess
 from pcloud.stacks.engine.drift import Drift
+from pcloud.stacks.engine.values import Values
 from pcloud.stacks.plan import Change
 from pcloud.stacks.records import ChangeSet, Source, StackRecord, new_id
 
@@ -67,8 +70,11 @@ class Changes(Drift):
         kind: str,
         description: str = "",
         on_failure: str = "",
+        token: str = "",
+        nested: bool = False,
     ) -> ChangeSet:
-        """Plan a change and keep it; a new stack of status REVIEW_IN_PROGRESS is made for kind CREATE."""
+        """Plan a change and keep it; a new stack of status REVIEW_IN_PROGRESS is made for kind CREATE. With `nested`, each
+        nested stack that changes gets a change set too. The same request again (`token`) gives the same change set."""
         if kind == "CREATE":
             try:
                 stack = self.get(stack_name)
@@ -85,9 +91,12 @@ class Changes(Drift):
                 raise Conflict.of(
                     "NOT_NOW", f"Stack [{stack_name}] is in REVIEW_IN_PROGRESS state and can not be updated."
                 )
-        if any(item.stack == stack.id and item.name == name for item in self.change_sets.values()):
+        known = next((one for one in self.change_sets.values() if one.stack == stack.id and one.name == name), None)
+        if known is not None and token and known.token == token:
+            return known
+        if known is not None:
             raise Conflict.of("ALREADY_EXISTS", f"ChangeSet {name} already exists")
-        judged = self.plan(stack if stack.id in self.stacks else None, source, stack_name)
+        judged = self.plan(stack if stack.id in self.stacks else None, source, stack_name, nested=nested)
         changed = [change for change in judged.changes if change.action not in ("none", "retain")]
         tags = stack.source is None or stack.source.tags != source.tags
         empty = not changed and kind == "UPDATE" and not tags and not self.outputs_differ(stack, source)
@@ -106,8 +115,11 @@ class Changes(Drift):
             created=self.now(),
             description=description,
             on_failure=on_failure,
-            changes=[entry_of(change) for change in changed],
+            token=token,
+            nested=nested,
         )
+        valued = Values(self.reader, stack.source, source)
+        change_set.changes = [{**entry_of(change), **valued.of(change)} for change in changed]
         if stack.id not in self.stacks:
             self.stacks[stack.id] = stack
             self._names[stack_name] = stack.id
@@ -115,10 +127,41 @@ class Changes(Drift):
             self._current[stack.id] = {}
             self.store.put(stack)
             self.event(stack, None, "REVIEW_IN_PROGRESS", "User Initiated")
-        self.change_sets[change_set.id] = change_set
-        self.store.put(change_set)
+        beneath = self._beneath(change_set, stack, changed, change_set.changes)
+        for each in (*beneath, change_set):
+            self.change_sets[each.id] = each
+            self.store.put(each)
         await self.store.flush()
         return change_set
+
+    def _beneath(
+        self, parent: ChangeSet, stack: StackRecord, changes: list[Change], entries: list[dict[str, Any]]
+    ) -> list[ChangeSet]:
+        """Return the change sets of the nested stacks that change, those within them too; the entries of the resources that
+        these are get their ids. A nested stack that is not there yet has no id, only a name."""
+        found: list[ChangeSet] = []
+        for change, entry in zip(changes, entries, strict=True):
+            rows = [row for row in change.beneath if row.action not in ("none", "retain")]
+            if not rows:
+                continue
+            child = self.stacks.get(change.physical.rsplit("/", 1)[-1]) if change.action != "replace" else None
+            subject = child or StackRecord(id="", name=f"{stack.name}-{change.name}", status="REVIEW_IN_PROGRESS")
+            made = msgspec.structs.replace(
+                parent,
+                id=new_id(),
+                name=f"{parent.name}-{change.name}"[:128],
+                source=Source(template="", tags=parent.source.tags, capabilities=parent.source.capabilities),
+                stack=subject.id,
+                execution="UNAVAILABLE",
+                description=subject.name,
+                parent=parent.id,
+                root=parent.root or parent.id,
+                changes=[entry_of(row) for row in rows],
+                token="",
+            )
+            entry["change_set"] = made.id
+            found += [made, *self._beneath(made, subject, rows, made.changes)]
+        return found
 
     def outputs_differ(self, stack: StackRecord, source: Source) -> bool:
         """Return whether a source has other outputs than the stack."""
@@ -141,6 +184,7 @@ class Changes(Drift):
 
     async def execute_change_set(self, change_set: ChangeSet, *, token: str = "", rollback: bool = True) -> None:
         """Do what was planned; Conflict when the stack changed meanwhile."""
+        self._of_root(change_set)
         stack = self.stacks[change_set.stack]
         if change_set.execution != "AVAILABLE":
             raise Conflict.of(
@@ -163,16 +207,24 @@ class Changes(Drift):
 
     def executed(self, identity: str) -> None:
         """Note that a change set came to its end."""
-        change_set = self.change_sets.get(identity)
-        if change_set is not None:
+        for change_set in [one for one in self.change_sets.values() if identity in (one.id, one.root)]:
             change_set.execution = "EXECUTE_COMPLETE"
             self.store.put(change_set)
 
     async def delete_change_set(self, change_set: ChangeSet) -> None:
-        """Forget a change set."""
-        self.change_sets.pop(change_set.id, None)
-        self.store.remove(change_set)
+        """Forget a change set, with those of nested stacks; Conflict for one of these alone."""
+        self._of_root(change_set)
+        for each in [one for one in self.change_sets.values() if change_set.id in (one.id, one.root)]:
+            del self.change_sets[each.id]
+            self.store.remove(each)
         await self.store.flush()
+
+    def _of_root(self, change_set: ChangeSet) -> None:
+        if change_set.root:
+            root = self.change_sets[change_set.root].name
+            raise Conflict.of(
+                "NOT_NOW", f"ChangeSet [{change_set.name}] belongs to a nested stack: operate on [{root}]"
+            )
 
 
 def entry_of(change: Change) -> dict[str, Any]:

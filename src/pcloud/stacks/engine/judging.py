@@ -20,10 +20,11 @@ from pcloud.model.errors import InvalidDocument, Problem
 from pcloud.stacks.assessment import assess
 from pcloud.stacks.beneath import Foreseen
 from pcloud.stacks.documents import Path, dotted
+from pcloud.stacks.engine import custom_constraints
 from pcloud.stacks.engine.scopes import Reader
 from pcloud.stacks.functions.evaluation import Scope
 from pcloud.stacks.platform import Platform
-from pcloud.stacks.records import Source, StackRecord
+from pcloud.stacks.records import ResourceRecord, Source, StackRecord
 from pcloud.stacks.rules import judge_rules, judge_sections
 from pcloud.stacks.template import ResourceDefinition
 from pcloud.stacks.types.base import ResourceFailed, ResourceType, failed
@@ -40,8 +41,9 @@ MAX_JUDGED = 500
 class Judging:
     """One judgement of a source and what is nested in it."""
 
-    def __init__(self, reader: Reader, platform: Platform) -> None:
+    def __init__(self, reader: Reader, platform: Platform, find: Callable[[str], ResourceRecord | None]) -> None:
         self._reader = reader
+        self._find = find
         self._platform = platform
         self._known: dict[str, list[Problem]] = {}
         self._alike: collections.Counter[str] = collections.Counter()
@@ -58,6 +60,7 @@ class Judging:
         """InvalidDocument with everything that is wrong."""
         judge_sections(scope)
         judge_rules(scope)
+        scope.problems += custom_constraints.problems(scope.template, scope.parameters, self._platform, self._find)
 
         def beneath(
             definition: ResourceDefinition, kind: ResourceType, properties: Mapping[str, Any], path: Path
@@ -82,6 +85,7 @@ class Judging:
             platform=self._platform,
             occupied=occupied,
             beneath=beneath,
+            find=self._find,
         )
 
     def _nested(self, child: StackRecord, foreseen: Foreseen, depth: int) -> list[Problem]:

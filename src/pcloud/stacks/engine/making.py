@@ -19,10 +19,11 @@ from pcloud.stacks.engine.walk import walk
 from pcloud.stacks.functions.evaluation import NO_VALUE, FunctionError, Scope, unknown_in
 from pcloud.stacks.lifecycle import removals
 from pcloud.stacks.plan import decide
-from pcloud.stacks.records import ResourceRecord, Source, StackRecord, derived_id
+from pcloud.stacks.records import EXTERNAL, ResourceRecord, Source, StackRecord, derived_id
 from pcloud.stacks.template import Dialect
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, failed
-from pcloud.stacks.types.registry import alias_of
+from pcloud.stacks.types.external import unchangeable
+from pcloud.stacks.types.registry import made_as_of
 
 if TYPE_CHECKING:
     from pcloud.stacks.engine.manager import StackManager
@@ -109,6 +110,8 @@ class Making:
         kind: ResourceType = node.type
         template = assessment.template
         records = manager.current(stack)
+        if operation.only is not None and node.name not in operation.only and _stands(records.get(node.name)):
+            return
         scope = manager.reader.live_scope(stack, source, records, facade=manager.facade(stack))
         scope.enabled = assessment.scope.enabled
         path = (*node.path, template.properties_key)
@@ -124,6 +127,8 @@ class Making:
             first = checked.problems[0]
             raise StepFailed(f"Property {'.'.join(str(part) for part in first.path)}: {first.message}")
         record = records.get(node.name)
+        if record is not None and (record.made_as == EXTERNAL) != (node.definition.external_id is not None):
+            raise StepFailed(unchangeable(node.name, record.type))
         if restoring:
             record = self._restored(node, kind, record, checked.values, source)
         beneath = record is not None and kind.beneath(self._context(record, checked.values, metadata, node, source))
@@ -255,7 +260,7 @@ class Making:
         record.update_replace_policy = node.definition.update_replace_policy
         record.properties = properties
         record.metadata = metadata
-        record.made_as = alias_of(record.type, source.registry)
+        record.made_as = made_as_of(node.definition, source.registry)
         record.condemned = False
         manager.set_status(stack, record, "CREATE_IN_PROGRESS", "")
         context = self._context(record, properties, metadata, node, source)
@@ -294,7 +299,7 @@ class Making:
             manager.set_status(stack, record, "UPDATE_FAILED", failed(problem))
             raise
         record.dirty = False
-        record.made_as = alias_of(record.type, source.registry)
+        record.made_as = made_as_of(node.definition, source.registry)
         record.properties = properties
         record.metadata = metadata
         manager.set_status(stack, record, "UPDATE_COMPLETE", "")
@@ -323,6 +328,12 @@ class Making:
                 outputs[name] = {"value": None, "description": output.description, "error": str(problem)}
         manager.check_exports(stack, outputs)
         stack.outputs = outputs
+
+
+def _stands(record: ResourceRecord | None) -> bool:
+    """Whether a resource is there and whole, so that an update may pass it by."""
+    whole = record is not None and record.status in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+    return record is not None and whole and not record.dirty and not record.data.get("unhealthy")
 
 
 def _with_policies(scope: Scope, node: Node) -> Node:

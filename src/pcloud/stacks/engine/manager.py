@@ -55,7 +55,11 @@ class StackManager(Loading):
             self._background.append(asyncio.ensure_future(self._reach_guests_later()))
         self.prune()
         for stack in list(self.stacks.values()):
-            if stack.operation is not None and stack.busy and stack.id not in self.unreadable:
+            if stack.id in self.unreadable and not stack.leaving:
+                continue
+            if stack.operation is not None and stack.busy:
+                if stack.id in self.unreadable:
+                    self.recall(stack)
                 self._begin(stack)
         self.watcher.start()
         self.resume_scaling()
@@ -168,8 +172,9 @@ class StackManager(Loading):
         policy: dict[str, Any] | None = None,
         change_set: str = "",
         owner: str = "",
+        only: tuple[str, ...] | None = None,
     ) -> None:
-        """Accept an update and begin; InvalidDocument, Conflict."""
+        """Accept an update and begin; InvalidDocument, Conflict. `only` is that of `Operation`."""
         self.check_readable(stack)
         updatable = (
             "CREATE_COMPLETE",
@@ -207,6 +212,7 @@ class StackManager(Loading):
             token=token,
             policy=policy,
             change_set=change_set,
+            only=only,
         )
         await self._accept(stack, "UPDATE_IN_PROGRESS", "User Initiated")
 
@@ -221,9 +227,9 @@ class StackManager(Loading):
     async def delete(
         self, stack: StackRecord, *, retain: tuple[str, ...] = (), forced: bool = False, token: str = ""
     ) -> None:
-        """Accept the deletion and begin. A stack that is gone already stays gone."""
-        self.check_readable(stack)
-        if not stack.live or (stack.operation is not None and stack.operation.action == "DELETE" and stack.busy):
+        """Accept the deletion and begin. A stack that is gone already stays gone. Of one that can not be read, what can be
+        told is deleted."""
+        if not stack.live or stack.leaving:
             return
         if stack.protected and not forced:
             raise Conflict.of(
@@ -239,6 +245,8 @@ class StackManager(Loading):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        if stack.id in self.unreadable:
+            self.recall(stack)
         stack.generation += 1
         stack.operation = Operation(
             action="DELETE",
@@ -252,8 +260,8 @@ class StackManager(Loading):
         )
         await self._accept(stack, "DELETE_IN_PROGRESS", "User Initiated")
 
-    async def cancel_update(self, stack: StackRecord, *, rollback: bool = True) -> None:
-        """Turn a running update back (or stop it where it is)."""
+    async def cancel_update(self, stack: StackRecord, *, rollback: bool = True, token: str = "") -> None:
+        """Turn a running update back (or stop it where it is). Its events have the token from then on."""
         operation, run = stack.operation, self._runs.get(stack.id)
         if stack.status not in ("UPDATE_IN_PROGRESS", "CREATE_IN_PROGRESS") or operation is None or run is None:
             raise Conflict.of(
@@ -261,23 +269,26 @@ class StackManager(Loading):
             )
         if not rollback:
             operation.on_failure = "DO_NOTHING"
+        operation.token = token or operation.token
         self.store.put(stack)
         await self.store.flush()
         run.turn_back("User Cancelled")
 
-    async def continue_rollback(self, stack: StackRecord, *, skip: tuple[str, ...] = ()) -> None:
+    async def continue_rollback(self, stack: StackRecord, *, skip: tuple[str, ...] = (), token: str = "") -> None:
         """Try a failed rollback again, leaving some resources alone."""
         operation = stack.operation
         if stack.status != "UPDATE_ROLLBACK_FAILED" or operation is None:
             raise Conflict.of("NOT_NOW", f"Stack is in {stack.status} state and its rollback can not be continued")
         operation.phase, operation.skip = "rollback", skip
+        operation.token = token or operation.token
         await self._accept(stack, "UPDATE_ROLLBACK_IN_PROGRESS", "User Initiated")
 
-    async def rollback(self, stack: StackRecord) -> None:
+    async def rollback(self, stack: StackRecord, *, token: str = "") -> None:
         """Turn back an operation that failed and was left as it was."""
         operation = stack.operation
         if stack.status not in ("CREATE_FAILED", "UPDATE_FAILED") or operation is None:
             raise Conflict.of("NOT_NOW", f"Stack is in {stack.status} state and can not be rolled back")
+        operation.token = token or operation.token
         if operation.action == "CREATE":
             operation.phase = "undo"
             await self._accept(stack, "ROLLBACK_IN_PROGRESS", "User Initiated")

@@ -39,6 +39,8 @@ class Operations(Standing):
 
     async def _release_guests(self, gone: StackRecord) -> None:
         def has(stack: StackRecord) -> bool:
+            if stack.id in self.unreadable:
+                return True  # it may have some
             operation = stack.operation
             known = (stack.source, operation.target if operation else None, operation.previous if operation else None)
             return any(may_make_guests(source) for source in known if source is not None)
@@ -107,6 +109,7 @@ class Operations(Standing):
         if status == "DELETE_COMPLETE" and self._names.get(stack.name) == stack.id:
             del self._names[stack.name]
         if status == "DELETE_COMPLETE":
+            self.unreadable.pop(stack.id, None)
             self.watcher.metrics.drop(stack.id)
         self._note_exports(stack)
         if status == "DELETE_COMPLETE":

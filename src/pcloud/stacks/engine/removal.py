@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pcloud.model.errors import PcloudError
 from pcloud.stacks.engine.walk import walk
 from pcloud.stacks.records import ResourceRecord, StackRecord
+from pcloud.stacks.salvage import unknown_of
 from pcloud.stacks.types.base import Context, ResourceFailed, failed
 from pcloud.stacks.types.registry import type_made
 
@@ -63,6 +64,11 @@ class Removal:
             else record.deletion_policy
         )
         undoing = operation.phase in ("undo", "rollback-cleanup")
+        if "deletion_policy" in unknown_of(record):
+            sentence = f"kept ({record.physical}): its record can not be read, and so not whether it may be deleted"
+            manager.set_status(stack, record, "DELETE_SKIPPED", sentence)
+            manager.drop(record)
+            return True
         if policy in ("Retain", "RetainExceptOnCreate") and not undoing and record.state != "FAILED":
             manager.set_status(stack, record, "DELETE_SKIPPED", "")
             manager.drop(record)

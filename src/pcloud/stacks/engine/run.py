@@ -12,10 +12,12 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from pcloud.model.errors import PcloudError
+from pcloud.stacks.engine.leftovers import Leftovers
 from pcloud.stacks.engine.making import Making, StepFailed
 from pcloud.stacks.engine.removal import Removal
 from pcloud.stacks.engine.standing import Walking
 from pcloud.stacks.records import StackRecord
+from pcloud.stacks.salvage import beyond_its_type
 from pcloud.stacks.types.base import failed
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Run:
         self._inner: asyncio.Task[None] | None = None
         self._making = Making(manager, stack)
         self._removal = Removal(manager, stack)
+        self._leftovers = Leftovers(manager, stack)
         self._walking = Walking(manager, stack)
 
     async def run(self) -> None:
@@ -169,12 +172,18 @@ class Run:
         operation = self.stack.operation
         assert operation is not None
         records = [record for record in self.manager.records(self.stack) if record.name not in operation.retain]
-        left = await self._removal.delete(records)
+        lost = [record for record in records if beyond_its_type(record)]
+        names = ", ".join(sorted({record.name for record in lost}))
+        left = await self._leftovers.guests(lost)
+        if not left:
+            left = await self._removal.delete(record for record in records if record not in lost)
+            left += await self._leftovers.things(lost)
         if left:
-            names = ", ".join(sorted({record.name for record in left}))
-            await self.manager.finish(self.stack, bad_end, f"The following resource(s) failed to delete: [{names}].")
+            stay = ", ".join(sorted({record.name for record in left}))
+            await self.manager.finish(self.stack, bad_end, f"The following resource(s) failed to delete: [{stay}].")
             return
         if end == "ROLLBACK_COMPLETE":
             self.stack.source = operation.target
         self.stack.outputs = {}
-        await self.manager.finish(self.stack, end, operation.reason if end == "ROLLBACK_COMPLETE" else "")
+        told = f"Not everything is known of [{names}]: their events say what" if lost else ""
+        await self.manager.finish(self.stack, end, operation.reason if end == "ROLLBACK_COMPLETE" else told)

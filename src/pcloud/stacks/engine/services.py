@@ -117,8 +117,11 @@ class Services(Scaling):
         """Return the current resource of a nested stack."""
         return self._current.get(stack, {}).get(name)
 
-    async def child_apply(self, parent: Context, source: Source, *, timeout: int = 0) -> StackRecord:
-        """Make or change the nested stack of a resource and wait for it."""
+    async def child_apply(
+        self, parent: Context, source: Source, *, timeout: int = 0, only: tuple[str, ...] | None = None
+    ) -> StackRecord:
+        """Make or change the nested stack of a resource and wait for it. With `only`, just these of its resources follow
+        what files and aliases are now; when that fails, they are left as they are."""
         child = self.stacks.get(parent.token)
         try:
             if child is None:
@@ -134,6 +137,8 @@ class Services(Scaling):
                 )
             elif child.busy:
                 pass  # a crash came between: it is carried on already
+            elif only is not None:
+                await self.update(child, source, only=only, on_failure="DO_NOTHING")
             elif child.source is None or not same(child.source, source) or child.status.endswith("FAILED"):
                 await self.update(child, source)
             parent.record.physical = arn(child, self.region) if child.owner == "cfn" else child.id
@@ -152,7 +157,7 @@ class Services(Scaling):
         if child.status not in settled or child.source is None:
             raise ResourceFailed(f"Embedded stack {arn(child, self.region)} was not successfully made: {child.reason}")
         if not same(child.source, source):
-            return await self.child_apply(parent, source, timeout=timeout)
+            return await self.child_apply(parent, source, timeout=timeout, only=only)
         return child
 
     async def child_delete(self, parent: Context) -> None:
@@ -211,7 +216,7 @@ class Services(Scaling):
         """Make (or return again) the access key of a token: id and secret. The token `random` is the engine's own secret."""
         if token == "random":  # noqa: S105
             return "", self.secret
-        identity = "PC" + short_hash("key", token, length=18).upper()
+        identity = key_id(token)
         key = self.keys.get(identity)
         if key is None:
             digest = hmac.new(self.secret.encode(), f"key/{token}/{secrets.token_hex(16)}".encode(), hashlib.sha256)
@@ -242,6 +247,11 @@ class Services(Scaling):
         stack = self.stacks[record.stack]
         where = f"{quote(stack.name, safe='')}/{stack.id}/{quote(record.name, safe='')}"
         return f"{self.metadata_url}/v1/{purpose}/{where}/{record.id}?proof={self.proof(record.id, purpose)}"
+
+
+def key_id(token: str) -> str:
+    """Return the id of the access key of a token."""
+    return "PC" + short_hash("key", token, length=18).upper()
 
 
 def _whole(value: Any) -> int:

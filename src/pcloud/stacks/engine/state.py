@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from pcloud.model.errors import Conflict, NotFound
 from pcloud.stacks.alarms.watcher import Watcher
+from pcloud.stacks.engine.finding import Finding
 from pcloud.stacks.engine.judging import Judging
 from pcloud.stacks.engine.scopes import Reader, arn
 from pcloud.stacks.platform import Platform
-from pcloud.stacks.records import AccessKey, ChangeSet, ResourceRecord, Source, StackEvent, StackRecord, derived_id
+from pcloud.stacks.records import (
+    AccessKey,
+    ChangeSet,
+    ResourceRecord,
+    Source,
+    StackEvent,
+    StackRecord,
+    derived_id,
+)
 from pcloud.stacks.store import StackStore
 from pcloud.stacks.types.base import ResourceType
 from pcloud.stacks.types.registry import type_made
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from pcloud.stacks.engine.run import Run
 
 
-class State:
+class State(Finding):
     """Records in memory, and their store."""
 
     def __init__(
@@ -48,6 +57,8 @@ class State:
         self.stacks: dict[str, StackRecord] = {}
         self.unreadable: dict[str, str] = {}
         """Stacks of which something could not be read, by id, each with the sentence that refuses it."""
+        self._aside: dict[str, list[ResourceRecord]] = {}
+        """Resources of those stacks, as far as their own records can be read."""
         self.change_sets: dict[str, ChangeSet] = {}
         self.keys: dict[str, AccessKey] = {}
         self.secret = ""
@@ -84,16 +95,23 @@ class State:
                 table.pop(stack.id, None)
             self.store.forget(stack.id)
 
-    def get(self, name_or_id: str) -> StackRecord:
-        """Return a stack by name (live ones), id or ARN; NotFound, Conflict when something of it can not be read."""
+    def get(self, name_or_id: str, *, aside: bool = False) -> StackRecord:
+        """Return a stack by name (live ones), id or ARN; NotFound, Conflict when something of it can not be read. With
+        `aside` such a stack is returned as well: it can be looked at and deleted."""
         identity = name_or_id.rsplit("/", 1)[-1] if name_or_id.startswith("arn:") else name_or_id
         stack = self.stacks.get(self._names.get(identity, identity))
         if stack is None:  # nested stacks are not in the table of names
             stack = next((item for item in self.stacks.values() if item.name == identity and item.live), None)
         if stack is None:
             raise NotFound.of("NO_SUCH_STACK", f"Stack with id {name_or_id} does not exist")
-        self.check_readable(stack)
+        if not aside:
+            self.check_readable(stack)
         return stack
+
+    def reason_of(self, stack: StackRecord) -> str:
+        """Return why a stack is in its state: that something of it can not be read, before everything else."""
+        deleted = stack.operation is not None and stack.operation.action == "DELETE"
+        return stack.reason if deleted else self.unreadable.get(stack.id, "") or stack.reason
 
     def check_readable(self, stack: StackRecord) -> None:
         """Conflict when something of a stack could not be read at the start."""
@@ -108,75 +126,9 @@ class State:
         """Return the resources of a stack by name."""
         return self._current.setdefault(stack.id, {})
 
-    def record(self, identity: str) -> ResourceRecord | None:
-        """Return a record by its id."""
-        for records in self._records.values():
-            if identity in records:
-                return records[identity]
-        return None
-
-    def root_of(self, stack: str) -> str:
-        """Return the id of the stack that a nested one belongs to in the end; its own id when it is not nested."""
-        known = self.stacks.get(stack)
-        return known.root or known.id if known is not None else stack
-
-    def place_of(self, record: ResourceRecord) -> tuple[str, str] | None:
-        """Return deployable and assembly of a guest's record; None when it is no guest."""
-        deployable, assembly = record.data.get("deployable"), record.data.get("assembly")
-        return (deployable, assembly) if isinstance(deployable, str) and isinstance(assembly, str) else None
-
-    def guests_in(self, group: str) -> list[ResourceRecord]:
-        """Return the guests that are in a security group, those of all stacks."""
-        records = [record for of_stack in self._records.values() for record in of_stack.values()]
-        return [record for record in records if group in record.data.get("groups", ()) and self.place_of(record)]
-
-    async def address_of(self, record: ResourceRecord) -> str:
-        """Return the address that a guest has now; empty when it has none."""
-        place = self.place_of(record)
-        status = await self.platform.status(place[0]) if place is not None else None
-        if place is None or status is None:
-            return ""
-        return next((item.address for item in status.assemblies if item.name == place[1]), "")
-
-    async def guest_at(self, address: str, stack: str) -> ResourceRecord | None:
-        """Return the guest that has an address, of those in a stack's tree."""
-        root = self.root_of(stack)
-        for identity in [item.id for item in self.stacks.values() if self.root_of(item.id) == root]:
-            for record in list(self._current.get(identity, {}).values()):
-                if self.place_of(record) is not None and await self.address_of(record) == address:
-                    return record
-        return None
-
-    def guest_of(self, deployable: str, assembly: str) -> ResourceRecord | None:
-        """Return the resource whose guest an assembly is."""
-        for records in self._current.values():
-            for record in records.values():
-                if record.data.get("assembly") == assembly and record.data.get("deployable") == deployable:
-                    return record
-        return None
-
     def measured(self, record: ResourceRecord, rule: Any) -> list[float | None]:
         """Return the values that an alarm's rule looks at, newest first."""
         return self.watcher.points(record, rule, self.now())
-
-    def find(self, physical: str) -> ResourceRecord | None:
-        """Return the resource of that physical id or name, in any stack."""
-        if not physical:
-            return None  # what is not made yet has no id
-        for records in self._current.values():
-            for record in records.values():
-                if physical in (record.physical, record.data.get("reference")):
-                    return record
-        return None
-
-    def owner_of_volume(self, volume: str) -> str:
-        """Return the name of the stack that a volume belongs to, as its own or with a server; empty when it is nobody's."""
-        for stack, records in self._records.items():
-            for record in records.values():
-                brought = [each["volume"] for each in record.data.get("disks", ()) if each["goes"]]
-                if record.physical == volume or volume in brought:
-                    return self.stacks[stack].name
-        return ""
 
     def type_of(self, record: ResourceRecord) -> ResourceType | None:
         """Return the type of a record, as its stack's registry names it."""
@@ -272,7 +224,7 @@ class State:
     def validate(self, stack: StackRecord, source: Source, *, complete: bool = True) -> None:
         """InvalidDocument with everything that is wrong with a source, and with what is nested in it."""
         scope = self.reader.scope(stack, source, every_branch=True, complete=complete, facade=self.facade(stack))
-        Judging(self.reader, self.platform).judge(
+        Judging(self.reader, self.platform, self.find).judge(
             scope,
             stack,
             source,

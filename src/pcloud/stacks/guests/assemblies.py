@@ -32,7 +32,17 @@ _locks: weakref.WeakKeyDictionary[Platform, dict[str, asyncio.Lock]] = weakref.W
 
 def deployable_name(stack: StackRecord) -> str:
     """Return the name of a stack's deployable."""
-    return f"{_label(stack.name, 40)}-{short_hash(stack.id, length=8)}"
+    return f"{_label(stack.name, 40)}-{_mark(stack)}"
+
+
+def _mark(stack: StackRecord) -> str:
+    """Return the part of a deployable's name that is the stack's alone."""
+    return short_hash(stack.id, length=8)
+
+
+async def deployables_of(platform: Platform, stack: StackRecord) -> list[str]:
+    """Return the deployables there are of a stack whose name may not be known any more."""
+    return [name for name in await platform.deployables() if name.endswith(f"-{_mark(stack)}")]
 
 
 def assembly_name(record: ResourceRecord) -> str:
@@ -161,22 +171,32 @@ async def change_many(
 async def remove(context: Context) -> None:
     """Remove the resource's assembly with its guest, and the deployable with its last assembly; returns when it is gone."""
     name, assembly = place(context)
-    platform = context.services.platform
+    await remove_where(context.services.platform, context.services.now, name, lambda one: one == assembly)
+
+
+async def remove_where(
+    platform: Platform, now: Callable[[], float], name: str, goes: Callable[[str], bool]
+) -> tuple[Assembly, ...]:
+    """Remove the assemblies of a deployable whose names are to go, with their guests, and the deployable with its last one.
+    Returns them when they are gone; ResourceFailed when they stay."""
     async with _lock(platform, name):
         old = await _definition(platform, name)
         if old is None:
-            return
-        left = tuple(one for one in old.assemblies if one.name != assembly)
+            return ()
+        left = tuple(one for one in old.assemblies if not goes(one.name))
+        gone = tuple(one for one in old.assemblies if goes(one.name))
         if not left:
             await platform.delete(name)
-            return
-        if len(left) < len(old.assemblies):
+            return gone
+        if gone:
             await platform.apply(msgspec.structs.replace(old, assemblies=left))
-    deadline = context.services.now() + GONE_SECONDS
-    while await platform.holds_guest(name, assembly):
-        if context.services.now() >= deadline:
-            raise ResourceFailed(f"the guest {assembly} is not gone yet")
-        await asyncio.sleep(_LOOK)
+    deadline = now() + GONE_SECONDS
+    for assembly in (one.name for one in gone):
+        while await platform.holds_guest(name, assembly):
+            if now() >= deadline:
+                raise ResourceFailed(f"the guest {assembly} is not gone yet")
+            await asyncio.sleep(_LOOK)
+    return gone
 
 
 async def _definition(platform: Platform, name: str) -> Deployable | None:

@@ -138,6 +138,10 @@ class EnginePlatform:
         row = self._engine.desired.rows.get(deployable)
         return self._places.of(row.infrastructure) if row is not None else self._place
 
+    async def deployables(self) -> Sequence[str]:
+        """Return the names of the deployables that there are."""
+        return sorted(self._engine.desired.rows)
+
     async def definition(self, name: str) -> Deployable | None:
         """Return the stored definition of a deployable; None when there is none, or when it is being deleted."""
         row = self._engine.desired.rows.get(name)

@@ -42,7 +42,9 @@ class Services(Protocol):
         """Return True when the signals are enough, False at the deadline (wall-clock)."""
         ...
 
-    async def child_apply(self, parent: Context, source: Source, *, timeout: int = 0) -> StackRecord:
+    async def child_apply(
+        self, parent: Context, source: Source, *, timeout: int = 0, only: tuple[str, ...] | None = None
+    ) -> StackRecord:
         """Make or change the nested stack of a resource and wait for it; ResourceFailed when it fails."""
         ...
 

@@ -15,6 +15,7 @@ from pcloud.stacks.records import ResourceRecord, Source
 from pcloud.stacks.schema import OnChange, Schema, anything, integer, listing, mapping, text
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType, Services
 from pcloud.stacks.types.nested import NestedType
+from pcloud.stacks.types.registry import alias_of, type_made
 from pcloud.stacks.types.rolling import Members, Roll, heat_roll, stage
 
 _UPDATE = OnChange.UPDATE
@@ -94,6 +95,30 @@ class GroupType(NestedType):
         members: Members = json.loads(child.source.template)["resources"]
         return members
 
+    def stale(self, context: Context) -> frozenset[str]:
+        """Return the members that a file or an alias made other than they are, whatever their definitions say."""
+        services = context.services
+        child = services.child(context.record.physical)
+        found = set()
+        for name in self.current(context.record, services):
+            record = services.child_resource(child.id, name) if child is not None else None
+            if record is None or child is None:
+                continue
+            kind, _ = type_made(record.type, record.made_as, context.registry, context.files)
+            there = Context(
+                services,
+                child,
+                record,
+                dict(record.properties),
+                files=context.files,
+                registry=context.registry,
+                defaults=context.defaults,
+            )
+            other = record.made_as not in ("", alias_of(record.type, context.registry))
+            if other or (kind is not None and kind.beneath(there)):
+                found.add(name)
+        return frozenset(found)
+
     def roll(self, context: Context) -> Roll | None:
         """Return how members are updated; None for all at once."""
         return None
@@ -119,21 +144,26 @@ class GroupType(NestedType):
     async def apply(self, context: Context) -> None:
         """Make the members as they shall be. After a crash it goes on with the batch that it was at."""
         roll, services, record = self.roll(context), context.services, context.record
+        followed: set[str] = set()
         while roll is not None:
             # A stage that a crash interrupted is finished first: then what is there is what the child's source says.
             child = services.child(record.physical)
             if child is not None and child.busy:
                 await services.wait(child)
-            members, batch = stage(self.current(record, services), self.members(context), roll, self.maximum(context))
+            stale = self.stale(context) - followed
+            current, wanted = self.current(record, services), self.members(context)
+            members, batch = stage(current, wanted, roll, self.maximum(context), stale)
             if not batch:
                 break
+            followed.update(batch)
             begun = record.data.get("roll") or {}
             if begun.get("batch") != batch:
                 begun = {"batch": batch, "signals": len(services.signals(record.id)), "since": services.now()}
                 record.data["roll"] = begun
                 services.save(record)
             services.note(record, f"rolling update: {', '.join(batch)}")
-            await services.child_apply(context, self.source_of(context, members))
+            only = tuple(batch) if stale else None
+            await services.child_apply(context, self.source_of(context, members), only=only)
             await self.changed(context)
             await _pause(context, roll, begun)
         record.data.pop("roll", None)

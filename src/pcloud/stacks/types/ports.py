@@ -11,6 +11,8 @@ from pcloud.stacks.types.addresses import PORT, Address
 from pcloud.stacks.types.base import Context, ResourceType
 from pcloud.stacks.types.networks import join, leave, of_stack
 
+_LABEL = "it is a label, as in Neutron: a port is the server's that names it in its networks"
+
 
 class Port(Address):
     """OS::Neutron::Port."""
@@ -25,7 +27,9 @@ class Port(Address):
             "show",
             "security_groups",
             "device_id",
+            "device_owner",
             "name",
+            "tenant_id",
             "admin_state_up",
         }
     )
@@ -42,8 +46,8 @@ class Port(Address):
         ),
         "security_groups": listing(),
         "admin_state_up": boolean(default=True, allowed=(True,)),
-        "device_id": text(refused="a server names its ports"),
-        "device_owner": text(refused="a server names its ports"),
+        "device_id": text(on_change=OnChange.UPDATE, inert=_LABEL),
+        "device_owner": text(on_change=OnChange.UPDATE, inert=_LABEL),
         "mac_address": text(refused="guests have one interface"),
         "allowed_address_pairs": listing(inert="a guest may use any address"),
         "port_security_enabled": boolean(inert="a guest may use any address"),
@@ -100,19 +104,25 @@ class Port(Address):
             "network_id": network,
             "status": "ACTIVE",
             "mac_address": "",
-            "device_id": "",
+            "tenant_id": "admin",
+            **_labels(context.properties),
             "security_groups": context.properties.get("security_groups") or [],
         }
 
     async def update(self, context: Context, old: Mapping[str, Any], changed: frozenset[str]) -> None:
-        """Take the other name."""
-        name = context.properties.get("name") or context.physical_name()
-        context.record.attributes = {**context.record.attributes, "name": name}
+        """Take the other name and labels."""
+        given = context.properties
+        name = given.get("name") or context.physical_name()
+        context.record.attributes = {**context.record.attributes, "name": name, **_labels(given)}
 
     async def delete(self, context: Context) -> None:
         """Give its address back."""
         await leave(context)
         await super().delete(context)
+
+
+def _labels(properties: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(properties.get(key) or "") for key in ("device_id", "device_owner")}
 
 
 TYPES: tuple[type[ResourceType], ...] = (Port,)

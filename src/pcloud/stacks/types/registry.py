@@ -9,6 +9,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from pcloud.stacks.records import EXTERNAL
+from pcloud.stacks.template import ResourceDefinition
 from pcloud.stacks.types.base import ResourceType
 
 _MODULES = (
@@ -44,6 +46,7 @@ _MODULES = (
     "octavia",
     "buckets",
     "containers",
+    "external",
 )
 
 _NO_SERVICE = "there is no {} behind this API"
@@ -125,6 +128,11 @@ def alias_of(name: str, registry: Mapping[str, Any]) -> str:
             return name
         name = target
     return name
+
+
+def made_as_of(definition: ResourceDefinition, registry: Mapping[str, Any]) -> str:
+    """Return what a thing of a definition is made as."""
+    return alias_of(definition.type, registry) if definition.external_id is None else EXTERNAL
 
 
 def type_made(

@@ -62,18 +62,21 @@ def aws_roll(policy: Any) -> Roll | None:
     )
 
 
-def outdated(current: Members, wanted: Members) -> list[str]:
-    """Return the members that are there and must change, in order."""
-    return [name for name in wanted if name in current and current[name] != wanted[name]]
+def outdated(current: Members, wanted: Members, stale: frozenset[str] = frozenset()) -> list[str]:
+    """Return the members that are there and must change, in order; `stale` are those that must although their definitions
+    are what they were."""
+    return [name for name in wanted if name in current and (current[name] != wanted[name] or name in stale)]
 
 
-def stage(current: Members, wanted: Members, roll: Roll, maximum: int) -> tuple[Members, list[str]]:
+def stage(
+    current: Members, wanted: Members, roll: Roll, maximum: int, stale: frozenset[str] = frozenset()
+) -> tuple[Members, list[str]]:
     """Return the next stage of an update and which members change in it; (wanted, []) when all are up to date.
 
     Where a batch would leave too few in service, temporary members in the new form are made first; they go at the end.
     ResourceFailed when the group may not grow for that.
     """
-    old = outdated(current, wanted)
+    old = outdated(current, wanted, stale)
     if not old:
         return wanted, []
     spare = [name for name in current if name not in wanted]

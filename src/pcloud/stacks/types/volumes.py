@@ -15,7 +15,7 @@ from pcloud.model.deployable import Assembly, AttachedVolume
 from pcloud.model.names import DISK
 from pcloud.stacks.guests import assemblies
 from pcloud.stacks.platform import Platform
-from pcloud.stacks.records import short_hash
+from pcloud.stacks.records import ResourceRecord, short_hash
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, integer, listing, mapping, text
 from pcloud.stacks.types.addresses import wanted
 from pcloud.stacks.types.base import Context, ResourceFailed, ResourceType
@@ -34,6 +34,11 @@ _GIB = 1 << 30
 _NEEDS = frozenset({"guests", Capability.VOLUMES})
 
 
+def volume_id(record: ResourceRecord) -> str:
+    """Return the id of the volume that a record's resource makes."""
+    return f"vol-{short_hash(record.id, length=16)}"
+
+
 class Volume(ResourceType):
     """Base: a disk of a size in GiB, empty or as a snapshot is."""
 
@@ -49,7 +54,7 @@ class Volume(ResourceType):
     async def create(self, context: Context) -> None:
         """Make it."""
         record = context.record
-        record.physical = record.physical or f"vol-{short_hash(record.id, length=16)}"
+        record.physical = record.physical or volume_id(record)
         context.services.save(record)
         platform, given = context.services.platform, context.properties
         snapshot = next((str(given[key]) for key in self.snapshot_properties if given.get(key)), "")

@@ -8,7 +8,7 @@ from pcloud.api.aws.operations import Caller, Input, Output
 from pcloud.api.aws.query import QueryError
 from pcloud.stacks.engine.manager import StackManager
 from pcloud.stacks.engine.scopes import arn
-from pcloud.stacks.records import StackRecord
+from pcloud.stacks.records import ChangeSet, StackRecord
 
 
 @OPERATIONS.operation
@@ -28,6 +28,8 @@ async def create_change_set(manager: StackManager, given: Input, caller: Caller)
         kind=kind,
         description=given.get("Description", ""),
         on_failure={"DELETE": "DELETE", "DO_NOTHING": "DO_NOTHING"}.get(given.get("OnStackFailure", ""), ""),
+        token=given.get("ClientToken") or "",
+        nested=bool(given.get("IncludeNestedStacks")),
     )
     return {
         "Id": change_set_arn(change_set, manager.region),
@@ -39,20 +41,14 @@ async def create_change_set(manager: StackManager, given: Input, caller: Caller)
 async def describe_change_set(manager: StackManager, given: Input, caller: Caller) -> Output:
     """DescribeChangeSet."""
     change_set = manager.find_change_set(given["ChangeSetName"], given.get("StackName") or "")
-    stack = manager.stacks[change_set.stack]
     items, token = page(change_set.changes, given.get("NextToken"))
-    template = manager.reader.template(change_set.source)
-    hidden = {name for name, schema in template.parameters.items() if schema.hidden}
+    valued = bool(given.get("IncludePropertyValues"))
     return {
         "ChangeSetName": change_set.name,
         "ChangeSetId": change_set_arn(change_set, manager.region),
-        "StackId": arn(stack, manager.region),
-        "StackName": stack.name,
-        "Description": change_set.description or None,
-        "Parameters": [
-            {"ParameterKey": key, "ParameterValue": "****" if key in hidden else str(value)}
-            for key, value in change_set.source.parameters.items()
-        ],
+        **_stack(manager, change_set),
+        "Description": None if change_set.root else change_set.description or None,
+        "Parameters": _parameters(manager, change_set),
         "CreationTime": change_set.created,
         "ExecutionStatus": change_set.execution,
         "Status": change_set.status,
@@ -60,24 +56,56 @@ async def describe_change_set(manager: StackManager, given: Input, caller: Calle
         "NotificationARNs": list(change_set.source.notifications),
         "Capabilities": list(change_set.source.capabilities),
         "Tags": [{"Key": key, "Value": value} for key, value in change_set.source.tags.items()],
-        "IncludeNestedStacks": False,  # whatever was asked for: the changes are this stack's own
-        "Changes": [change_view(entry) for entry in items],
+        "IncludeNestedStacks": change_set.nested,
+        "ParentChangeSetId": _arn_of(manager, change_set.parent),
+        "RootChangeSetId": _arn_of(manager, change_set.root),
+        "OnStackFailure": change_set.on_failure or None,
+        "Changes": [
+            change_view(entry, nested=_arn_of(manager, entry.get("change_set", "")), values=valued) for entry in items
+        ],
         "NextToken": token,
     }
+
+
+def _stack(manager: StackManager, change_set: ChangeSet) -> dict[str, str]:
+    """Return what a change set's stack is called; one of a nested stack that is not there yet has no id."""
+    stack = manager.stacks.get(change_set.stack)
+    if stack is None:
+        return {"StackName": change_set.description}
+    return {"StackId": arn(stack, manager.region), "StackName": stack.name}
+
+
+def _arn_of(manager: StackManager, identity: str) -> str | None:
+    return change_set_arn(manager.change_sets[identity], manager.region) if identity else None
+
+
+def _parameters(manager: StackManager, change_set: ChangeSet) -> list[dict[str, str]]:
+    """Return the parameters that were given; those of a nested stack are properties of its resource."""
+    if change_set.root:
+        return []
+    schemas = manager.reader.template(change_set.source).parameters
+    hidden = {name for name, schema in schemas.items() if schema.hidden}
+    return [
+        {"ParameterKey": key, "ParameterValue": "****" if key in hidden else str(value)}
+        for key, value in change_set.source.parameters.items()
+    ]
 
 
 @OPERATIONS.operation
 async def describe_change_set_hooks(manager: StackManager, given: Input, caller: Caller) -> Output:
     """DescribeChangeSetHooks: there are none."""
     change_set = manager.find_change_set(given["ChangeSetName"], given.get("StackName") or "")
-    stack = manager.stacks[change_set.stack]
+    name = given.get("LogicalResourceId")
+    if name and name not in [entry["name"] for entry in change_set.changes]:
+        raise QueryError("ValidationError", f"Resource {name} does not change in ChangeSet [{change_set.name}]")
+    hooks, token = page([], given.get("NextToken"))
     return {
         "ChangeSetId": change_set_arn(change_set, manager.region),
         "ChangeSetName": change_set.name,
-        "Hooks": [],
+        "Hooks": hooks,
         "Status": "PLANNED",
-        "StackId": arn(stack, manager.region),
-        "StackName": stack.name,
+        **_stack(manager, change_set),
+        "NextToken": token,
     }
 
 
@@ -116,7 +144,10 @@ async def list_change_sets(manager: StackManager, given: Input, caller: Caller) 
             "Status": item.status,
             "StatusReason": item.reason or None,
             "CreationTime": item.created,
-            "Description": item.description or None,
+            "Description": None if item.root else item.description or None,
+            "IncludeNestedStacks": item.nested,
+            "ParentChangeSetId": _arn_of(manager, item.parent),
+            "RootChangeSetId": _arn_of(manager, item.root),
         }
         for item in items
     ]

@@ -58,7 +58,7 @@ async def describe_stack_resource_drifts(manager: StackManager, given: Input, ca
     wanted = given.get("StackResourceDriftStatusFilters")
     drifts = [_drift(manager, stack, record) for record in manager.current(stack).values() if record.drift]
     chosen = [drift for drift in drifts if not wanted or drift["StackResourceDriftStatus"] in wanted]
-    items, token = page(chosen, given.get("NextToken"))
+    items, token = page(chosen, given.get("NextToken"), given.get("MaxResults"))
     return {"StackResourceDrifts": items, "NextToken": token}
 
 

@@ -27,7 +27,7 @@ async def describe_events(manager: StackManager, given: Input, caller: Caller) -
     if given.get("ChangeSetName"):
         rows = _of_change_set(manager, given, caller)
     elif given.get("StackName"):
-        rows = _rows(manager, find(manager, given["StackName"], caller))
+        rows = _rows(manager, find(manager, given["StackName"], caller, aside=True))
     elif wanted:
         rows = await _of_operation(manager, wanted, caller)
     else:
@@ -85,7 +85,7 @@ async def _of_operation(manager: StackManager, wanted: str, caller: Caller) -> l
     """Return the events of the stack that an operation was one of; every stack's events are read until it is found."""
     for stack in list(manager.stacks.values()):
         if any(event.id == wanted for event in manager.events(stack)):
-            return _rows(manager, find(manager, stack.id, caller))
+            return _rows(manager, find(manager, stack.id, caller, aside=True))
         await asyncio.sleep(0)  # others shall have their turn
     return []
 

@@ -35,9 +35,9 @@ OPERATIONS = _Table()
 """CloudFormation's own; the modules of this package enter theirs."""
 
 
-def find(manager: StackManager, name: str, caller: Caller) -> StackRecord:
-    """Return the stack that a caller may see."""
-    stack = manager.get(name)
+def find(manager: StackManager, name: str, caller: Caller, *, aside: bool = False) -> StackRecord:
+    """Return the stack that a caller may see; with `aside` also one of which something can not be read."""
+    stack = manager.get(name, aside=aside)
     if caller.stack and caller.stack not in (stack.id, stack.parent, stack.root):
         raise QueryError("AccessDenied", f"User {caller.user} is not authorized to see this stack", 403)
     return stack

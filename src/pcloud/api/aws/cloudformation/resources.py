@@ -12,7 +12,7 @@ from pcloud.stacks.engine.manager import StackManager
 @OPERATIONS.operation
 async def describe_stack_events(manager: StackManager, given: Input, caller: Caller) -> Output:
     """DescribeStackEvents, newest first."""
-    stack = find(manager, given.get("StackName") or "", caller)
+    stack = find(manager, given.get("StackName") or "", caller, aside=True)
     items, token = page(manager.events(stack)[::-1], given.get("NextToken"))
     return {"StackEvents": [event_view(manager, stack, event) for event in items], "NextToken": token}
 

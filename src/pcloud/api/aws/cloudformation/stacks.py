@@ -74,7 +74,7 @@ async def update_stack(manager: StackManager, given: Input, caller: Caller) -> O
 async def delete_stack(manager: StackManager, given: Input, caller: Caller) -> Output:
     """DeleteStack; a stack that is not there is no error."""
     try:
-        stack = manager.get(given["StackName"])
+        stack = manager.get(given["StackName"], aside=True)
     except NotFound:
         return {}
     retain = tuple(given.get("RetainResources") or ())
@@ -92,7 +92,7 @@ async def delete_stack(manager: StackManager, given: Input, caller: Caller) -> O
 async def describe_stacks(manager: StackManager, given: Input, caller: Caller) -> Output:
     """DescribeStacks."""
     if given.get("StackName"):
-        return {"Stacks": [stack_view(manager, find(manager, given["StackName"], caller))]}
+        return {"Stacks": [stack_view(manager, find(manager, given["StackName"], caller, aside=True))]}
     stacks = [stack for stack in manager.stacks.values() if stack.live]
     stacks.sort(key=lambda stack: stack.created, reverse=True)
     items, token = page(stacks, given.get("NextToken"))
@@ -115,7 +115,7 @@ async def cancel_update_stack(manager: StackManager, given: Input, caller: Calle
     stack = find(manager, given["StackName"], caller)
     if stack.status != "UPDATE_IN_PROGRESS":
         raise QueryError("ValidationError", "CancelUpdateStack cannot be called from current stack status")
-    await manager.cancel_update(stack)
+    await manager.cancel_update(stack, token=given.get("ClientRequestToken", ""))
     return {}
 
 
@@ -123,7 +123,8 @@ async def cancel_update_stack(manager: StackManager, given: Input, caller: Calle
 async def continue_update_rollback(manager: StackManager, given: Input, caller: Caller) -> Output:
     """ContinueUpdateRollback."""
     skip = tuple(given.get("ResourcesToSkip") or ())
-    await manager.continue_rollback(find(manager, given["StackName"], caller), skip=skip)
+    stack = find(manager, given["StackName"], caller)
+    await manager.continue_rollback(stack, skip=skip, token=given.get("ClientRequestToken", ""))
     return {}
 
 
@@ -131,7 +132,7 @@ async def continue_update_rollback(manager: StackManager, given: Input, caller: 
 async def rollback_stack(manager: StackManager, given: Input, caller: Caller) -> Output:
     """RollbackStack."""
     stack = find(manager, given["StackName"], caller)
-    await manager.rollback(stack)
+    await manager.rollback(stack, token=given.get("ClientRequestToken", ""))
     return {"StackId": arn(stack, manager.region)}
 
 

@@ -57,3 +57,8 @@ def refuse(given: Mapping[str, Any]) -> None:
     for name, (asks, instead) in _REFUSED.items():
         if name in given and asks(given[name]):
             raise QueryError("ValidationError", f"{name} is refused: {instead}")
+
+
+def refused_members() -> frozenset[str]:
+    """Return the names of members of which some values are refused; what else they may say is what happens anyway."""
+    return frozenset(_REFUSED)

@@ -16,11 +16,11 @@ from pcloud.stacks.template import UNSET, Template
 PAGE = 500
 
 
-def page(items: list[Any], token: str | None) -> tuple[list[Any], str | None]:
-    """Return one page of a list and the token of the next."""
+def page(items: list[Any], token: str | None, most: int | None = None) -> tuple[list[Any], str | None]:
+    """Return one page of a list, of `most` items where a request says so, and the token of the next."""
     begin = int(token) if token and token.isdigit() and len(token) < 12 else 0
-    rest = items[begin : begin + PAGE]
-    return rest, str(begin + PAGE) if begin + PAGE < len(items) else None
+    end = begin + min(most or PAGE, PAGE)
+    return items[begin:end], str(end) if end < len(items) else None
 
 
 def text(value: Any) -> str:
@@ -39,7 +39,7 @@ def source_of(stack: StackRecord) -> Source | None:
 
 def stack_view(manager: StackManager, stack: StackRecord) -> dict[str, Any]:
     """Return a Stack."""
-    source = source_of(stack)
+    source = None if stack.id in manager.unreadable else source_of(stack)
     parameters: list[dict[str, Any]] = []
     if source is not None:
         template = manager.reader.template(source)
@@ -57,7 +57,7 @@ def stack_view(manager: StackManager, stack: StackRecord) -> dict[str, Any]:
         "LastUpdatedTime": stack.updated or None,
         "RollbackConfiguration": {},
         "StackStatus": stack.status,
-        "StackStatusReason": stack.reason or None,
+        "StackStatusReason": manager.reason_of(stack) or None,
         "DisableRollback": stack.disable_rollback,
         "NotificationARNs": list(source.notifications) if source else [],
         "TimeoutInMinutes": stack.timeout or None,
@@ -97,7 +97,7 @@ def summary_view(manager: StackManager, stack: StackRecord) -> dict[str, Any]:
         "LastUpdatedTime": stack.updated or None,
         "DeletionTime": stack.deleted or None,
         "StackStatus": stack.status,
-        "StackStatusReason": stack.reason or None,
+        "StackStatusReason": manager.reason_of(stack) or None,
         "ParentId": arn(parent, manager.region) if parent else None,
         "RootId": arn(root, manager.region) if root else None,
         "DriftInformation": drift_view(stack.drift),
@@ -146,8 +146,9 @@ def change_set_arn(change_set: ChangeSet, region: str) -> str:
 _ACTIONS = {"create": "Add", "update": "Modify", "metadata": "Modify", "replace": "Modify", "delete": "Remove"}
 
 
-def change_view(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return a Change of a change set."""
+def change_view(entry: dict[str, Any], *, nested: str | None = None, values: bool = False) -> dict[str, Any]:
+    """Return a Change of a change set: with the ARN of that of the resource's nested stack, and with properties before and
+    after it where `values` asks for that."""
     action = _ACTIONS.get(entry["action"], "Dynamic")
     change: dict[str, Any] = {
         "Action": action,
@@ -176,7 +177,28 @@ def change_view(entry: dict[str, Any]) -> dict[str, Any]:
         if entry["action"] == "update" and not entry["changed"]:  # what a nested stack is made from
             target = {"Attribute": "Properties", "RequiresRecreation": "Never"}
             change["Details"] = [{"Target": target, "Evaluation": "Dynamic", "ChangeSource": "Automatic"}]
+    if nested:
+        change["ChangeSetId"] = nested
+    if values:
+        _put_values(change, entry.get("before"), entry.get("after"))
     return {"Type": "Resource", "ResourceChange": change}
+
+
+def _put_values(change: dict[str, Any], before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+    for key, properties in (("BeforeContext", before), ("AfterContext", after)):
+        if properties is not None:
+            change[key] = json.dumps({"Properties": properties})
+    for detail in change["Details"]:
+        target = detail["Target"]
+        name = target.get("Name")
+        if name is None:
+            continue
+        target["Path"] = f"/Properties/{name}"
+        kinds = [properties is not None and properties.get(name) is not None for properties in (before, after)]
+        target["AttributeChangeType"] = "Modify" if all(kinds) else "Add" if kinds[1] else "Remove"
+        for key, properties in (("BeforeValue", before), ("AfterValue", after)):
+            if properties is not None and properties.get(name) is not None:
+                target[key] = text(properties[name])
 
 
 def plan_view(change: Change) -> dict[str, Any]:
