@@ -24,12 +24,12 @@ MISSING = "there is no OpenStack here: `WITH_OPENSTACK=1 tools/setup-tests` inst
 
 
 def peer(*arguments: str) -> None:
-    """Run the script; what it and the daemons say is in `tests.log`."""
+    """Run the script; what it and the daemons say is in `tests.log`. It ends with us: of tests that were killed none goes on
+    beside the next run's."""
     log = FOLDER / "tests.log"
+    command = ["setpriv", "--pdeathsig", "KILL", str(SCRIPT), *arguments]
     with log.open("ab") as file:  # a pipe would be held open by the daemons
-        done = subprocess.run(
-            [str(SCRIPT), *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
-        )
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
     assert done.returncode == 0, log.read_text(errors="replace")[-2000:]
 
 
@@ -52,6 +52,8 @@ def running() -> Iterator[dict[str, str]]:
         if not keep or not (FOLDER / "run/nova-api.pid").exists():
             (FOLDER / "tests.log").unlink(missing_ok=True)
             peer("start")
+        else:
+            peer("zones-stop")  # of a run that was killed
         words = (FOLDER / "openrc").read_text().split()
         try:
             yield dict(word.split("=", 1) for word in words if "=" in word)

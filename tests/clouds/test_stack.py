@@ -9,7 +9,7 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from tests.e2e.stage import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900), *SDK_WARNINGS]
 PREFIX = "pcst-"
+OUTSIDE = f"{PREFIX}outside"
 URL = "http://192.0.2.7:8000"
 SETTINGS = f"""guest_url = "{URL}"
 transport = "none"
@@ -32,6 +33,7 @@ slots = 1
 cloud = "peer"
 prefix = "{PREFIX}"
 network = "pcloud"
+floating_network = "{OUTSIDE}"
 poll = 1.0
 """
 SCRIPT = "#!/bin/sh\ntouch /srv/made\n"
@@ -80,9 +82,6 @@ def test_a_stack_of_servers(stage: StackStage, nova: Any) -> None:
     def body(port: int) -> str:
         return stage.write("cloud.template", document(port))
 
-    address = {"Address": {"Type": "AWS::EC2::EIP"}}
-    refused = stage.run("stack", "create", "cloud", "-t", stage.write("eip.template", document(80, **address)))
-    assert "AWS::EC2::EIP is refused: this platform has no addresses" in refused.stdout + refused.stderr
     watched = {
         "Watched": {"Type": "PCloud::Resource", "Properties": {"assembly": {"Ref": "Server"}, "template": "nginx"}}
     }
@@ -141,3 +140,75 @@ def test_a_stack_of_servers(stage: StackStage, nova: Any) -> None:
     assert ours(nova.compute.servers()) == []
     until("its security group is gone", lambda: ours(nova.network.security_groups()) == [])
     assert ours(nova.compute.keypairs()) == []
+
+
+@pytest.fixture
+def outside(stage: StackStage, nova: Any) -> Iterator[Callable[[], None]]:
+    """Makes an external network, and a router from the servers' own to it. No l3 agent runs: nothing goes through it. It is
+    another project's, so that whoever lets Nova choose a network has one choice as before."""
+    made: list[Callable[[], Any]] = []
+
+    def make() -> None:
+        project = nova.identity.create_project(name=OUTSIDE, domain_id="default")
+        made.append(lambda: nova.identity.delete_project(project))
+        network = nova.network.create_network(name=OUTSIDE, is_router_external=True, project_id=project.id)
+        made.append(lambda: nova.network.delete_network(network))
+        nova.network.create_subnet(
+            name=OUTSIDE, network_id=network.id, ip_version=4, cidr="203.0.113.0/24", enable_dhcp=False,
+            project_id=project.id,
+        )  # fmt: skip
+        router = nova.network.create_router(name=OUTSIDE, external_gateway_info={"network_id": network.id})
+        made.append(lambda: nova.network.delete_router(router))
+        inner = nova.network.find_subnet("pcloud")
+        nova.network.add_interface_to_router(router, subnet_id=inner.id)
+        made.append(lambda: nova.network.remove_interface_from_router(router, subnet_id=inner.id))
+
+    yield make
+    stage.run("stack", "delete", "elastic", "--wait")  # of a test that failed: the router is in use until then
+    for each in reversed(made):
+        each()
+
+
+def test_elastic_addresses_of_a_stack(stage: StackStage, nova: Any, outside: Callable[[], None]) -> None:
+    """The API's own view of them is all there is here."""
+    address = {"Type": "AWS::EC2::EIP", "Properties": {"InstanceId": {"Ref": "Server"}}}
+    file = stage.write("elastic.template", document(80, Address=address))
+    stage.run("stack", "create", "elastic", "-t", file, "--wait")
+    told = stage.ask("describe-stack-events", "--stack-name", "elastic")["StackEvents"]
+    reason = f"there is no network '{OUTSIDE}' for floating addresses"
+    assert any(reason in each.get("ResourceStatusReason", "") for each in told)
+    assert {each["ResourceType"] for each in told} == {"AWS::CloudFormation::Stack"}, "nothing was begun"
+    stage.pcloud("stack", "delete", "elastic", "--wait")
+
+    outside()
+    said = {each["check"]: each for each in json.loads(stage.run("doctor", "-o", "json").stdout)}
+    assert said["openstack: floating_network"]["state"] == "ok"
+
+    def floating() -> list[tuple[str, str]]:
+        """Every address with the server that it is given to."""
+        owners = {each.id: each.device_id for each in nova.network.ports()}
+        return [(each.floating_ip_address, owners.get(each.port_id, "")) for each in nova.network.ips()]
+
+    stage.pcloud("stack", "create", "elastic", "-t", file, "--wait")
+    (server,) = ours(nova.compute.servers())
+    ((own, owner),) = floating()
+    assert own.startswith("203.0.113.")
+    assert owner == server.id
+
+    # A server that is gone is made again, and has it from its start on
+    deployable, assembly = stage.places("elastic")["server"].split("/")
+    cursor = stage.cursor()
+    nova.compute.delete_server(server.id)
+    stage.told(cursor, f"{deployable}/{assembly}", "failed")
+    stage.told(cursor, f"{deployable}/{assembly}", "running")
+    (again,) = ours(nova.compute.servers())
+    assert again.id != server.id
+    assert floating() == [(own, again.id)]
+
+    # Without a guest it is kept; it goes with its stack
+    free = document(80, Address={"Type": "AWS::EC2::EIP"})
+    stage.pcloud("stack", "update", "elastic", "-t", stage.write("free.template", free), "--wait")
+    assert floating() == [(own, "")]
+    stage.pcloud("stack", "delete", "elastic", "--wait")
+    assert floating() == []
+    assert ours(nova.compute.servers()) == []

@@ -1,12 +1,11 @@
 """Two availability zones of a real OpenStack: guests are spread over them, and what is moved is made anew in the other.
 
-Run with PEER_ZONES=1: the second host takes a minute that not every run of the tests has.
+The last of this folder: the second host appears and vanishes, and Nova takes its default zone for any.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ pytest.importorskip("openstack", reason="openstacksdk is not installed")
 
 from pcloud.dpe.messages import GuestMaterial
 from pcloud.environment.infrastructure import Image
+from pcloud.infrastructure import openstack_power
 from pcloud.infrastructure.openstack import OpenStackInfrastructure
 from pcloud.model.deployable import Assembly, Deployable, Escalation
 from pcloud.transport.none import NoTransport
@@ -25,18 +25,13 @@ from tests.clouds.peer import peer
 from tests.dpe.harness import Scenario
 from tests.infrastructure.contract import InfrastructureContract, poll
 
-pytestmark = [
-    pytest.mark.skipif(not os.environ.get("PEER_ZONES"), reason="only with PEER_ZONES=1: it takes a minute"),
-    pytest.mark.real,
-    pytest.mark.timeout(900),
-    *SDK_WARNINGS,
-]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900), *SDK_WARNINGS]
 ONCE = Escalation(failures=1, period=600)
 
 
 @pytest.fixture(scope="module")
 def zones(cloud) -> Iterator[None]:
-    """A second host, and each in a zone of its own, while these tests run: Nova takes its default zone for any."""
+    """A second host, and each in a zone of its own, while these tests run."""
     peer("zones-start")
     yield
     peer("zones-stop")
@@ -48,7 +43,8 @@ def image(tmp_path_factory) -> Image:
 
 
 @pytest.fixture
-async def infrastructure(zones):
+async def infrastructure(zones, monkeypatch):
+    monkeypatch.setattr(openstack_power, "_LOOK", 0.2)  # everything here is done within parts of a second
     driver = OpenStackInfrastructure(settings())
     yield driver
     await remove_all(driver)

@@ -44,6 +44,7 @@ def deployables(draw: st.DrawFn) -> Deployable:
                     parameters=parameters,
                     after=tuple(r.name for r in resources if draw(st.booleans())),
                     escalation=Escalation(failures=draw(st.integers(1, 4)), period=60.0),
+                    monitor_start_delay=draw(st.sampled_from([0.0, 0.0, 0.0, 5.0, 45.0])),
                 )
             )
             earlier = [f"{a.name}.{r.name}" for a in assemblies for r in a.resources]

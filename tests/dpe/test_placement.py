@@ -135,16 +135,16 @@ def test_a_guest_that_can_not_be_moved_goes_on_where_it_is_and_is_given_up_in_th
         s.world.immovable = True
         s.world.log.clear()
         fail(s)
-        await s.settle(3600)
+        await s.settle(120)
         assert s.state == "running"
         assert len(s.world.actions("boot")) == 1
         assert places(s)["web"] == home
         fail(s)
-        await s.settle(3600)
+        await s.settle(120)
         assert s.state == "running", "the third place was tried, too"
         assert len(s.world.actions("boot")) == 2
         fail(s)
-        await s.settle(3600)
+        await s.settle(120)
         assert s.state == "failed"
         assert len(s.world.actions("boot")) == 2
         s.world.immovable = False

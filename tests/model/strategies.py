@@ -57,6 +57,7 @@ def _assemblies(draw: st.DrawFn) -> tuple[Assembly, ...]:
                     type=kind,
                     monitor_interval=draw(_seconds),
                     monitor_timeout=draw(_seconds),
+                    monitor_start_delay=draw(st.one_of(st.just(0.0), _seconds.filter(lambda value: value <= 3600))),
                     start_timeout=draw(_seconds),
                     stop_timeout=draw(_seconds),
                     parameters=tuple(Parameter(name=k, value=draw(value), secret=draw(st.booleans())) for k in keys),

@@ -118,6 +118,8 @@ BAD = [
     ("no image", _swap("    image: bookworm\n    after", "    after"), "MISSING_IMAGE", 9),
     ("bad duration", _swap("period: 600s", "period: 10x"), "WRONG_TYPE", 21),
     ("zero failures", _swap("failures: 3, period: 600s", "failures: 0, period: 600s"), "OUT_OF_RANGE", 21),
+    ("negative start delay", _swap("        monitor: 10s", "        monitor: {start_delay: -1}"), "OUT_OF_RANGE", 18),
+    ("long start delay", _swap("        monitor: 10s", "        monitor: {start_delay: 61m}"), "OUT_OF_RANGE", 18),
     ("negative interval", _swap("        monitor: 10s", "        monitor: -1"), "OUT_OF_RANGE", 18),
     ("option as a package", _swap("[apache2]", "[-o=x]"), "INVALID_VALUE", 12),
     ("list as a package", _swap("[apache2]", "[[apache2]]"), "WRONG_TYPE", 12),

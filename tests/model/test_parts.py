@@ -80,9 +80,13 @@ def test_the_demo_is_the_same_in_both_forms() -> None:
 
 
 def test_times_in_xml_are_seconds() -> None:
-    text = ORIGINAL.replace(b'monitor_interval="10"', b'monitor_interval="7.5" start_timeout="90" stop_timeout="1m30s"')
+    text = ORIGINAL.replace(
+        b'monitor_interval="10"',
+        b'monitor_interval="7.5" monitor_start_delay="2m" start_timeout="90" stop_timeout="1m30s"',
+    )
     httpd = read_xml(text, images_required=False).assembly("web").resource("httpd")
     assert (httpd.monitor_interval, httpd.start_timeout, httpd.stop_timeout) == (7.5, 90.0, 90.0)
+    assert httpd.monitor_start_delay == 120.0
     text = ORIGINAL.replace(b'escalation_failures="3" escalation_period="10"', b'escalation_period="600"')
     assert read_xml(text, images_required=False).assembly("web").escalation == Escalation(failures=3, period=600.0)
 

@@ -111,6 +111,7 @@ def test_the_defaults_that_are_shown_are_those_of_the_structs() -> None:
         assert default(RESOURCE_TIMEOUTS, name) == getattr(plain, f"{name}_timeout")
     assert default(RESOURCE_TIMEOUTS, "monitor") == default(MONITOR, "timeout") == plain.monitor_timeout
     assert default(MONITOR, "interval") == plain.monitor_interval
+    assert default(MONITOR, "start_delay") == plain.monitor_start_delay
     assert default(RESOURCE, "monitor") == {"interval": plain.monitor_interval}
     assert default(FILE, "mode") == FileAttributes(path="/a").mode
     assert default(FILE, "owner") == FileAttributes(path="/a").owner

@@ -7,7 +7,8 @@
 #   openstack.sh start          from empty to ready in about a minute, ending first what another run left; credentials in PEER_DIR/openrc
 #   openstack.sh stop           ends all of it
 #   openstack.sh api-stop       ends nova-api alone;  openstack.sh api-start  starts it again
-#   openstack.sh zones-start    a second host, and each in an availability zone of its own;  openstack.sh zones-stop  takes them away
+#   openstack.sh zones-start    a second host, and each in an availability zone of its own, no server in them
+#   openstack.sh zones-stop     takes them away with all servers, also what a zones-start that was killed made of them
 #   openstack.sh lock           writes openstack.lock anew from what is installed
 #
 # PEER_DIR is where everything is kept (default /var/cache/pcloud-test/openstack).
@@ -304,7 +305,7 @@ X
 start_all() {
   environment
   stop_all
-  rm -rf "$databases" "$etc" "$logs" "$peer/images"
+  rm -rf "$databases" "$etc" "$logs" "$peer/images" "$run/zones"
   mkdir -p "$databases" "$logs" "$peer/images" "$peer/state" "$run"
   write_configuration
   write_mechanism
@@ -385,14 +386,17 @@ X
 
 # Nova's FakeDriver has one host a daemon. Its state is its own: a daemon keeps in it which host it is.
 start_zones() {
+  stop_zones
   environment
   . "$peer/openrc"
+  touch "$run/zones"
   rm -rf "$peer/state2"
   mkdir -p "$peer/state2"
   printf '[DEFAULT]\nhost=fake2\nstate_path=%s\n' "$peer/state2" > "$etc/nova/second.conf"
-  setsid nova-compute --config-file "$etc/nova/nova.conf" --config-file "$etc/nova/second.conf" --log-file "$logs/nova-compute2.log" \
-    > "$logs/nova-compute2.out" 2>&1 < /dev/null &
-  echo $! > "$run/nova-compute2.pid"
+  # it writes its process id itself: whoever ends it finds it, even if this script is killed meanwhile
+  setsid bash -c 'echo $$ > "$0"; exec "$@"' "$run/nova-compute2.pid" nova-compute --config-file "$etc/nova/nova.conf" \
+    --config-file "$etc/nova/second.conf" --log-file "$logs/nova-compute2.log" > "$logs/nova-compute2.out" 2>&1 < /dev/null &
+  delete_servers # of tests that failed: no host with one on it changes its zone
   await_host fake2
   python - <<X
 import openstack
@@ -404,10 +408,16 @@ for zone, host in (("first", "fake1"), ("second", "fake2")):
 X
 }
 
-stop_zones() { # no server may be in them any more
+stop_zones() {
+  [ -e "$run/zones" ] || return 0
   environment
   . "$peer/openrc"
-  end_pids "$run/nova-compute2.pid"
+  # it has nothing to end in order, which takes it a quarter of a minute
+  local pid
+  pid=$(cat "$run/nova-compute2.pid" 2> /dev/null || true)
+  if [ -n "$pid" ] && ours "$pid"; then kill -9 -- "-$pid" 2> /dev/null || true; fi
+  rm -f "$run/nova-compute2.pid"
+  delete_servers fake2
   python - <<X
 import openstack
 
@@ -418,6 +428,29 @@ for aggregate in cloud.compute.aggregates():
     cloud.compute.delete_aggregate(aggregate)
 for service in list(cloud.compute.services(host="fake2")):
     cloud.compute.delete_service(service)
+X
+  rm -f "$run/zones"
+}
+
+delete_servers() { # [HOST]: all of them; HOST has no daemon any more
+  python - "$@" <<X
+import sys, time
+
+import openstack
+
+cloud = openstack.connect()
+for host in sys.argv[1:]:
+    for service in list(cloud.compute.services(host=host)):
+        cloud.compute.update_service_forced_down(service, host, service.binary, True)
+for _ in range(600):
+    servers = list(cloud.compute.servers(all_projects=True))
+    if not servers:
+        break
+    for server in servers:
+        cloud.compute.delete_server(server)
+    time.sleep(0.5)
+else:
+    sys.exit(f"servers that can not be deleted: {', '.join(server.name for server in servers)}")
 X
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -318,6 +320,83 @@ async def test_close_ends_worker_and_waiters() -> None:
     with pytest.raises(SchedulerError, match="closed"):
         await scheduler.schedule(cib("a"))
     await scheduler.close()
+
+
+class SlowEnd:
+    """A process whose end is seen only when a test says so, as on a machine that is busy."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.awaited, self.seen = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.process, name)
+
+    async def wait(self) -> int:
+        self.awaited.set()
+        await self.seen.wait()
+        return await self.process.wait()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_close_waits_for_a_worker_that_is_on_its_way_out(times: int) -> None:
+    """It died and is being waited for as the client is closed: the child and its transport would stay behind, and whoever
+    asked it would wait for ever."""
+    scheduler = WorkerScheduler(timeout=PATIENT, start_timeout=PATIENT)
+    pid = await warm(scheduler)
+    worker, runner = scheduler._worker, scheduler._runner
+    assert worker is not None
+    assert worker._process is not None
+    assert runner is not None
+    slow = SlowEnd(worker._process)
+    worker._process = slow  # type: ignore[assignment]
+    os.kill(pid, signal.SIGSTOP)
+    asked = asyncio.create_task(scheduler.schedule(cib("a")))
+    await until(lambda: bool(worker.pending))
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        await slow.awaited.wait()
+    closing = asyncio.create_task(scheduler.close())
+    for _ in range(times):
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not closing.done(), "it is not seen to be gone"
+        runner.cancel()
+    slow.seen.set()
+    async with asyncio.timeout(60):
+        await closing
+        with pytest.raises(SchedulerError, match="closed"):
+            await asked
+    assert slow.process.returncode is not None  # 255 where the kill that followed reaped it before asyncio did
+    assert not alive(pid)
+
+
+def children() -> set[int]:
+    """Return the workers of this process, those that nobody waited for included."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            command = entry.with_name("cmdline").read_bytes()
+            if int(fields[1]) == os.getpid() and (fields[0] == "Z" or b"pcloud.scheduler.worker" in command):
+                found.add(int(entry.parent.name))
+    return found
+
+
+async def test_close_while_the_worker_starts_leaves_nothing() -> None:
+    """At each of its steps."""
+    before, turn, ready = children(), 0, False
+    while not ready:
+        scheduler = WorkerScheduler(timeout=PATIENT, start_timeout=PATIENT)
+        asked = asyncio.create_task(scheduler.schedule(cib("a")))
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        ready = scheduler._worker is not None or turn == 12
+        await scheduler.close()
+        result = (await asyncio.gather(asked, return_exceptions=True))[0]
+        assert isinstance(result, SchedulerError | bytes)
+        await until(lambda: children() <= before)
+        turn += 1
 
 
 async def test_a_worker_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,10 @@ class NotingPlatform:
     def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
         return ""
 
-    async def release_address(self, holder: str) -> None:
+    async def offers_addresses(self) -> None:
+        pass
+
+    async def release_address(self, holder: str, infrastructure: str = "") -> None:
         pass
 
     async def settle(self, deployable: str, assembly: str) -> None:

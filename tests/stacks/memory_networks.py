@@ -86,7 +86,7 @@ class MemoryNetworks:
 class Networked(MemoryPlatform):
     """Guests and networks in memory."""
 
-    capabilities = frozenset({"guests", "addresses", "fixed-addresses", "firewall", "networks"})
+    capabilities = frozenset({"guests", "addresses", "network", "fixed-addresses", "firewall", "networks"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,5 +96,5 @@ class Networked(MemoryPlatform):
     async def allocate_address(self, holder: str, wanted: str = "") -> str:
         return f"{self.outer.setdefault(holder, wanted or f'10.88.1.{len(self.outer) + 1}')}/16"
 
-    async def release_address(self, holder: str) -> None:
+    async def release_address(self, holder: str, infrastructure: str = "") -> None:
         self.outer.pop(holder, None)

@@ -20,7 +20,7 @@ JEOS = {
 class MemoryPlatform(NotingPlatform):
     """Keeps definitions; whatever is stored runs at once, but for guests whose images fail."""
 
-    capabilities = frozenset({"guests", "access", "addresses", "firewall", "firewall-groups", "resize"})
+    capabilities = frozenset({"guests", "access", "addresses", "network", "firewall", "firewall-groups", "resize"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ SERVER = {"image": "bookworm", "flavor": "m1.small"}
 class Addressed(MemoryPlatform):
     """Leases as they are kept for LXC, of a network whose bridge is never made."""
 
-    capabilities = frozenset({"guests", "addresses", "firewall", "fixed-addresses"})
+    capabilities = frozenset({"guests", "addresses", "network", "firewall", "fixed-addresses"})
 
     def __init__(self, state: Path) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Addressed(MemoryPlatform):
         self.leases.claim(f"_address.{holder}", index)
         return f"192.0.2.{index}/24"
 
-    async def release_address(self, holder: str) -> None:
+    async def release_address(self, holder: str, infrastructure: str = "") -> None:
         self.leases.release(f"_address.{holder}")
 
     def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:

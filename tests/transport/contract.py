@@ -80,6 +80,35 @@ class TransportContract:
         assert asyncio.get_running_loop().time() - began >= 1.0
         assert result.rc == 7
 
+    async def test_the_first_run_of_a_recurring_monitor_waits_for_its_start_delay(self, peer, connection, told):
+        loop = asyncio.get_running_loop()
+        await connection.execute(peer.operation("start"))
+        began = loop.time()
+        first = await connection.execute(peer.operation("monitor", interval=0.2, start_delay=1.0))
+        assert loop.time() - began >= 1.0
+        assert (first.rc, first.status, first.interval) == (0, OperationStatus.DONE, 0.2)
+        peer.kill_service()
+        await told.until(lambda: bool(told.results))
+        assert (told.results[0].rc, told.results[0].interval) == (7, 0.2)
+
+    @pytest.mark.parametrize("end", ["stop", "cancel"])
+    async def test_a_recurring_monitor_that_waits_for_its_start_delay_holds_nothing_up(
+        self, peer, connection, told, end
+    ):
+        await connection.execute(peer.operation("start"))
+        late = asyncio.create_task(
+            connection.execute(peer.operation("monitor", interval=0.2, start_delay=3600.0)), name="late"
+        )
+        assert (await connection.execute(peer.operation("monitor"))).rc == 0  # passes it
+        assert not late.done()
+        if end == "stop":
+            assert (await connection.execute(peer.operation("stop"))).rc == 0
+        else:
+            await connection.cancel(peer.operation("monitor").resource, "monitor", 0.2)
+        async with asyncio.timeout(60):
+            assert (await late).status is OperationStatus.CANCELLED
+        assert told.results == []
+
     async def test_cancel_and_forget_of_what_is_unknown(self, connection):
         await connection.cancel("nothing", "monitor", 10.0)
         await connection.forget("nothing")

@@ -23,6 +23,7 @@ from pcloud.cpe import imagejobs
 from pcloud.cpe.applying import Applied, Applying
 from pcloud.cpe.deletion import Deletions
 from pcloud.cpe.desired import Desired, Summary
+from pcloud.cpe.directing import Directing
 from pcloud.cpe.fleet import Fleet
 from pcloud.cpe.home import Home
 from pcloud.cpe.ingest import Ingest
@@ -30,15 +31,11 @@ from pcloud.cpe.inside import Inside
 from pcloud.cpe.jobs import JobRunner, Progress
 from pcloud.cpe.keys import KeyStore
 from pcloud.cpe.library import LibraryService
-from pcloud.cpe.link import EngineLink
 from pcloud.cpe.ports import Documents, Images
 from pcloud.cpe.reconcile import Reconciler
 from pcloud.cpe.settings import DaemonSettings
-from pcloud.cpe.slot import Slot
 from pcloud.cpe.stranded import Stranded
 from pcloud.cpe.telling import Telling
-from pcloud.dpe import messages
-from pcloud.dpe.brake import share
 from pcloud.environment.infrastructure import ExecResult
 from pcloud.events.broadcast import Broadcaster, Subscription
 from pcloud.events.event import Event, Severity
@@ -95,16 +92,17 @@ class CloudPolicyEngine:
             shared_slots=self.shared_slots,
             infrastructures=lambda: self.settings.infrastructures,
         )
+        self._directing = Directing(self)
         self.fleet = Fleet(
             home,
             command=command,
             settings=lambda: self.settings.engine,
             log=store.log,
             ingest=self.ingest,
-            on_link=self._on_link,
-            on_status=self._on_status,
-            on_end=self._on_end,
-            on_silence=self._on_silence,
+            on_link=self._directing.connected,
+            on_status=self._directing.told,
+            on_end=self._directing.ended,
+            on_silence=self._directing.silent,
         )
         self.reconciler.fleet = self.fleet
         self.library = LibraryService(self)
@@ -161,36 +159,15 @@ class CloudPolicyEngine:
         self._housekeep.set()
         for name in self.shared_slots():
             self.fleet.ensure(name)
-        if not drivers:
-            self._tell_settings()
+        if drivers:
+            self._directing.start_anew()
         else:
-            # A driver or transport that is open can not change its settings: processes start anew, guests go on.
-            for slot in self.fleet.slots.values():
-                if slot.link is not None:
-                    slot.link.send(messages.Shutdown())
-            self.emit(
-                "daemon.settings",
-                "the settings of infrastructures or transports changed: the engine processes start anew; guests go on",
-            )
+            self._directing.tell_settings()
 
     def renewed(self, grant: Grant) -> None:
         """The lease lasts longer, and so may the engine processes."""
         self.grant = grant
-        self._tell_settings()
-
-    def _tell_settings(self) -> None:
-        for slot in self.fleet.slots.values():
-            if slot.link is not None:
-                slot.link.send(self._engine_settings(slot))
-
-    def _engine_settings(self, slot: Slot) -> messages.Settings:
-        slots = sorted({*self.fleet.slots, slot.name})
-        return messages.Settings(
-            infrastructures=self.settings.infrastructures,
-            transports=self.settings.transports,
-            starts_in_flight=share(self.settings.engine.starts_in_flight, len(slots), slots.index(slot.name)),
-            until=None if math.isinf(self.grant.until) else self.grant.until,
-        )
+        self._directing.tell_settings()
 
     def emit(
         self, kind: str, reason: str, *, deployable: str = "", severity: Severity = Severity.INFO, **data: Any
@@ -200,34 +177,6 @@ class CloudPolicyEngine:
             time=time.time(), type=kind, deployable=deployable, reason=reason, severity=severity, data=dict(data)
         )
         self.ingest.emit(event)
-
-    def _on_link(self, slot: Slot, link: EngineLink) -> None:
-        # All of them: with each engine process more the shares of the others are smaller.
-        self._tell_settings()
-        self.reconciler.link(slot, link)
-
-    def _on_status(self, slot: Slot, status: DeployableStatus) -> None:
-        row = self.desired.rows.get(status.name)
-        if row is not None and row.slot == slot.name:
-            self.desired.statuses[status.name] = status
-
-    def _on_end(self, slot: Slot) -> None:
-        self.desired.forget_slot(slot.name)
-        self.emit(
-            "engine.ended",
-            f"engine process {slot.name} ended and is started again; guests go on",
-            severity=Severity.WARNING,
-            slot=slot.name,
-        )
-
-    def _on_silence(self, slot: Slot) -> None:
-        self.emit(
-            "engine.silent",
-            f"engine process {slot.name} is connected but did not answer for "
-            f"{self.settings.engine.silence_timeout:g} s: it is killed and started again; guests go on",
-            severity=Severity.WARNING,
-            slot=slot.name,
-        )
 
     async def _housekeeping(self) -> None:
         while True:

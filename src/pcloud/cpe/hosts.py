@@ -11,8 +11,8 @@ from typing import Any
 
 from pcloud.cpe.keys import Keys
 from pcloud.environment.infrastructure import Identity
-from pcloud.infrastructure.hosts_settings import access, configured, lacking, unfenced
-from pcloud.model.deployable import Assembly, Deployable
+from pcloud.infrastructure.hosts_settings import HostsSettings, access, configured, lacking, unfenced
+from pcloud.model.deployable import Deployable
 from pcloud.model.errors import Conflict, InvalidDocument, PcloudError, Problem
 from pcloud.model.names import did_you_mean
 from pcloud.model.validation import HOSTS
@@ -69,11 +69,27 @@ def taken(deployable: Deployable, others: Mapping[str, Definition]) -> None:
         raise Conflict(*problems)
 
 
-def keys(assembly: Assembly, infrastructures: Mapping[str, Any]) -> Keys:
-    """Return what opens an assembly's host, nothing for one that is not configured any more; InvalidDocument for settings
-    that are no good, Unavailable when a key can not be read."""
-    host = configured(infrastructures.get(HOSTS, {})).host.get(assembly.host)
-    if host is None:
-        return Keys(identity=Identity(hostname=assembly.host))
-    found = access(assembly.host, host)
-    return Keys(identity=found.identity, private_key=found.private_key, host_key=found.host_key)
+class HostKeys:
+    """What opens hosts, as it is found once: the settings are read at the first question, each host's keys at the first for
+    it. For one pass over deployables, so that all of it acts on the same keys; blocking, not for several threads at once."""
+
+    def __init__(self, infrastructures: Mapping[str, Any]) -> None:
+        self._table: Mapping[str, Any] = infrastructures.get(HOSTS, {})
+        self._settings: HostsSettings | None = None
+        self._keys: dict[str, Keys] = {}
+
+    def get(self, name: str) -> Keys:
+        """Return what opens a host, nothing for one that is not configured any more; InvalidDocument for settings that are
+        no good, Unavailable when a key can not be read."""
+        if name not in self._keys:
+            self._keys[name] = self._read(name)
+        return self._keys[name]
+
+    def _read(self, name: str) -> Keys:
+        if self._settings is None:
+            self._settings = configured(self._table)
+        host = self._settings.host.get(name)
+        if host is None:
+            return Keys(identity=Identity(hostname=name))
+        found = access(name, host)
+        return Keys(identity=found.identity, private_key=found.private_key, host_key=found.host_key)

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from pcloud.cpe import hosts
 from pcloud.cpe.desired import Desired, own_slot
 from pcloud.cpe.fleet import Fleet
+from pcloud.cpe.hosts import HostKeys
 from pcloud.cpe.keys import KeyStore
 from pcloud.cpe.link import EngineLink, new_request
 from pcloud.cpe.ports import Images
@@ -134,6 +134,7 @@ class Reconciler:
         definitions = await self._store.definitions(names, state=True)
         ready: list[tuple[DeployableRow, Definition, dict[str, tuple[str, Image]]]] = []
         former: set[str] = set()
+        host_keys = HostKeys(self._infrastructures())
         for name, definition in definitions.items():
             row = self._desired.rows.get(name)
             if row is None or not self._wanted(row, link.slot) or self._moves(row, definition.deployable):
@@ -141,7 +142,7 @@ class Reconciler:
             if why := self.stranded.why(row, definition.applied or definition.deployable):
                 self._desired.overlay(name, ResourceState.UNKNOWN, why)
                 continue
-            if row.infrastructure == HOSTS and not await self._opened(row, definition):
+            if row.infrastructure == HOSTS and not await self._opened(row, definition, host_keys):
                 continue
             images = self._images_of(row, definition.deployable, definition.images)
             if images is None:
@@ -155,7 +156,7 @@ class Reconciler:
                 former.add(name)
             if images is not None:
                 ready.append((row, definition, images))
-        loads = await asyncio.to_thread(self._loads, link, ready)
+        loads = await asyncio.to_thread(self._loads, link, ready, host_keys)
         made_from = {
             row.name: {name: (wish, image.digest) for name, (wish, image) in images.items() if image.digest != ABSENT}
             for row, _, images in ready
@@ -194,13 +195,13 @@ class Reconciler:
             return False
         return row.loaded or row.target == "started"
 
-    async def _opened(self, row: DeployableRow, definition: Definition) -> bool:
+    async def _opened(self, row: DeployableRow, definition: Definition, host_keys: HostKeys) -> bool:
         """Tell whether the keys of a deployable's hosts can be read. An engine without them would take its hosts for dead:
         it gets the deployable when they can be."""
         runs = definition.applied or definition.deployable
+        names = dict.fromkeys(one.host for one in (*definition.deployable.assemblies, *runs.assemblies))
         try:
-            for assembly in (*definition.deployable.assemblies, *runs.assemblies):
-                await asyncio.to_thread(hosts.keys, assembly, self._infrastructures())
+            await asyncio.to_thread(lambda: [host_keys.get(name) for name in names])
         except PcloudError as error:
             self._desired.overlay(row.name, ResourceState.UNKNOWN, error.problems[0].message)
             if row.name not in self._waiting:
@@ -232,7 +233,10 @@ class Reconciler:
         return found
 
     def _loads(
-        self, link: EngineLink, ready: Sequence[tuple[DeployableRow, Definition, dict[str, tuple[str, Image]]]]
+        self,
+        link: EngineLink,
+        ready: Sequence[tuple[DeployableRow, Definition, dict[str, tuple[str, Image]]]],
+        host_keys: HostKeys,
     ) -> list[messages.Load]:
         """Put the messages together; reads and makes keys, so it runs in a thread."""
         loads = []
@@ -244,19 +248,22 @@ class Reconciler:
                     target=row.target,
                     paused=row.paused,
                     revision=definition.revision,
-                    guests=self.material(deployable, {name: image for name, (_, image) in images.items()}),
+                    guests=self.material(deployable, {name: image for name, (_, image) in images.items()}, host_keys),
                     state=None if row.name in link.loaded else definition.state,
                 )
             )
             self._keys.retain(deployable.name, set(images))
         return loads
 
-    def material(self, deployable: Deployable, images: dict[str, Image]) -> dict[str, messages.GuestMaterial]:
-        """Return what an engine needs to make each guest; blocking."""
+    def material(
+        self, deployable: Deployable, images: dict[str, Image], host_keys: HostKeys | None = None
+    ) -> dict[str, messages.GuestMaterial]:
+        """Return what an engine needs to make each guest, hosts with the keys that the caller found; blocking."""
+        host_keys = host_keys or HostKeys(self._infrastructures())
         guests = {}
         for name, image in images.items():
             assembly = deployable.assembly(name)
-            given = hosts.keys(assembly, self._infrastructures()) if assembly.host else None
+            given = host_keys.get(assembly.host) if assembly.host else None
             keys = given or self._keys.get(deployable.name, name)
             guests[name] = messages.GuestMaterial(
                 image=image, identity=keys.identity, private_key=keys.private_key, host_key=keys.host_key

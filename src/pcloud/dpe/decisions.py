@@ -69,7 +69,8 @@ class Decision:
                 continue
             if action.resource in names.services:
                 subject = names.services[action.resource]
-                text, why = action.task, why_service(state, subject, action.task)
+                watch = action.task == "monitor" and bool(action.interval_ms)
+                text, why = action.task, why_service(state, subject, "watch" if watch else action.task)
             elif action.resource in names.guests and not (action.task == "monitor" and action.interval_ms):
                 subject = names.guests[action.resource]
                 text, why = f"{action.task} guest", why_guest(state, subject, action.task)
@@ -138,6 +139,8 @@ def _plainly(observation: Observation) -> tuple[str, str]:
             return assembly, f"the infrastructure says that the guest is {info.state}"
         case GuestActed(assembly=assembly, action=action, error=error):
             return assembly, f"{action} of the guest failed: {error}" if error else f"{action} of the guest is done"
+        case Operated(subject=subject, action="watch"):
+            return subject, "its guest watches it, after the start delay"
         case Operated(subject=subject, action=action, interval=interval, rc=rc):
             subject = subject.removesuffix("!configure")
             return subject, f"{'recurring ' if interval else ''}{action} ended with code {rc}"

@@ -210,6 +210,11 @@ class Executor:
                 await connection.cancel(resource_id(subject), "monitor", interval)
                 return Operated(subject=subject, action="cancel", interval=interval)
             operation = self._operation(state, subject, resource, action.task, interval, step=step)
+            if interval and action.start_delay_ms:
+                # Nothing waits for it: neither a stop, nor the end of the decision, nor a change of the interval.
+                late = msgspec.structs.replace(operation, start_delay=action.start_delay_ms / 1000)
+                self._links.watch(assembly, late)
+                return Operated(subject=subject, action="watch", interval=interval)
             limits = None
             if action.task == "start" and not step and concerns(state, subject, resource):
                 limits = await self._limit(connection, operation, resource.limits)

@@ -1,20 +1,31 @@
 """The connections of one deployable to its guests: made, lost, asked a second opinion about, made again.
 
-Runs beside the control loop in tasks of its own, one a guest while it reconnects; everything it learns becomes an
-observation. It decides nothing: whether a silent guest is dead is for `pcloud.policy` to say.
+Runs beside the control loop in tasks of its own: one a guest while it reconnects, one a recurring monitor whose first
+result is still to come (`watch`). Everything it learns becomes an observation. It decides nothing: whether a silent guest
+is dead is for `pcloud.policy` to say.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from functools import partial
 
 from pcloud.dpe.environment import Environment
 from pcloud.environment.infrastructure import InfrastructureError, Vitality
-from pcloud.environment.transport import Connection, Endpoint, OperationResult, TransportError
+from pcloud.environment.transport import (
+    Connection,
+    Endpoint,
+    Operation,
+    OperationResult,
+    OperationStatus,
+    TransportError,
+)
 from pcloud.policy.observation import LinkLost, LinkRestored, Observation, SecondOpinion
+
+log = logging.getLogger(__name__)
 
 ATTEMPT_TIMEOUT = 5.0
 """Seconds for one attempt to connect, and for one second opinion."""
@@ -28,7 +39,7 @@ BOOT_FIRST, BOOT_LONGEST = 0.02, 1.0
 class Links:
     """One deployable's connections, by assembly."""
 
-    __slots__ = ("_changed", "_connections", "_environment", "_post", "_reconnecting")
+    __slots__ = ("_changed", "_connections", "_environment", "_post", "_reconnecting", "_watching")
 
     def __init__(
         self,
@@ -42,6 +53,7 @@ class Links:
         self._changed = changed
         self._connections: dict[str, Connection] = {}
         self._reconnecting: dict[str, asyncio.Task[None]] = {}
+        self._watching: dict[str, set[asyncio.Task[None]]] = {}
 
     def get(self, assembly: str) -> Connection:
         """Return the live connection; TransportError when there is none."""
@@ -49,6 +61,24 @@ class Links:
         if connection is None:
             raise TransportError("NOT_CONNECTED", f"there is no connection to {assembly}")
         return connection
+
+    def watch(self, assembly: str, operation: Operation) -> None:
+        """Have a recurring monitor begin after its start delay, and do not wait for it: its first result, too, is told as a
+        change. TransportError when there is no connection."""
+        task = asyncio.get_running_loop().create_task(self._watch(assembly, self.get(assembly), operation))
+        tasks = self._watching.setdefault(assembly, set())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def _watch(self, assembly: str, connection: Connection, operation: Operation) -> None:
+        try:
+            result = await connection.execute(operation)
+        except TransportError as error:
+            if self._connections.get(assembly) is connection:  # refused; the loss of a connection is told by itself
+                log.warning("%s of %s is not repeated in %s: %s", operation.action, operation.resource, assembly, error)
+            return
+        if result.status is not OperationStatus.CANCELLED and self._connections.get(assembly) is connection:
+            self._changed(assembly, result)
 
     async def connect(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint], timeout: float) -> None:
         """Connect, trying again until `timeout` seconds are over; then the last TransportError is raised. `endpoint` is
@@ -87,6 +117,8 @@ class Links:
 
     def _lost(self, assembly: str, transport: str, endpoint: Callable[[], Endpoint], reason: str) -> None:
         del self._connections[assembly]
+        for watching in self._watching.pop(assembly, ()):
+            watching.cancel()
         self._post(LinkLost(assembly=assembly, reason=reason))
         again = asyncio.get_running_loop().create_task(self._reconnect(assembly, transport, endpoint))
         self._reconnecting[assembly] = again
@@ -125,6 +157,10 @@ class Links:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         connection = self._connections.pop(assembly, None)
+        watching = self._watching.pop(assembly, set())
+        for late in watching:
+            late.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         if connection is not None:
             await connection.close()
 

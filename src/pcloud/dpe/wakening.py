@@ -14,7 +14,7 @@ from pcloud.dpe.executor import Executor
 from pcloud.dpe.flights import Flights
 from pcloud.environment.infrastructure import InfrastructureError
 from pcloud.model.status import DeployableStatus
-from pcloud.policy import escalation, incidents, limits, service_limits
+from pcloud.policy import escalation, failures, incidents, limits, service_limits
 from pcloud.policy.observation import Elapsed, GuestActed, InfrastructureState, Observation, Tick
 from pcloud.policy.state import State
 
@@ -59,6 +59,8 @@ class Wakener:
         due = min((time for time in times if time is not None), default=None)
         if due is None and (published is None or published.state.value not in SETTLED):
             due = now + RECHECK
+        if (again := failures.next_wake(state, now)) is not None:  # hours away: no reason not to look before
+            due = again if due is None else min(due, again)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

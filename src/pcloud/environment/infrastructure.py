@@ -61,7 +61,7 @@ class Capability(StrEnum):
     FIREWALL = "firewall"
     """What may reach a guest can be said (`GuestSpec.firewall`) and changed while it runs; the driver has `changes`."""
     ADDRESSES = "addresses"
-    """A guest can have further addresses (`GuestSpec.addresses`), that `GuestNetwork.take` gives."""
+    """A guest can have further addresses (`GuestSpec.addresses`), that `take` of its `GuestNetwork` or `Addresses` gives."""
     RESIZE = "resize"
     """A guest that is started again has the memory and cores that are asked for then, with its disk."""
     NETWORK = "network"
@@ -196,6 +196,27 @@ class GuestNetwork(Protocol):
 
     async def holds(self, holder: str) -> bool:
         """Tell whether the holder has an address; a guest has one until all of it is gone."""
+        ...
+
+
+class Addresses(Protocol):
+    """Addresses that guests can be given, of a network in which this host has none: the part of an infrastructure with
+    `Capability.ADDRESSES` and without `Capability.NETWORK`. Errors: InfrastructureError."""
+
+    async def offered(self) -> None:
+        """Permanent InfrastructureError when there is nothing that gives such addresses."""
+        ...
+
+    async def take(self, holder: str, wanted: str = "") -> str:
+        """As `GuestNetwork.take`."""
+        ...
+
+    def refusal(self, address: str, own: frozenset[str]) -> str:
+        """As `GuestNetwork.refusal`."""
+        ...
+
+    async def give_back(self, holder: str) -> None:
+        """Give it back, whoever has it; no error when the holder has none."""
         ...
 
 
@@ -379,6 +400,13 @@ class HasNetwork(Protocol):
     """What a driver with `Capability.NETWORK` is beside an `Infrastructure`."""
 
     network: GuestNetwork
+
+
+@runtime_checkable
+class HasAddresses(Protocol):
+    """What a driver with `Capability.ADDRESSES` and without `Capability.NETWORK` is beside an `Infrastructure`."""
+
+    addresses: Addresses
 
 
 @runtime_checkable

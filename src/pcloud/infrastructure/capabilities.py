@@ -47,7 +47,14 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
     ),
     # A second signal only of servers that were paused or suspended: that Nova calls one ACTIVE proves nothing.
     "openstack": frozenset(
-        {Capability.CONSOLE, Capability.ANTI_AFFINITY, Capability.USERS, Capability.SEED, Capability.FIREWALL}
+        {
+            Capability.CONSOLE,
+            Capability.ANTI_AFFINITY,
+            Capability.USERS,
+            Capability.SEED,
+            Capability.FIREWALL,
+            Capability.ADDRESSES,
+        }
     ),
 }
 

@@ -23,6 +23,7 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any]], list[Check]]] = {
 _LACKING: dict[str, Callable[[Mapping[str, Any]], dict[Capability, str]]] = {
     "lxc": lambda _: lxc_checks.lacking(),
     "libvirt": libvirt_checks.lacking,
+    "openstack": openstack_checks.lacking,
 }
 
 

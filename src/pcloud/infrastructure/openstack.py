@@ -30,6 +30,7 @@ from pcloud.environment.infrastructure import (
 )
 from pcloud.infrastructure import openstack_making as making
 from pcloud.infrastructure.capabilities import CAPABILITIES
+from pcloud.infrastructure.openstack_addresses import OpenStackAddresses
 from pcloud.infrastructure.openstack_changes import OpenStackChanges
 from pcloud.infrastructure.openstack_images import ensure_image, remove_unused
 from pcloud.infrastructure.openstack_power import Power
@@ -57,7 +58,8 @@ class OpenStackInfrastructure:
         self._session = OpenStackSession(settings)
         self._servers = Servers(self._session, settings.prefix)
         self._power = Power(self._session, self._servers, settings)
-        self.changes = OpenStackChanges(self._session, self._servers, settings)
+        self.addresses = OpenStackAddresses(self._session, settings)
+        self.changes = OpenStackChanges(self._session, self._servers, settings, self.addresses)
         self._slots = asyncio.Semaphore(settings.parallel)
         self._images: dict[str, asyncio.Lock] = {}
         self._groups: dict[str, asyncio.Lock] = {}
@@ -111,6 +113,8 @@ class OpenStackInfrastructure:
             )  # the answer to an earlier request may have been lost, and come to something
         if server is None:
             raise InfrastructureError(f"the server of {spec.guest_id} vanished while it was started")
+        if spec.addresses:
+            await self.addresses.settle(server.id, spec.addresses, move=False)
         return server.info(spec.guest_id)
 
     async def stop(self, guest_id: str, *, timeout: float) -> None:

@@ -9,12 +9,23 @@ from typing import Any
 
 import msgspec
 
+from pcloud.environment.infrastructure import Capability, InfrastructureError
 from pcloud.infrastructure.openstack_settings import OpenStackSettings
 from pcloud.model.check import Check
 
 _TIMEOUT = 5.0
 """Seconds for each request."""
 _WRITE = "write ~/.config/openstack/clouds.yaml, or source your cloud's openrc before pcloud up"
+
+
+def lacking(settings: Mapping[str, Any]) -> dict[Capability, str]:
+    """Return what guests can not have with these settings though OpenStack's can, with the reason."""
+    known = msgspec.convert(settings, OpenStackSettings)
+    if known.network == "none":
+        return {Capability.ADDRESSES: "with infrastructures.openstack.network = none servers have no network"}
+    if not known.floating_network:
+        return {Capability.ADDRESSES: "infrastructures.openstack.floating_network names no external network"}
+    return {}
 
 
 def checks(settings: Mapping[str, Any]) -> list[Check]:
@@ -70,6 +81,21 @@ def _project(connection: Any, settings: OpenStackSettings) -> Iterator[Check]:
         yield _there("flavor", settings.flavor, connection.compute.find_flavor(settings.flavor))
     if settings.network not in ("auto", "none"):
         yield _there("network", settings.network, connection.network.find_network(settings.network))
+    yield _floating(connection, settings.floating_network)
+
+
+def _floating(connection: Any, wanted: str) -> Check:
+    from pcloud.infrastructure.openstack_addresses import external
+
+    check = "openstack: floating_network"
+    if not wanted:
+        return Check(check=check, state="ok", detail="none is named: stacks have no elastic and floating addresses")
+    try:
+        external(connection, wanted)
+    except InfrastructureError as problem:
+        hint = "`openstack network list --external` shows what there is; change `floating_network`"
+        return Check(check=check, state="missing", detail=str(problem), hint=hint)
+    return Check(check=check, state="ok", detail=wanted)
 
 
 def _there(what: str, name: str, found: Any) -> Check:

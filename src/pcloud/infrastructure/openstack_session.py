@@ -113,6 +113,8 @@ def translate(error: Exception) -> InfrastructureError:
             return Missing(text)
         case 409 if "possible networks" in lowered:
             return InfrastructureError(f"{text} Name one as `network` in the settings.", permanent=True)
+        case 409 if "quota exceeded" in lowered:  # Neutron's
+            return InfrastructureError(f"the quota is used up: {text}", permanent=True)
         case 409:
             return Clash(text)
         case 403 | 413 if "quota" in lowered or "exceeded" in lowered:

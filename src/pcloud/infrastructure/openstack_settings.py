@@ -19,6 +19,8 @@ class OpenStackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Name or id; empty takes the smallest flavor that has the memory and processors an assembly asks for."""
     network: str = "auto"
     """Name or id of the network; `auto` lets Nova choose, `none` makes guests without one."""
+    floating_network: str = ""
+    """Name or id of the external network that gives elastic and floating addresses of stacks; empty: there are none."""
     security_groups: tuple[str, ...] = ()
     anti_affinity: str = "soft-anti-affinity"
     """Policy of the server group that a deployable's guests are in; `anti-affinity` refuses to start a guest where

@@ -144,6 +144,7 @@ class Assembler:
             template=template,
             monitor_interval=monitor.get("interval", defaults.monitor_interval),
             monitor_timeout=monitor.get("timeout", timeouts.get("monitor", defaults.monitor_timeout)),
+            monitor_start_delay=monitor.get("start_delay", defaults.monitor_start_delay),
             start_timeout=timeouts.get("start", defaults.start_timeout),
             stop_timeout=timeouts.get("stop", defaults.stop_timeout),
             parameters=tuple(

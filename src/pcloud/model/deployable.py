@@ -82,6 +82,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """The resource template this came from, or empty."""
     monitor_interval: float = 10.0
     monitor_timeout: float = 20.0
+    monitor_start_delay: float = 0.0
+    """Seconds from the resource's start, or from when it was found running, to the first run of its monitor."""
     start_timeout: float = 60.0
     stop_timeout: float = 60.0
     parameters: tuple[Parameter, ...] = ()

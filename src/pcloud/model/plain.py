@@ -139,6 +139,8 @@ class _Writer:
             monitor["interval"] = duration(resource.monitor_interval)
         if resource.monitor_timeout != defaults.monitor_timeout:
             monitor["timeout"] = duration(resource.monitor_timeout)
+        if resource.monitor_start_delay != defaults.monitor_start_delay:
+            monitor["start_delay"] = duration(resource.monitor_start_delay)
         if monitor:
             plain["monitor"] = monitor["interval"] if list(monitor) == ["interval"] else monitor
         timeouts = {

@@ -12,7 +12,7 @@ from pcloud.model.shapes import Either, Key, ListOf, MapOf, Table, is_list, is_m
 
 _DNS = "use lower-case letters, digits and inner dashes, at most 63 characters: it becomes a host name"
 _WORD = "use letters, digits, dashes and underscores, at most 64 characters"
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0
 
 guest_name = Text(names.GUEST_NAME, what="name", code="INVALID_NAME", hint=_DNS)
 resource_name = Text(names.RESOURCE_NAME, what="resource's name", code="INVALID_NAME", hint=_WORD)
@@ -91,6 +91,14 @@ MONITOR: Final = Table(
         default="the template's, else `20s`",
         example="20s",
     ),
+    Key(
+        "start_delay",
+        Duration(0.0, HOUR),
+        "Time from the start to the first check, for a service that is not itself at once; until then its failure is not "
+        "noticed. The time-out of that check begins with the check, and nothing else waits for it (above).",
+        default="the template's, else `0`",
+        example="30s",
+    ),
 )
 RESOURCE_TIMEOUTS: Final = Table(
     "timeouts of a resource",
@@ -136,7 +144,7 @@ RESOURCE: Final = Table(
     Key(
         "monitor",
         Either(
-            "a duration, or a mapping with 'interval' and 'timeout'",
+            "a duration, or a mapping with 'interval', 'timeout' and 'start_delay'",
             (is_mapping, MONITOR, same),
             (lambda _: True, _interval, lambda value: {"interval": value}),
         ),

@@ -54,6 +54,7 @@ class ResolvedTemplate(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[str, ...] = ()
     monitor_interval: float = 10.0
     monitor_timeout: float = 20.0
+    monitor_start_delay: float = 0.0
     start_timeout: float = 60.0
     stop_timeout: float = 60.0
     configure: tuple[str, ...] = ()
@@ -184,7 +185,7 @@ _TEMPLATE = Table(
     Key(
         "monitor",
         Either(
-            "a duration, or a mapping with 'interval' and 'timeout'",
+            "a duration, or a mapping with 'interval', 'timeout' and 'start_delay'",
             (is_mapping, MONITOR, lambda value: value),
             (lambda _: True, Duration(0.1, 604800.0), lambda value: {"interval": value}),
         ),
@@ -232,6 +233,7 @@ def _changes(values: Mapping[str, Any]) -> dict[str, Any]:
         ("monitor_interval", monitor, "interval"),
         ("monitor_timeout", timeouts, "monitor"),
         ("monitor_timeout", monitor, "timeout"),
+        ("monitor_start_delay", monitor, "start_delay"),
         ("start_timeout", timeouts, "start"),
         ("stop_timeout", timeouts, "stop"),
     ):

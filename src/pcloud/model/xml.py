@@ -43,6 +43,7 @@ SERVICE_ATTRIBUTES = {
     **{key: ("limits", key) for key in ("memory", "cpus", "tasks")},
     "monitor_interval": ("monitor", "interval"),
     "monitor_timeout": ("monitor", "timeout"),
+    "monitor_start_delay": ("monitor", "start_delay"),
     "start_timeout": ("timeouts", "start"),
     "stop_timeout": ("timeouts", "stop"),
     **_ESCALATION,

@@ -116,6 +116,7 @@ def _service(parent: _Element, resource: Resource, assembly: Assembly, catalogue
     _set(element, "template", resource.template, "")
     for key in ("monitor_interval", "monitor_timeout", "start_timeout", "stop_timeout"):
         element.set(key, _text(getattr(resource, key)))
+    _set(element, "monitor_start_delay", resource.monitor_start_delay, defaults.monitor_start_delay)
     for key in ("memory", "cpus", "tasks"):
         _set(element, key, getattr(resource.limits, key), getattr(NO_LIMITS, key))
     _escalation(element, resource.escalation)

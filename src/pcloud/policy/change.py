@@ -119,6 +119,7 @@ def departed(state: State, name: str) -> State:
             started={k: v for k, v in memory.started.items() if k.partition("/")[0] != name},
             faults={k: v for k, v in memory.faults.items() if k != name},
             excluded={k: v for k, v in memory.excluded.items() if k != name},
+            excluded_at={k: v for k, v in memory.excluded_at.items() if k != name},
             assemblies=tuple(other for other in memory.assemblies if other != name),
             limited=tuple(one for one in memory.limited if one.partition("/")[0] != name),
         ),

@@ -82,9 +82,11 @@ def _primitives(state: State, assembly: Assembly, now: float) -> Iterator[str]:
         provider = f" provider={quoteattr(resource.provider)}" if resource.provider else ""
         monitor = ""
         if resource.monitor_interval:
+            delay = milliseconds(resource.monitor_start_delay)
+            delayed = f' start-delay="{delay}ms"' if delay else ""
             monitor = (
                 f'<operations><op id="{service}-o" name="monitor" interval="{milliseconds(resource.monitor_interval)}ms" '
-                f'timeout="{milliseconds(resource.monitor_timeout)}ms"/></operations>'
+                f'timeout="{milliseconds(resource.monitor_timeout)}ms"{delayed}/></operations>'
             )
         yield (
             f'<primitive id="{service}" class={quoteattr(resource.resource_class)}{provider} '

@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from pcloud.events.event import Severity
 from pcloud.model.deployable import Escalation
-from pcloud.policy import escalation, placement
+from pcloud.policy import escalation, incidents, placement
 from pcloud.policy.outcome import Outcome
-from pcloud.policy.state import Fault, Health, Power
+from pcloud.policy.state import Fault, Health, Power, State
 
 
 def service_failed(outcome: Outcome, subject: str, rule: Escalation, what: str, *, since: float = math.inf) -> None:
@@ -100,7 +100,8 @@ def deployable_failed(outcome: Outcome, assembly: str, why: str, *, since: float
             outcome.tell("deployable.state", "", "failed", reason, severity=Severity.CRITICAL, final=True)
             return
         moved, now = f"{why}; moved away from {before}", placement.place_of(outcome.state, assembly)
-        outcome.apply("RELOCATE", assembly, f"{moved}; as things are now, it goes to {now}")
+        back = f"{before} is not used for it for {rule.period:g} s, or until `recover`"
+        outcome.apply("RELOCATE", assembly, f"{moved}; as things are now, it goes to {now}; {back}")
         outcome.tell("escalation", assembly, "failed", moved, severity=Severity.WARNING, level="place")
     for other in deployable.assemblies:
         mark(outcome, other.name, Fault.ESCALATED, why, signal="escalation")
@@ -112,8 +113,39 @@ def _relocate(outcome: Outcome, assembly: str) -> bool:
     gone = {*state.memory.excluded.get(assembly, ()), placement.place_of(state, assembly)}
     if gone.issuperset(state.places):
         return False
-    outcome.memory(excluded={**state.memory.excluded, assembly: tuple(sorted(gone - {""}))})
+    outcome.state = replace(state, memory=placement.exclude(state.memory, assembly, gone - {""}, outcome.now))
     return True
+
+
+def readmit(outcome: Outcome) -> None:
+    """Let guests be again at places that they were moved away from as long ago as failures of the deployable count, unless
+    that is not over yet: an incident of theirs is open, so that what starts nowhere is given up however long its tries take.
+    Nothing is moved for it: a guest stays where it is until it is moved away from there."""
+    memory = outcome.state.memory
+    if memory.gave_up:
+        return  # `recover` allows all of them
+    period = outcome.state.deployable.escalation.period
+    for name, places in memory.excluded.items():
+        memory = placement.exclude(memory, name, places, outcome.now)  # a former version noted no times
+        at = memory.excluded_at[name]
+        left = tuple(place for place in places if at[place] + period > outcome.now)
+        if len(left) == len(places) or incidents.concerned(outcome.state, name):
+            continue
+        memory = placement.exclude(memory, name, left, outcome.now)
+        again = ", ".join(place for place in places if place not in left)
+        why = (
+            f"it was moved away from {again} {period:g} s ago or longer, and what failed is over: it may be there again"
+        )
+        outcome.apply("PLACE_ALLOWED", name, f"{why}, but is not moved for it")
+    if memory != outcome.state.memory:
+        outcome.state = replace(outcome.state, memory=memory)
+
+
+def next_wake(state: State, now: float) -> float | None:
+    """Return the earliest time at which a place may be used again, or None; what waits for an incident's end wakes by it."""
+    period = state.deployable.escalation.period
+    times = (at + period for places in state.memory.excluded_at.values() for at in places.values())
+    return min((time for time in times if time > now), default=None)
 
 
 def not_moved(outcome: Outcome, assembly: str) -> None:
@@ -125,11 +157,13 @@ def not_moved(outcome: Outcome, assembly: str) -> None:
     if guest.power is not Power.ON or guest.fault is not Fault.NONE or guest.place not in shunned:
         return
     wanted = placement.place_of(state, assembly)
-    outcome.memory(excluded={**state.memory.excluded, assembly: tuple(sorted({*shunned, wanted} - {guest.place, ""}))})
+    places = {*shunned, wanted} - {guest.place, ""}
+    outcome.state = replace(state, memory=placement.exclude(state.memory, assembly, places, outcome.now))
     why = (
         f"the guest {assembly} was not moved to {wanted}: its infrastructure has it at {guest.place}; it goes on there"
     )
-    outcome.apply("NOT_MOVED", assembly, f"{why}, and {wanted} is not tried again until `recover`")
+    period = state.deployable.escalation.period
+    outcome.apply("NOT_MOVED", assembly, f"{why}, and {wanted} is not tried again for {period:g} s, or until `recover`")
     outcome.tell("escalation", assembly, "failed", why, severity=Severity.WARNING, level="place")
 
 

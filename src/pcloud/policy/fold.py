@@ -40,6 +40,7 @@ def fold(state: State, observation: Observation, now: float) -> Outcome:
     _HANDLERS[type(observation)](outcome, observation)
     outcome.state = placement.assigned(outcome.state)
     incidents.follow(state, outcome)
+    failures.readmit(outcome)
     return outcome
 
 
@@ -60,7 +61,7 @@ def _recover(outcome: Outcome, seen: Recover) -> None:
     if prefix:
         subjects.add("")
     outcome.state = replace(
-        outcome.state, memory=replace(escalation.forget(memory, *subjects), excluded={}), blocked=""
+        outcome.state, memory=replace(escalation.forget(memory, *subjects), excluded={}, excluded_at={}), blocked=""
     )
     outcome.apply("RECOVER", prefix, f"{seen.why}: counters, waits and verdicts are forgotten")
     outcome.tell("recover", prefix, "", seen.why, severity=Severity.NOTICE)

@@ -19,7 +19,8 @@ from pcloud.policy.outcome import Outcome, Rule
 from pcloud.policy.state import Fault, Health, Incident, Link, Power, State
 
 SETTLE = 10.0
-"""Seconds that everything must have run before an incident is over; longer where a monitor looks more rarely."""
+"""Seconds that everything must have run before an incident is over; longer where a monitor looks more rarely, or begins
+later (its start delay comes on top)."""
 LONGEST_SETTLE = 60.0
 OVERDUE = 600.0
 """Seconds after which an incident that has not ended is told once as `unresolved`: a silence must not hide it."""
@@ -74,6 +75,11 @@ def next_due(state: State) -> float | None:
         if incident.well_since or not (incident.overdue or state.paused)
     ]
     return min(times, default=None)
+
+
+def concerned(state: State, assembly: str) -> bool:
+    """Tell whether an incident is open that a guest, or something in it, is part of."""
+    return any(_covers(scope, assembly) or _covers(assembly, scope) for scope in state.memory.incidents)
 
 
 # --- what belongs to which incident
@@ -250,13 +256,14 @@ def _well(state: State, scope: str) -> bool | None:
 
 def _settle(state: State, scope: str) -> float:
     """Return how long all of a scope must run: every monitor shall have looked once."""
-    intervals = [
-        resource.monitor_interval
+    watched = [
+        resource
         for assembly in _assemblies(state, scope)
         for resource in assembly.resources
         if _covers(scope, f"{assembly.name}/{resource.name}")
     ]
-    return min(LONGEST_SETTLE, max((SETTLE, *intervals)))
+    settle = max((SETTLE, *(resource.monitor_interval for resource in watched)))
+    return min(LONGEST_SETTLE, settle) + max((resource.monitor_start_delay for resource in watched), default=0.0)
 
 
 def _what_it_waits_for(state: State, scope: str) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 
 from msgspec.structs import replace
 
-from pcloud.policy.state import Guest, Power, State
+from pcloud.policy.state import Guest, Memory, Power, State
 
 
 def place_of(state: State, name: str) -> str:
@@ -30,6 +31,17 @@ def excluded(state: State, name: str) -> tuple[str, ...]:
     if not shunned:
         return ()
     return shunned if any(place not in shunned for place in _known(state, name)) else ()
+
+
+def exclude(memory: Memory, name: str, places: Iterable[str], now: float) -> Memory:
+    """Return the memory in which these are the places where a guest may not be; those that are new count from `now`."""
+    since = memory.excluded_at.get(name, {})
+    at = {place: since.get(place, now) for place in sorted(places)}
+    excluded = {**memory.excluded, name: tuple(at)}
+    excluded_at = {**memory.excluded_at, name: at}
+    if not at:
+        del excluded[name], excluded_at[name]
+    return replace(memory, excluded=excluded, excluded_at=excluded_at)
 
 
 def assigned(state: State) -> State:

@@ -43,12 +43,14 @@ def _why_guest(state: State, name: str, action: str) -> str:
 
 
 def why_service(state: State, subject: str, action: str) -> str:
-    """Return why an operation on a service (or its configure step) is carried out."""
+    """Return why an operation on a service (or its configure step) is carried out; `watch` is a monitor that recurs."""
     assembly, _, name = subject.removesuffix("!configure").partition("/")
     guest, service = state.guest(assembly), state.service(subject)
     if action == "monitor":
-        known = service.health is not Health.UNKNOWN
-        return "keep watching it" if known else "find out what runs before anything is started"
+        return "find out what runs before anything is started"
+    if action == "watch":
+        delay = _start_delay(state, assembly, name)
+        return f"keep watching it, from {delay:g} s after this on (its start delay)" if delay else "keep watching it"
     if state.is_leaving(assembly, name):
         return "it is no longer part of the deployable"
     if state.target == "stopped":
@@ -73,6 +75,13 @@ def why_service(state: State, subject: str, action: str) -> str:
     if subject.endswith("!configure"):
         return f"{name} is configured before it starts"
     return "it shall run and does not"
+
+
+def _start_delay(state: State, assembly: str, name: str) -> float:
+    try:
+        return state.deployable.assembly(assembly).resource(name).monitor_start_delay
+    except KeyError:
+        return 0.0
 
 
 def _cause(state: State, assembly: str, name: str) -> str:

@@ -46,6 +46,8 @@ def operated(outcome: Outcome, seen: Operated) -> None:
         return
     failed = bool(seen.error) or seen.rc != 0
     match seen.action:
+        case "watch":
+            outcome.service(subject, monitored=seen.interval, monitor_timeout=resource.monitor_timeout)
         case "cancel":
             if service.monitored == seen.interval:
                 outcome.service(subject, monitored=0.0)

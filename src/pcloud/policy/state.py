@@ -164,6 +164,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Subject → (digest, definition) of the last start."""
     excluded: dict[str, tuple[str, ...]] = {}
     """Assembly → places that it was moved away from, or could not be brought to."""
+    excluded_at: dict[str, dict[str, float]] = {}
+    """Assembly → place → when that was; what a former version left has no time."""
     faults: dict[str, tuple[Fault, str]] = {}
     """Assembly → a fault whose recovery has begun and is not finished."""
     limited: tuple[str, ...] = ()

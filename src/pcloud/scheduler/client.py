@@ -151,10 +151,10 @@ class WorkerScheduler:
                 reason = await self._feed(worker)
             finally:
                 self._worker = None
-                await worker.stop()
                 left = list(worker.pending)
                 worker.pending.clear()
-                self._waiting.extendleft(reversed(left))
+                self._waiting.extendleft(reversed(left))  # before anything that may be cancelled: nobody is forgotten
+                await worker.stop()
             if reason != RETIRED:
                 self.restarts += 1
             if left:
@@ -297,7 +297,8 @@ class _Worker(asyncio.BufferedProtocol):
             self.gone.set_result(f"took longer than {self._owner._timeout:g} s")
 
     async def stop(self) -> None:
-        """Kill the process and wait until it is gone."""
+        """Kill the process and wait until it is gone; being cancelled meanwhile only counts afterwards. A killed process
+        does not take long, and one that nobody waits for leaves a child and its transport behind."""
         self.ready = False
         if self._watch is not None:
             self._watch.cancel()
@@ -307,7 +308,15 @@ class _Worker(asyncio.BufferedProtocol):
         if self._process is not None:
             if self._process.returncode is None:
                 self._process.kill()
-            await self._process.wait()
+            gone = asyncio.ensure_future(self._process.wait())
+            cancelled: asyncio.CancelledError | None = None
+            while not gone.done():
+                try:
+                    await asyncio.wait([gone])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+            if cancelled is not None:
+                raise cancelled
 
     # --- asyncio.BufferedProtocol: a plain Protocol would allocate 256 KB for each read
 

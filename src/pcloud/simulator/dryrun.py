@@ -182,7 +182,9 @@ class _DryRun:
 
     async def _settle(self) -> None:
         """Let time pass until nothing happens any more."""
-        intervals = [r.monitor_interval for a in self._deployable.assemblies for r in a.resources]
+        intervals = [
+            r.monitor_interval + r.monitor_start_delay for a in self._deployable.assemblies for r in a.resources
+        ]
         quiet = max(QUIET, *(interval + 2.0 for interval in intervals), 0.0)
         loop = asyncio.get_running_loop()
         ends, since = loop.time() + LONGEST_FAULT, loop.time()

@@ -66,13 +66,16 @@ class SimulatedConnection:
         self._lost = asyncio.Event()
         self._last: dict[tuple[str, str], int] = {}
         self._intervals: dict[tuple[str, str], float] = {}
+        self._delayed: dict[tuple[str, str, float], asyncio.Event] = {}
+        """Recurring operations that wait for their start delay, and what ends the wait."""
 
     async def execute(self, operation: Operation) -> OperationResult:
         """Carry an operation out as an agent would."""
         self._speak()
         kind = f"{operation.action}/{operation.interval:g}" if operation.interval else operation.action
         self._world.note(kind, operation.resource)
-        await asyncio.sleep(operation.start_delay)
+        if operation.start_delay and not await self._delay_over(operation):
+            return _result(operation, OK, status=OperationStatus.CANCELLED)
         seconds = self._world.action_seconds if operation.action != "monitor" else 0.01
         hangs = (operation.resource, operation.action) in self._world.hanging
         loop, busy = asyncio.get_running_loop(), self._guest.busy_until
@@ -96,6 +99,28 @@ class SimulatedConnection:
             self._repeat(operation, rc)
         return _result(operation, rc)
 
+    async def _delay_over(self, operation: Operation) -> bool:
+        """Wait for the start delay; False where the operation was given up meanwhile."""
+        key, given_up = (operation.resource, operation.action, operation.interval), asyncio.Event()
+        if operation.interval:
+            self._give_up(key)
+            self._delayed[key] = given_up
+        try:
+            async with asyncio.timeout(operation.start_delay):
+                await given_up.wait()
+        except TimeoutError:
+            pass
+        finally:
+            if self._delayed.get(key) is given_up:
+                del self._delayed[key]
+        self._speak()
+        return not given_up.is_set()
+
+    def _give_up(self, *keys: tuple[str, str, float]) -> None:
+        for key in keys:
+            if given_up := self._delayed.pop(key, None):
+                given_up.set()
+
     def _goes_on(self, operation: Operation, boot: int, end: float, *, hangs: bool) -> None:
         """Nobody waits for the operation any more; in the guest it goes on to its end."""
 
@@ -114,6 +139,7 @@ class SimulatedConnection:
             services[operation.resource] = True
         elif operation.action == "stop":
             services[operation.resource] = False
+            self._give_up(*(key for key in self._delayed if key[0] == operation.resource))
             for key in [key for key in self._guest.recurring if key[0] == operation.resource]:
                 self._guest.recurring.pop(key).cancel()
         elif operation.action == "limit":
@@ -153,11 +179,15 @@ class SimulatedConnection:
     async def cancel(self, resource: str, action: str, interval: float) -> None:
         """Stop repeating."""
         self._speak()
+        self._give_up((resource, action, interval))
+        if self._intervals.get((resource, action)) != interval:
+            return  # another one has taken its place
         if timer := self._guest.recurring.pop((resource, action), None):
             timer.cancel()
 
     async def forget(self, resource: str) -> None:
         """Stop repeating anything of a resource."""
+        self._give_up(*(key for key in self._delayed if key[0] == resource))
         for key in [key for key in self._guest.recurring if key[0] == resource]:
             self._guest.recurring.pop(key).cancel()
 
@@ -170,12 +200,14 @@ class SimulatedConnection:
         if self in self._guest.connections:
             self._guest.connections.remove(self)
         self._lost.set()
+        self._give_up(*self._delayed)
 
     def lose(self, why: str) -> None:
         """Fall silent."""
         if self in self._guest.connections:
             self._guest.connections.remove(self)
             self._lost.set()
+            self._give_up(*self._delayed)
             self._on_lost(TransportError("LOST", why))
 
     def _speak(self) -> None:

@@ -72,8 +72,12 @@ class Platform(Protocol):
         and assembly) has, or one of these holders of addresses, is free. Blocks no longer than a few small files take."""
         ...
 
-    async def release_address(self, holder: str) -> None:
-        """Give it back; no error when there is none."""
+    async def offers_addresses(self) -> None:
+        """PcloudError when addresses can not be had though `capabilities` say so: asked before anything starts."""
+        ...
+
+    async def release_address(self, holder: str, infrastructure: str = "") -> None:
+        """Give it back; no error when there is none. `infrastructure` is where it was taken, if that is known."""
         ...
 
     async def settle(self, deployable: str, assembly: str) -> None:
@@ -219,7 +223,10 @@ class NoPlatform:
         """Refuse."""
         return "this platform has no guests"
 
-    async def release_address(self, holder: str) -> None:
+    async def offers_addresses(self) -> None:
+        """Do nothing: types that need some are refused."""
+
+    async def release_address(self, holder: str, infrastructure: str = "") -> None:
         """Do nothing."""
 
     async def settle(self, deployable: str, assembly: str) -> None:

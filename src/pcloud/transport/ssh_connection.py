@@ -43,6 +43,7 @@ class _Recurring:
         self.resource_class = resource_class
         self.task: asyncio.Task[None] | None = None
         self.reported: tuple[int, int] | None = None
+        self.ended = asyncio.Event()
         self.trigger = asyncio.Event()
 
 
@@ -184,9 +185,12 @@ class SshConnection:
             self._stop_recurring(key)
             recurring = self._recurring[key] = _Recurring(operation, resource_class)
         if operation.start_delay:  # nothing of the resource's waits behind it meanwhile
-            await asyncio.sleep(operation.start_delay)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(operation.start_delay):
+                    await (asyncio.Event() if recurring is None else recurring.ended).wait()
+            self._alive()
             queued = time.monotonic()
-            if recurring is not None and self._recurring.get(key) is not recurring:
+            if recurring is not None and recurring.ended.is_set():
                 cancelled = commands.Outcome(rc=ExitCode.OK, status=OperationStatus.CANCELLED)
                 return _result(operation, cancelled, call_id=call)
         result = await self._perform(operation, resource_class, queued=queued, call=call)
@@ -302,8 +306,10 @@ class SshConnection:
 
     def _stop_recurring(self, key: tuple[str, str, float]) -> None:
         recurring = self._recurring.pop(key, None)
-        if recurring is not None and recurring.task is not None:
-            recurring.task.cancel()
+        if recurring is not None:
+            recurring.ended.set()
+            if recurring.task is not None:
+                recurring.task.cancel()
         if not self._has_monitor(key[0]):
             self._watch.unwatch(key[0])
 
@@ -365,6 +371,7 @@ class SshConnection:
         if self._health is not current:
             self._health.cancel()
         for recurring in self._recurring.values():
+            recurring.ended.set()
             if recurring.task is not None and recurring.task is not current:
                 recurring.task.cancel()
         self._recurring.clear()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from pcloud.model.errors import PcloudError
 from pcloud.stacks.engine.run import Run
 from pcloud.stacks.engine.standing import Standing
-from pcloud.stacks.guests.wanted import may_make_guests
+from pcloud.stacks.guests.wanted import may_make_guests, may_take_addresses
 from pcloud.stacks.records import Source, StackRecord
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class Operations(Standing):
         """Be reachable for guests when a source may make some: the URLs that they are given name the address."""
         if may_make_guests(source):
             self.metadata_url = await self.platform.prepare() or self.metadata_url
+
+    async def check_addresses(self, source: Source) -> None:
+        """PcloudError when a source may take addresses, and its infrastructure has none to give."""
+        if may_take_addresses(source):
+            await self.platform.offers_addresses()
 
     async def _release_guests(self, gone: StackRecord) -> None:
         def has(stack: StackRecord) -> bool:

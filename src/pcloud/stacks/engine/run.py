@@ -106,6 +106,7 @@ class Run:
         assert operation.target is not None
         try:
             await self.manager.prepare_guests(operation.target)
+            await self.manager.check_addresses(operation.target)
             await self._bounded(self._making.converge(operation.target))
             self._making.resolve_outputs(operation.target)
         except (StepFailed, PcloudError) as problem:

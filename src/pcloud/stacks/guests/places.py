@@ -12,10 +12,12 @@ from typing import Any
 
 from pcloud.cpe.settings import StackSettings, split_address
 from pcloud.environment.infrastructure import (
+    Addresses,
     Capability,
     Changes,
     GuestNetwork,
     GuestState,
+    HasAddresses,
     HasChanges,
     HasNetwork,
     HasVolumes,
@@ -60,6 +62,8 @@ class Place:
         self._network: GuestNetwork | None = None
         if Capability.NETWORK in self.capabilities and isinstance(parts, HasNetwork):
             self._network = parts.network
+        self.apart: Addresses | None = parts.addresses if isinstance(parts, HasAddresses) else None
+        """What gives its guests' addresses where their network does not."""
         self._endpoint = endpoint(self._network) if self._network is not None else None
         self.changes: Changes | None = parts.changes if GUESTS in can and isinstance(parts, HasChanges) else None
         """Changes guests that run; None where they never are changed."""
@@ -74,6 +78,18 @@ class Place:
         if self._network is not None:
             return self._network
         raise Unavailable.of("NO_NETWORK", f"{self.name} has no such network: {self.why([GUESTS])}")
+
+    @property
+    def addresses(self) -> Addresses | GuestNetwork:
+        """What gives further addresses; Unavailable where there are none."""
+        return self.network if self.apart is None else self.apart
+
+    async def give_back(self, holder: str) -> None:
+        """Give an address back that is not one of its guests' network. Unavailable when nobody can be asked to: it is not
+        forgotten. InfrastructureError."""
+        if self.apart is None:
+            raise Unavailable.of("NO_ADDRESS", f"an address of {self.name} can not be given back: {self.why([GUESTS])}")
+        await self.apart.give_back(holder)
 
     async def open(self) -> str:
         """Be reachable for guests; return the URL, empty where there are no guests. Unavailable."""

@@ -128,10 +128,7 @@ class EnginePlatform:
         others = {row.infrastructure for row in self._engine.desired.rows.values()} - {self.infrastructure}
         known = [self._places.of(name) for name in sorted(others & CAPABILITIES.keys())]
         with _told("NO_ANSWER"):
-            return [
-                self._place,
-                *[one for one in known if await one.was_open()],
-            ]
+            return [self._place, *[one for one in known if await one.was_open()]]
 
     def _at(self, deployable: str) -> Place:
         """Return where a deployable's guests are."""
@@ -202,18 +199,30 @@ class EnginePlatform:
     async def allocate_address(self, holder: str, wanted: str = "") -> str:
         """Take an address of the guests' network, the same for the same holder, until it is released."""
         with _told("NO_ADDRESS"):
-            return await self._place.network.take(f"{_HELD}{holder}", wanted)
+            return await self._place.addresses.take(f"{_HELD}{holder}", wanted)
 
-    async def release_address(self, holder: str) -> None:
-        """Give it back."""
+    async def offers_addresses(self) -> None:
+        """Unavailable when nothing gives any, though the settings say so. Of a cloud that is away nothing is known."""
+        if Capability.ADDRESSES in self.capabilities and self._place.apart is not None:
+            with (
+                _told("NO_ADDRESS", "there are no addresses to be had: "),
+                contextlib.suppress(InfrastructureUnavailable),
+            ):
+                await self._place.apart.offered()
+
+    async def release_address(self, holder: str, infrastructure: str = "") -> None:
+        """Give it back where it was taken."""
         with _told("NO_ADDRESS"):
+            if infrastructure and Capability.NETWORK not in CAPABILITIES.get(infrastructure, frozenset()):
+                await self._places.of(infrastructure).give_back(f"{_HELD}{holder}")
+                return
             for place in [each for each in await self._used() if Capability.NETWORK in each.capabilities]:
                 await place.network.give_back(f"{_HELD}{holder}")
 
     def address_refusal(self, address: str, guests: Sequence[tuple[str, str]], holders: Sequence[str]) -> str:
         """Say why an address can not be had."""
         own = {guest_id(*place) for place in guests} | {f"{_HELD}{holder}" for holder in holders}
-        return self._place.network.refusal(address, frozenset(own))
+        return self._place.addresses.refusal(address, frozenset(own))
 
     async def settle(self, deployable: str, assembly: str) -> None:
         """Bring a running guest's addresses, firewall and volumes to its stored definition, without a restart."""

@@ -43,14 +43,27 @@ class Address(ResourceType):
     async def take(self, context: Context) -> str:
         """Take an address (the same again after a crash); return it."""
         asked = self.wanted(context.properties)[0] or ""
+        await self._begin_there(context)
         given = await context.services.platform.allocate_address(context.token, str(asked))
         context.record.data["address"] = given
         return given.partition("/")[0]
 
+    @staticmethod
+    async def _begin_there(context: Context) -> None:
+        """Note where the address is taken before it is: there it is given back, whatever the settings say then."""
+        data, now = context.record.data, context.services.platform.infrastructure
+        if "infrastructure" not in data:
+            data["infrastructure"] = now
+            await context.services.keep(context.record)
+        elif data["infrastructure"] != now:
+            raise ResourceFailed(
+                f"its address was to be one of {data['infrastructure']}; by the settings it is {now} now"
+            )
+
     async def delete(self, context: Context) -> None:
         """Take it off its guest and give it back."""
         await detach(context, context.record.data.get("address", ""))
-        await context.services.platform.release_address(context.token)
+        await context.services.platform.release_address(context.token, context.record.data.get("infrastructure", ""))
 
 
 def claim(address: Any, path: tuple[str | int, ...]) -> dict[str, tuple[str | int, ...]]:
@@ -66,9 +79,9 @@ def not_fixed(address: Any, path: tuple[str | int, ...], platform: Platform) -> 
     return [PropertyProblem(code="REFUSED", message=sentence, path=path)]
 
 
-async def attach(context: Context, target: ResourceRecord, address: str) -> None:
-    """Give a guest an address; waits for a guest that is being made."""
-    record = context.record
+async def attach(context: Context, target: ResourceRecord, held: ResourceRecord) -> None:
+    """Give a guest the address of a resource; waits for a guest that is being made."""
+    record, address = context.record, held.data["address"]
     if target.data.get("interfaces"):
         raise ResourceFailed(f"{target.name} is in a network of a stack: give its port a floating address")
 
@@ -84,10 +97,19 @@ async def attach(context: Context, target: ResourceRecord, address: str) -> None
     found = await assemblies.stored(context, place)
     if found is None:
         raise ResourceFailed(f"the guest of {target.name} is gone")
+    await _check_there(context, place[0], held)
     await assemblies.change_at(
         context, place, lambda one: {"addresses": tuple(dict.fromkeys((*one.addresses, address)))}
     )
     await context.services.platform.settle(*place)
+
+
+async def _check_there(context: Context, deployable: str, held: ResourceRecord) -> None:
+    """ResourceFailed when an address is not one of the infrastructure that the guests of a deployable are on."""
+    definition = await context.services.platform.definition(deployable)
+    taken = held.data.get("infrastructure")
+    if definition is not None and taken and taken != definition.infrastructure:
+        raise ResourceFailed(f"the address is one of {taken}, the guest is on {definition.infrastructure}")
 
 
 async def detach(context: Context, address: str) -> None:
@@ -148,7 +170,7 @@ class ElasticIp(Address):
         record, instance = context.record, context.properties.get("InstanceId")
         record.attributes = {**record.attributes, "InstanceId": instance or ""}
         if instance:
-            await give_to_port(context, str(instance), record.data["address"])
+            await give_to_port(context, str(instance), record)
 
 
 class ElasticIpAssociation(ResourceType):
@@ -179,10 +201,10 @@ class ElasticIpAssociation(ResourceType):
     async def create(self, context: Context) -> None:
         """Give the address to the instance, or to one interface of it."""
         given = context.properties
-        address = address_of(context, given.get("EIP") or given.get("AllocationId"))
+        held = holder_of(context, given.get("EIP") or given.get("AllocationId"))
         context.record.physical = context.physical_name()
-        context.record.data["address"] = address
-        await give_to_port(context, str(given.get("NetworkInterfaceId") or given["InstanceId"]), address)
+        context.record.data["address"] = held.data["address"]
+        await give_to_port(context, str(given.get("NetworkInterfaceId") or given["InstanceId"]), held)
 
     async def delete(self, context: Context) -> None:
         """Take it off."""
@@ -226,7 +248,7 @@ class FloatingIp(Address):
             "pool": "guests",
         }
         if port:
-            record.attributes |= await give_to_port(context, str(port), record.data["address"])
+            record.attributes |= await give_to_port(context, str(port), record)
 
 
 class FloatingIpAssociation(ResourceType):
@@ -245,20 +267,20 @@ class FloatingIpAssociation(ResourceType):
     async def create(self, context: Context) -> None:
         """Give the address to the port's server."""
         given = context.properties
-        address = address_of(context, given.get("floatingip_id") or given.get("floating_ip"))
+        held = holder_of(context, given.get("floatingip_id") or given.get("floating_ip"))
         context.record.physical = context.token
-        context.record.data["address"] = address
-        await give_to_port(context, str(given.get("port_id") or given.get("server_id")), address)
+        context.record.data["address"] = held.data["address"]
+        await give_to_port(context, str(given.get("port_id") or given.get("server_id")), held)
 
     async def delete(self, context: Context) -> None:
         """Take it off."""
         await detach(context, context.record.data.get("address", ""))
 
 
-async def give_to_port(context: Context, reference: str, address: str) -> dict[str, str]:
-    """Give an address to a port (and to its server, once that is there) or to a server. In a network that a stack made it
-    stands for theirs at the router. Return what else is known of it then."""
-    found = wanted(context, reference)
+async def give_to_port(context: Context, reference: str, held: ResourceRecord) -> dict[str, str]:
+    """Give the address of a resource to a port (and to its server, once that is there) or to a server. In a network that a
+    stack made it stands for theirs at the router. Return what else is known of it then."""
+    found, address = wanted(context, reference), str(held.data["address"])
     interface = found.data.get("interface") or next(iter(found.data.get("interfaces", ())), None)
     if interface is not None:
         router = await float_to(context, interface, address)
@@ -272,7 +294,7 @@ async def give_to_port(context: Context, reference: str, address: str) -> dict[s
     server = server_of(context.services, reference)
     if server is None:
         raise ResourceFailed(f"there is no server with the port {reference}")
-    await attach(context, server, address)
+    await attach(context, server, held)
     return {}
 
 
@@ -284,12 +306,12 @@ def wanted(context: Context, reference: Any) -> ResourceRecord:
     return found
 
 
-def address_of(context: Context, reference: Any) -> str:
-    """Return `ADDRESS/PREFIX` of an address resource, named by its id or by the address."""
+def holder_of(context: Context, reference: Any) -> ResourceRecord:
+    """Return an address resource, named by its id or by the address."""
     found = context.services.find(str(reference))
     if found is None or "address" not in found.data:
         raise ResourceFailed(f"no stack has the address {reference}")
-    return str(found.data["address"])
+    return found
 
 
 TYPES: tuple[type[ResourceType], ...] = (

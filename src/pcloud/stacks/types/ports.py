@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from pcloud.environment.infrastructure import Capability
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.schema import OnChange, PropertyProblem, Schema, anything, boolean, listing, text
 from pcloud.stacks.types.addresses import PORT, Address
@@ -18,6 +19,7 @@ class Port(Address):
     """OS::Neutron::Port."""
 
     names = (PORT,)
+    needs = frozenset({"guests", Capability.ADDRESSES, Capability.NETWORK})
     attributes = frozenset(
         {
             "fixed_ips",
