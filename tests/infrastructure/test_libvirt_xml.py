@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from pcloud.environment.infrastructure import InfrastructureError
+from pcloud.infrastructure import libvirt_volume_xml as volume_xml
 from pcloud.infrastructure import libvirt_xml as xml
 
 _WORDS = st.text(
@@ -109,3 +112,30 @@ def test_a_saved_domain_gets_another_disk_and_record():
     snapshot = etree.fromstring(xml.snapshot_document(memory="/p/m", disk="/p/d"))
     named = {d.get("name"): d.get("snapshot") for d in snapshot.findall("disks/disk")}
     assert named == {"vda": "external", "vdb": "no"}, "every disk is named: libvirt would else choose"
+
+
+@given(volume=_WORDS, name=_WORDS, folder=_WORDS)
+def test_volumes_are_told_from_other_disks(volume, name, folder):
+    """By where their files are, whatever their names hold."""
+    file = volume.replace("/", "-").strip(".") or "x"
+    where = Path("/p", folder.replace("/", "-").strip(".") or "x")
+    disk = volume_xml.VolumeDisk(volume=file, path=str(where / f"{file}.img"), name=name, unit=3)
+    record = xml.Record(guest_id="shop.web", deployable="shop", hostname="web", digest="d")
+    plan = xml.DomainPlan(
+        name="p-shop.web", record=record, accelerator="tcg", memory=256, cpus=1, disk=str(where / "deeper/web.img"),
+        seed="/p/web.seed", network="net", console="/p/web.console", volumes=(disk,),
+    )  # fmt: skip
+    text = xml.domain_document(plan)
+    assert volume_xml.disks_of(text, where) == [disk]
+    assert volume_xml.disks_of(text, Path("/p/none")) == []
+    assert volume_xml.has_controller(text)
+    alone = etree.fromstring(volume_xml.document(disk))
+    assert (alone.find("target").get("dev"), alone.findtext("serial"), alone.findtext("product")) == ("sdd", file, name)
+    policies = {alone.find("driver").get(f"{kind}error_policy") for kind in ("", "r")}
+    assert policies == {"report"}, "no room is the guest's error: libvirt would stop the machine"
+
+
+def test_a_machine_has_so_many_volumes_and_no_more():
+    assert list(volume_xml.free_units([0, 2], 2)) == [1, 3]
+    with pytest.raises(InfrastructureError, match="all the volumes that it can have"):
+        volume_xml.free_units(range(25), 2)

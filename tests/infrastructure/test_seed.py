@@ -104,3 +104,12 @@ def test_iso_image_as_others_read_it(tmp_path):
 def test_iso_image_refuses_too_much(files):
     with pytest.raises(ValueError):
         iso_image("cidata", files)
+
+
+def test_volumes_have_their_names_where_there_can_be_some():
+    def names(**given) -> set[str]:
+        with tarfile.open(fileobj=io.BytesIO(seed.tar_seed("shop.web", IDENTITY, {}, **given))) as archive:
+            return {name for name in archive.getnames() if "udev" in name}
+
+    assert names() == set()
+    assert len(names(volumes=True)) == 2

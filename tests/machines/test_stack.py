@@ -1,5 +1,5 @@
-"""A stack whose guests are machines: what user data, metadata, a security group and a further address do in a server, what a
-killed QEMU brings back, a balancer, a database and an alarm beside it, and what is left in the end.
+"""A stack whose guests are machines: what user data, metadata, a security group, a further address and a volume do in a
+server, what a killed QEMU brings back, a balancer, a database and an alarm beside it, and what is left in the end.
 
 One stack that grows from test to test, so that few machines are booted: an emulated one takes 15 to 30 s.
 """
@@ -106,6 +106,11 @@ def document(port: int, beyond: bool = False) -> str:
             "Properties": {"Handle": {"Ref": "Handle"}, "Timeout": "1200"},
         },
         **guarded_server(config, {"Fn::Sub": USER_DATA}, ingress),
+        "Disk": {"Type": "AWS::EC2::Volume", "Properties": {"Size": "1", "AvailabilityZone": "any"}},
+        "Attachment": {
+            "Type": "AWS::EC2::VolumeAttachment",
+            "Properties": {"InstanceId": {"Ref": "Server"}, "VolumeId": {"Ref": "Disk"}, "Device": "/dev/vdb"},
+        },
         "Address": {"Type": "AWS::EC2::EIP"},
         "Association": {
             "Type": "AWS::EC2::EIPAssociation",
@@ -116,6 +121,7 @@ def document(port: int, beyond: bool = False) -> str:
         "Told": {"Value": {"Fn::GetAtt": ["Ready", "Data"]}},
         "Own": {"Value": {"Fn::GetAtt": ["Server", "PublicIp"]}},
         "Further": {"Value": {"Ref": "Address"}},
+        "Disk": {"Value": {"Ref": "Disk"}},
     }
     if beyond:
         resources |= BEYOND
@@ -162,6 +168,12 @@ def deploy(stage: StackStage, command: str, port: int, *, beyond: bool = False) 
     assert done.returncode == 0, f"{done.stdout}{done.stderr}{stage.diary()}"
 
 
+def has_disk(stage: StackStage, place: str, path: str) -> bool:
+    """Tell whether a path in a guest is a disk of a volume: links appear when the guest has seen it."""
+    told = f'cat "/sys/block/$(basename "$(readlink -f {path})")/device/vendor"; true'
+    return "pcloud" in stage.guest(place, "sh", "-c", told)
+
+
 def boot_of(stage: StackStage, place: str) -> str:
     """Return what differs after each boot; empty while the guest does not run commands."""
     return stage.guest(place, "cat", "/proc/sys/kernel/random/boot_id") if stage.answers(place) else ""
@@ -183,6 +195,14 @@ def test_a_server_on_a_machine(stage: StackStage, libvirtd: Libvirtd) -> None:
     until("8081 listens", lambda: "8081" in stage.guest(place, "ss", "-ltn"), PATIENCE)
     assert not answers(told["Own"], 8081)
     assert not answers(told["Further"], 8081)
+
+    # The volume is there by its name (which the seed's disk had) and by its id, and is written
+    id_ = f"/dev/disk/by-id/virtio-{told['Disk']}"
+    until("the volume", lambda: has_disk(stage, place, id_) and has_disk(stage, place, "/dev/vdb"), PATIENCE)
+    stage.guest(
+        place, "sh", "-c", "mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt && echo kept >/mnt/data && umount /mnt"
+    )
+
     boot = stage.guest(place, "cat", "/proc/sys/kernel/random/boot_id")
     deploy(stage, "update", 8081)
     until("8081 answers", lambda: answers(told["Own"], 8081), PATIENCE)
@@ -200,6 +220,8 @@ def test_a_server_on_a_machine(stage: StackStage, libvirtd: Libvirtd) -> None:
     stage.told(cursor, place, "failed", PATIENCE)
     stage.told(cursor, place, "running", PATIENCE)
     assert stage.guest(place, "cat", "/proc/sys/kernel/random/boot_id") != boot
+    until("the volume again", lambda: has_disk(stage, place, id_), PATIENCE)
+    assert stage.guest(place, "sh", "-c", f"mount {id_} /mnt && cat /mnt/data && umount /mnt").strip() == "kept"
     stage.guest(place, "systemctl", "start", "serve@8081", "serve@8082")
     until("8081 answers", lambda: answers(told["Further"], 8081), PATIENCE)
     until("8082 listens", lambda: "8082" in stage.guest(place, "ss", "-ltn"), PATIENCE)
@@ -253,3 +275,4 @@ def test_nothing_is_left(stage: StackStage, libvirtd: Libvirtd) -> None:
     assert [each for each in libvirtd.filters() if each.startswith(PREFIX)] == []
     volumes = stage.home / "infrastructure/libvirt/volumes"
     assert [path.name for path in volumes.iterdir() if path.name.startswith(PREFIX)] == []
+    assert not volumes.with_name("disks").exists()

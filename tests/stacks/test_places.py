@@ -15,7 +15,7 @@ from pcloud.cpe.settings import StackSettings
 from pcloud.environment.infrastructure import InfrastructureUnavailable
 from pcloud.infrastructure.checks import checks_of
 from pcloud.infrastructure.lxc_guest_network import LxcGuestNetwork
-from pcloud.model.deployable import Deployable
+from pcloud.model.deployable import Assembly, AttachedVolume, Deployable
 from pcloud.model.errors import InvalidDocument, PcloudError, Unavailable
 from pcloud.stacks.engine import manager as manager_module
 from pcloud.stacks.engine.manager import StackManager
@@ -60,10 +60,16 @@ async def test_the_plan_says_where_guests_are_made(tmp_path: Path) -> None:
     assert planner(tmp_path, "lxc").plan(None, values).notes == ()
 
 
-async def test_machines_have_no_volumes(tmp_path: Path) -> None:
+async def test_machines_have_volumes_where_libvirtd_is_on_this_host(tmp_path: Path) -> None:
     pytest.importorskip("libvirt", reason="libvirt-python is not installed (make setup-libvirt)")
-    told = refusals(planner(tmp_path, "libvirt"), S=instance(), V=VOLUME)
-    assert told == "AWS::EC2::Volume is refused: this platform has no volumes (guests of libvirt can not have that)"
+    copied = {"Type": "AWS::EC2::Volume", "Properties": {"AvailabilityZone": "any", "SnapshotId": "snap-1"}}
+    assert (
+        "guests are made on libvirt"
+        in planner(tmp_path, "libvirt").plan(None, cfn(S=instance(), V=VOLUME, W=copied)).notes
+    )
+    told = refusals(planner(tmp_path, "libvirt", uri="qemu+ssh://root@elsewhere.example/system"), V=VOLUME)
+    assert told.startswith("AWS::EC2::Volume is refused: this platform has no ")
+    assert "libvirtd is on another host" in told
 
 
 @pytest.mark.parametrize(
@@ -193,3 +199,33 @@ def test_machines_are_given_time_until_their_agent_answers(tmp_path: Path) -> No
     assert Deployable(name="x").infrastructure == "lxc"
     for name, least in (("lxc", 0.0), ("openstack", 600.0)):
         assert planner(tmp_path, name).platform.start_timeout == least
+
+
+async def test_who_is_slow_takes_off_nothing_that_others_attached_meanwhile(tmp_path: Path, monkeypatch) -> None:
+    """Two resources settle one guest: the first has asked what is wanted before the second's volume was."""
+    platform: Any = planner(tmp_path, "lxc").platform
+    changing, go_on, attached = asyncio.Event(), asyncio.Event(), []
+    wanted: list[AttachedVolume] = []
+
+    async def definition(_: str) -> Deployable:
+        assembly = Assembly(name="web", volumes=tuple(wanted))
+        return Deployable(name="shop", assemblies=(assembly,))
+
+    async def slowly(*_: Any) -> None:
+        changing.set()
+        await go_on.wait()
+
+    async def attach(guest: str, volumes: Any) -> None:
+        attached.append((guest, tuple(volumes)))
+
+    place = SimpleNamespace(changes=SimpleNamespace(settle=slowly), volumes=SimpleNamespace(attach=attach))
+    monkeypatch.setattr(platform, "definition", definition)
+    monkeypatch.setattr(platform, "_at", lambda _: place)
+    first = asyncio.create_task(platform.settle("shop", "web"))
+    async with asyncio.timeout(60):
+        await changing.wait()
+        wanted.append(AttachedVolume(volume="vol-1", device="/dev/vdb"))
+        go_on.set()
+        await platform.settle("shop", "web")
+        await first
+    assert attached == [("shop.web", tuple(wanted))] * 2

@@ -41,6 +41,8 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.ADDRESSES,
             Capability.NETWORK,
             Capability.RESIZE,
+            Capability.VOLUMES,
+            Capability.SNAPSHOTS,
         }
     ),
     # A second signal only of servers that were paused or suspended: that Nova calls one ACTIVE proves nothing.

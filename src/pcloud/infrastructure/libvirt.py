@@ -19,6 +19,7 @@ import libvirt
 import msgspec
 
 from pcloud.environment.infrastructure import (
+    Capability,
     ExecResult,
     GuestEvent,
     GuestInfo,
@@ -35,6 +36,7 @@ from pcloud.infrastructure import libvirt_firewall as firewall
 from pcloud.infrastructure.capabilities import CAPABILITIES
 from pcloud.infrastructure.libvirt_accelerator import Accelerator
 from pcloud.infrastructure.libvirt_connection import LibvirtConnection
+from pcloud.infrastructure.libvirt_disks import LibvirtVolumeStore
 from pcloud.infrastructure.libvirt_guest_network import LibvirtGuestNetwork
 from pcloud.infrastructure.libvirt_limits import LibvirtLimits
 from pcloud.infrastructure.libvirt_making import Maker
@@ -42,6 +44,7 @@ from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_saved import SavedStates
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
+from pcloud.infrastructure.libvirt_volumes import LibvirtVolumes, refuse_volumes
 from pcloud.infrastructure.libvirt_watch import watch
 from pcloud.infrastructure.preparing import prepared
 
@@ -71,10 +74,14 @@ class LibvirtInfrastructure:
         self._storage = Storage(settings)
         self._networks = Networks(settings)
         self._accelerator = Accelerator(settings.accelerator)
-        self._maker = Maker(settings, self._storage, self._networks, self._accelerator)
+        volumes = LibvirtVolumes(settings)
+        self._maker = Maker(settings, self._storage, self._networks, self._accelerator, volumes)
         self._saved = SavedStates(self._libvirt, self._storage, self._maker)
         self.network = self.changes = LibvirtGuestNetwork(settings, self._libvirt, self._networks, self._unused)
         self.limits = LibvirtLimits(settings, self._libvirt)
+        self.volumes = LibvirtVolumeStore(settings, volumes, self._libvirt)
+        if settings.elsewhere or not settings.state:
+            self.capabilities -= {Capability.VOLUMES, Capability.SNAPSHOTS}
         self._told: dict[str, GuestState] = {}
         """What the watch told of guests before libvirtd went silent."""
         self._slots: asyncio.Semaphore | None = None
@@ -102,6 +109,7 @@ class LibvirtInfrastructure:
         known = await self.inspect(spec.guest_id)
         if known.state is GuestState.RUNNING and known.digest == spec.digest:
             return await self._address(spec, known)
+        refuse_volumes(spec, self.capabilities)
         async with self._making():
             if known.state is not GuestState.ABSENT and known.digest != spec.digest:
                 await self.delete(spec.guest_id)
@@ -247,6 +255,7 @@ class LibvirtInfrastructure:
         """Close the connection; guests go on running."""
         for probe in tuple(self._probes.values()):
             probe.cancel()
+        await self.volumes.close()
         await self._probing.close()
         await self._libvirt.close()
 
@@ -330,7 +339,7 @@ class LibvirtInfrastructure:
         """Make what is missing of a guest and start it."""
         disk = "" if fresh else self._storage.overlay_path(connection, name)
         disk = disk or self._storage.make_overlay(connection, name, spec.image.digest)
-        self._maker.boot(connection, self._maker.prepare(connection, spec, name, disk))
+        self._maker.boot(connection, self._maker.prepare(connection, spec, name, disk), spec.volumes)
 
     def _domain_name(self, guest_id: str) -> str:
         if not GUEST_ID.fullmatch(guest_id):

@@ -48,6 +48,9 @@ def lacking(settings: Mapping[str, Any]) -> dict[Capability, str]:
             "bridged packets are not filtered here: modprobe br_netfilter; sysctl net.bridge.bridge-nf-call-iptables=1"
         )
         found[Capability.FIREWALL] = why
+    if known.elsewhere:
+        why = f"libvirtd is on another host ({known.uri}), and the files of volumes are on this one"
+        found |= dict.fromkeys((Capability.VOLUMES, Capability.SNAPSHOTS), why)
     return found
 
 

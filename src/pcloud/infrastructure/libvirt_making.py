@@ -26,6 +26,8 @@ from pcloud.infrastructure.libvirt_accelerator import Accelerator
 from pcloud.infrastructure.libvirt_network import Networks
 from pcloud.infrastructure.libvirt_settings import LibvirtSettings
 from pcloud.infrastructure.libvirt_storage import Storage
+from pcloud.infrastructure.libvirt_volumes import LibvirtVolumes
+from pcloud.model.deployable import AttachedVolume
 
 
 class Making(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,12 +51,18 @@ class Maker:
     """Makes and starts domains."""
 
     def __init__(
-        self, settings: LibvirtSettings, storage: Storage, networks: Networks, accelerator: Accelerator
+        self,
+        settings: LibvirtSettings,
+        storage: Storage,
+        networks: Networks,
+        accelerator: Accelerator,
+        volumes: LibvirtVolumes,
     ) -> None:
         self._settings = settings
         self._storage = storage
         self._networks = networks
         self._accelerator = accelerator
+        self._volumes = volumes
 
     def prepare(self, connection: Any, spec: GuestSpec, name: str, disk: str) -> Making:
         """Reserve the guest's address and return what its domain shall be, with a disk at that path. Writes no volume."""
@@ -96,10 +104,12 @@ class Maker:
         )
         return Making(plan=plan, seed=content)
 
-    def boot(self, connection: Any, making: Making) -> None:
-        """Write the seed, define the domain and start it."""
-        self._storage.put(connection, f"{making.plan.name}.seed", making.seed)
-        domain = connection.defineXML(xml.domain_document(making.plan))
+    def boot(self, connection: Any, making: Making, volumes: Sequence[AttachedVolume] = ()) -> None:
+        """Write the seed, define the domain with its volumes and start it."""
+        plan = making.plan
+        self._storage.put(connection, f"{plan.name}.seed", making.seed)
+        with self._volumes.claimed(connection, plan.record.guest_id, volumes) as disks:
+            domain = connection.defineXML(xml.domain_document(msgspec.structs.replace(plan, volumes=disks)))
         try:
             domain.create()
         except libvirt.libvirtError:
@@ -134,6 +144,7 @@ class Maker:
             dhcp=not where,
             files=spec.seed,
             addresses=spec.addresses,
+            volumes=True,
         )
         return content, {
             "kernel": self._storage.image_path(connection, image.digest, "kernel"),

@@ -14,8 +14,12 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from lxml import etree
 
+from pcloud.infrastructure import libvirt_volume_xml as volume_xml
+
 NAMESPACE = "https://pacemaker-cloud.org/xmlns/guest/1"
 _SEED = "vdb"
+SEED_SERIAL = "pcloud-seed"
+"""What the seed's disk says of itself in the guest."""
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
 
@@ -52,6 +56,7 @@ class DomainPlan(msgspec.Struct, frozen=True, kw_only=True):
     console: str = ""
     firewall: str = ""
     """Name of its network filter; empty for none."""
+    volumes: tuple[volume_xml.VolumeDisk, ...] = ()
 
 
 def mac_address(name: str) -> str:
@@ -91,6 +96,8 @@ def domain_document(plan: DomainPlan) -> str:
     _disk(devices, plan.disk, "vda", "qcow2")
     # As a disk, not a CD-ROM: kernels for clouds have drivers for virtio only, and cloud-init looks for a label.
     _disk(devices, plan.seed, _SEED, "raw")
+    devices.append(volume_xml.controller())
+    devices.extend(volume_xml.element(each) for each in plan.volumes)
     if plan.network:
         interface = etree.SubElement(devices, "interface", type="network")
         etree.SubElement(interface, "mac", address=mac_address(plan.name))
@@ -298,6 +305,7 @@ def _disk(devices: etree._Element, path: str, target: str, kind: str) -> None:
     etree.SubElement(disk, "target", dev=target, bus="virtio")
     if kind == "raw":
         etree.SubElement(disk, "readonly")
+        _text(disk, "serial", SEED_SERIAL)
 
 
 def _text(parent: etree._Element, name: str, value: str, **attributes: str) -> etree._Element:

@@ -12,25 +12,25 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pcloud.environment.infrastructure import InfrastructureError, SnapshotInfo, VolumeInfo
+from pcloud.environment.infrastructure import InfrastructureError, VolumeInfo
 from pcloud.infrastructure.lxc_live import init_of
 from pcloud.infrastructure.lxc_partitions import PartitionWatch
-from pcloud.infrastructure.lxc_snapshots import LxcSnapshots
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
+from pcloud.infrastructure.volume_snapshots import SnapshotStore, VolumeSnapshots
 from pcloud.model.deployable import AttachedVolume
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class LxcVolumeStore:
+class LxcVolumeStore(SnapshotStore):
     """The volumes of the guests of one state folder. Implements `Volumes` and `Snapshots` of
     `pcloud.environment.infrastructure`."""
 
     def __init__(self, state: Path) -> None:
         self._guests = state / "guests"
         self._volumes = LxcVolumes(state)
-        self._snapshots = LxcSnapshots(state, self._volumes)
+        super().__init__(VolumeSnapshots(state, self._volumes))
         self._watch = PartitionWatch(self._partitioned, self._look_again)
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,25 +72,9 @@ class LxcVolumeStore:
         init = await init_of(folder)
         await self._call(lambda: self._volumes.apply(folder, wanted, init))
 
-    async def take(self, volume: str, snapshot: str, note: str) -> None:
-        """Copy a volume that no guest has. It may take long, and others need not wait for it."""
-        await asyncio.to_thread(self._snapshots.take, volume, snapshot, note)
-
-    async def restore(self, snapshot: str, volume: str, size: int) -> None:
-        """Make a volume that begins as a snapshot."""
-        await asyncio.to_thread(self._snapshots.restore, snapshot, volume, size)
-
-    async def all_snapshots(self) -> list[SnapshotInfo]:
-        """Return what snapshots there are."""
-        return await asyncio.to_thread(self._snapshots.all)
-
     async def all_volumes(self) -> list[VolumeInfo]:
         """Return what volumes there are."""
         return await asyncio.to_thread(self._volumes.all)
-
-    async def delete_snapshot(self, snapshot: str) -> None:
-        """Remove a snapshot; no error when there is none."""
-        await asyncio.to_thread(self._snapshots.delete, snapshot)
 
     async def _call(self, work: Callable[[], T]) -> T:
         async with self._lock:

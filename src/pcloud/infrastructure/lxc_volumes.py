@@ -11,7 +11,6 @@ of them change volumes at a time. Each may be called again after a crash and fin
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import subprocess
 import time
@@ -24,6 +23,7 @@ from pcloud.environment.infrastructure import InfrastructureError, VolumeInfo
 from pcloud.infrastructure.host import alone_in, run_tool, write_atomically
 from pcloud.infrastructure.lxc_nodes import BLOCK, PERMITTED, make_nodes, nodes_of, permit, told_of
 from pcloud.infrastructure.lxc_settings import device_rules
+from pcloud.infrastructure.volume_files import VolumeFiles
 from pcloud.model import names
 from pcloud.model.deployable import AttachedVolume
 
@@ -39,84 +39,40 @@ def available() -> bool:
     return Path("/dev/loop-control").exists()
 
 
-class LxcVolumes:
+class LxcVolumes(VolumeFiles):
     """The volumes of one state folder."""
 
     def __init__(self, state: Path) -> None:
-        self._state = state
-        self._folder = state / "volumes"
+        super().__init__(state)
         self._guests = state / "guests"
 
     def create(self, volume: str, size: int) -> None:
-        """Make a volume of `size` bytes, or let one grow to that. InfrastructureError when it is larger, or there is no room
-        for its file."""
-        path = self._path(volume)
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with alone_in(self._state), path.open("ab") as file:
-                found = os.fstat(file.fileno()).st_size
-                if found > size:
-                    raise InfrastructureError(
-                        f"volume {volume} has {found} bytes and can not shrink to {size}", permanent=True
-                    )
-                file.truncate(size)
-        except OSError as error:
-            raise InfrastructureError(f"volume {volume} can not be made: {error.strerror}") from error
+        """Make a volume of `size` bytes, or let one grow to that, the disk of who has it too. InfrastructureError when it is
+        larger, or there is no room for its file."""
+        super().create(volume, size)
         for loop in self._loops(volume):
             run_tool("losetup", "--set-capacity", f"/dev/{loop}")
 
     def delete(self, volume: str) -> None:
         """Remove a volume and what is in it. InfrastructureError while a guest has it."""
-        path = self._path(volume)
-        if not self._state.exists():
+        self.path(volume)
+        if not self.state.exists():
             return
-        with alone_in(self._state):
+        with alone_in(self.state):
             if holder := self.holder(volume):
                 raise InfrastructureError(f"volume {volume} is attached to {holder}")
             self._release(volume)
-            path.unlink(missing_ok=True)
-            path.with_name(f".{path.name}.part").unlink(missing_ok=True)  # of a copy that was not finished
-            with contextlib.suppress(OSError):  # others are left, or there was none
-                self._folder.rmdir()
-
-    def exists(self, volume: str) -> bool:
-        """Tell whether there is such a volume."""
-        return self._path(volume).exists()
-
-    def path(self, volume: str) -> Path:
-        """Return the volume's file; InfrastructureError when that is no name of one."""
-        return self._path(volume)
+            self.remove(volume)
 
     def all(self) -> list[VolumeInfo]:
         """Return what volumes there are."""
-        holders = {one.volume: record.parent.name for record in self._records() for one in attached(record.parent)}
-        found = []
-        for path in sorted(self._folder.glob("[!.]*.img")):
-            with contextlib.suppress(FileNotFoundError):  # it is being removed
-                told = path.stat()
-                found.append(
-                    VolumeInfo(
-                        volume=path.stem,
-                        size=told.st_size,
-                        taken=told.st_blocks * 512,
-                        holder=holders.get(path.stem, ""),
-                    )
-                )
-        return found
+        return self.infos(
+            {one.volume: record.parent.name for record in self._records() for one in attached(record.parent)}
+        )
 
-    def wait_unused(self, volume: str, seconds: float) -> None:
-        """Return when nothing uses a volume any more; InfrastructureError when a guest has it, or there is none."""
-        deadline = time.monotonic() + seconds
-        while True:
-            if not self.exists(volume):
-                raise InfrastructureError(f"there is no volume {volume}")
-            if holder := self.holder(volume):
-                raise InfrastructureError(f"volume {volume} is attached to {holder}")
-            if not self._loops(volume):
-                return
-            if time.monotonic() >= deadline:
-                raise InfrastructureError(f"volume {volume} is still in use")
-            time.sleep(0.05)  # a guest that dies lets go of it last of all
+    def in_use(self, volume: str) -> bool:
+        """Tell whether a loop device still stands before it."""
+        return bool(self._loops(volume))
 
     def _records(self) -> Iterator[Path]:
         return self._guests.glob(f"*/{_RECORD}")
@@ -132,7 +88,7 @@ class LxcVolumes:
         """Connect the volumes of a guest that is about to start; return the lines for its configuration."""
         if not wanted and not (folder / _RECORD).exists():
             return []
-        with alone_in(self._state):
+        with alone_in(self.state):
             self._claim(folder, wanted)
             self._let_go(folder, wanted)
             if not wanted:
@@ -150,14 +106,14 @@ class LxcVolumes:
     def forget(self, folder: Path) -> None:
         """Take all volumes off a guest that does not run and is about to lose its folder."""
         if (folder / _RECORD).exists():
-            with alone_in(self._state):
+            with alone_in(self.state):
                 self._let_go(folder, ())
 
     def apply(self, folder: Path, wanted: Sequence[AttachedVolume], init: int | None) -> None:
         """Give a guest these volumes and no others, at once where it runs (`init` is its first process)."""
         if not wanted and not (folder / _RECORD).exists():
             return
-        with alone_in(self._state):
+        with alone_in(self.state):
             self._claim(folder, wanted)
             gone = [one for one in attached(folder) if one not in wanted]
             # Until all of it is done the record says more than there is, so that what a crash left is found.
@@ -179,7 +135,7 @@ class LxcVolumes:
         """Bring the nodes of one volume in a running guest to the partitions that it has now."""
         if init is None:
             return
-        with alone_in(self._state):
+        with alone_in(self.state):
             has = attached(folder)
             permit(folder, init, [nodes_of(each, one.device) for one in has for each in self._loops(one.volume)])
             if any(one.device == device and loop in self._loops(one.volume) for one in has):
@@ -192,7 +148,7 @@ class LxcVolumes:
             (record.parent, one)
             for record in self._records()
             for one in attached(record.parent)
-            if str(self._path(one.volume)) == backing
+            if str(self.path(one.volume)) == backing
         ]
 
     def connected(self) -> list[str]:
@@ -207,15 +163,10 @@ class LxcVolumes:
         for record in self._records():
             for one in attached(record.parent):
                 with contextlib.suppress(FileNotFoundError):
-                    told = self._path(one.volume).stat()
+                    told = self.path(one.volume).stat()
                     guest = record.parent.name
                     found[guest] = found.get(guest, 0) + max(0, told.st_size - told.st_blocks * 512)
         return found
-
-    def space(self) -> tuple[int, int]:
-        """Return the free bytes and all bytes of the file system that volumes lie in; OSError when there is none."""
-        told = os.statvfs(self._folder)
-        return told.f_bfree * told.f_frsize, told.f_blocks * told.f_frsize
 
     def _claim(self, folder: Path, wanted: Sequence[AttachedVolume]) -> None:
         """Refuse what another guest has: two kernels' views of one file system destroy it."""
@@ -243,7 +194,7 @@ class LxcVolumes:
             return loops[0]
         if not self.exists(volume):
             raise InfrastructureError(f"there is no volume {volume}")
-        device = run_tool("losetup", "--find", "--show", "--partscan", str(self._path(volume)))
+        device = run_tool("losetup", "--find", "--show", "--partscan", str(self.path(volume)))
         # A kernel need not be able to read partition tables itself; of a volume without one partx says so, which is well.
         subprocess.run(["partx", "--update", device], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         return Path(device).name
@@ -265,13 +216,8 @@ class LxcVolumes:
         return True
 
     def _loops(self, volume: str) -> list[str]:
-        path = str(self._path(volume))
+        path = str(self.path(volume))
         return sorted(entry.name for entry in BLOCK.glob("loop*") if _backing(entry.name) == path)
-
-    def _path(self, volume: str) -> Path:
-        if not re.fullmatch(names.VOLUME, volume):
-            raise InfrastructureError(f"{volume!r} is no volume's id", permanent=True)
-        return self._folder / f"{volume}.img"
 
 
 def attached(folder: Path) -> tuple[AttachedVolume, ...]:

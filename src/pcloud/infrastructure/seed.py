@@ -32,6 +32,20 @@ RemainAfterExit=yes
 {}
 """
 
+_VOLUME = 'SUBSYSTEM=="block", ATTRS{vendor}=="pcloud*", ENV{DEVTYPE}'
+_ID = 'ENV{ID_SCSI_SERIAL}=="?*", SYMLINK+="disk/by-id/virtio-$env{ID_SCSI_SERIAL}'
+_RULES = f"""# Volumes by the names that were asked for, and by their ids.
+{_VOLUME}=="disk", SYMLINK+="$attr{{model}}"
+{_VOLUME}=="disk", {_ID}"
+{_VOLUME}=="partition", SYMLINK+="$attr{{model}}%n"
+{_VOLUME}=="partition", {_ID}-part%n"
+"""
+_FREE = """# The disk that this guest's identity came from is read: its name may be a volume's.
+[Service]
+ExecStartPre=-/bin/sh -c '[ "$$(cat /sys/block/vdb/serial)" = pcloud-seed ] && \\
+  basename "$$(readlink /sys/block/vdb/device)" >/sys/block/vdb/device/driver/unbind'
+"""
+
 
 def tar_seed(
     guest_id: str,
@@ -42,9 +56,11 @@ def tar_seed(
     dhcp: bool = False,
     files: Sequence[SeedFile] = (),
     addresses: Sequence[str] = (),
+    volumes: bool = False,
 ) -> bytes:
     """Return the archive for our own images. `hosts` maps host names of the deployable's guests to addresses; `files` are
-    what the guest alone gets, `addresses` (ADDRESS/PREFIX) what it has besides its own.
+    what the guest alone gets, `addresses` (ADDRESS/PREFIX) what it has besides its own. With `volumes` disks of ours have
+    the names in it that were asked for, the one of the seed's own disk too.
 
     The result is the same for the same input, so that it can be compared.
     """
@@ -57,6 +73,9 @@ def tar_seed(
             _enable(archive, "/lib/systemd/system/systemd-networkd.service")
         for file in files:
             _add(archive, file.path.lstrip("/"), file.content.encode(), file.mode)
+        if volumes:
+            _add(archive, "etc/udev/rules.d/69-pcloud-volumes.rules", _RULES.encode(), 0o644)
+            _add(archive, "etc/systemd/system/systemd-udevd.service.d/pcloud-seed.conf", _FREE.encode(), 0o644)
         if files or addresses:  # without addresses too: the archive can not remove the unit of an earlier boot
             lines = [f"ExecStart=ip addr replace {each} dev eth0" for each in addresses] or ["ExecStart=true"]
             _add(archive, f"etc/systemd/system/{_ADDRESSES}", _UNIT.format("\n".join(lines)).encode(), 0o644)

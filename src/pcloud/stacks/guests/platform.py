@@ -11,6 +11,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -70,6 +71,7 @@ class EnginePlatform:
         self.catalogue = Catalogue(settings, {name: frozenset(one.packages) for name, one in definitions().items()})
         self.capabilities = self._place.capabilities
         state = engine.home.path / "infrastructure" / "lxc"
+        self._attaching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._room = RoomWatch(LxcVolumes(state), self._tell_room)
         settings_there = {"state": str(state), **engine.settings.infrastructures.get("lxc", {})}
         self.networks = GuestNetworks(state, LxcGuestNetwork(msgspec.convert(settings_there, LxcSettings)))
@@ -224,17 +226,25 @@ class EnginePlatform:
 
     async def settle(self, deployable: str, assembly: str) -> None:
         """Bring a running guest's addresses, firewall and volumes to its stored definition, without a restart."""
-        definition = await self.definition(deployable)
-        found = next((one for one in definition.assemblies if one.name == assembly), None) if definition else None
+        found = await self._defined(deployable, assembly)
         if found is None:
             return
         place, guest = self._at(deployable), guest_id(deployable, assembly)
         if place.changes is not None:
             with _told("NOT_SETTLED", f"{deployable}/{assembly}: "):
                 await place.changes.settle(guest, found, functools.partial(self.execute, deployable, assembly))
-        if place.volumes is not None:
-            with _told("NO_VOLUME"):
-                await place.volumes.attach(guest, found.volumes)
+        if place.volumes is None:
+            return
+        # One after the other, each by what is wanted then: what somebody else asked for meanwhile stays.
+        async with self._attaching.setdefault(guest, asyncio.Lock()):
+            found = await self._defined(deployable, assembly)
+            if found is not None:
+                with _told("NO_VOLUME"):
+                    await place.volumes.attach(guest, found.volumes)
+
+    async def _defined(self, deployable: str, assembly: str) -> Assembly | None:
+        definition = await self.definition(deployable)
+        return next((one for one in definition.assemblies if one.name == assembly), None) if definition else None
 
     async def create_volume(self, volume: str, gigabytes: int, snapshot: str = "") -> None:
         """Make a volume of that size, empty or as a snapshot is, or let one grow to it."""
@@ -254,7 +264,8 @@ class EnginePlatform:
     async def volumes(self) -> list[VolumeInfo]:
         """Return what volumes there are."""
         kept = self._place.volumes
-        return await kept.all_volumes() if isinstance(kept, Snapshots) else []
+        with _told("NO_ANSWER"):
+            return await kept.all_volumes() if isinstance(kept, Snapshots) else []
 
     async def snapshots(self) -> list[SnapshotInfo]:
         """Return what snapshots of volumes there are."""

@@ -8,6 +8,7 @@ Concurrency: functions block and run in threads. A copy holds no lock: the volum
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -20,7 +21,7 @@ import msgspec
 
 from pcloud.environment.infrastructure import InfrastructureError, SnapshotInfo
 from pcloud.infrastructure.host import write_atomically
-from pcloud.infrastructure.lxc_volumes import LxcVolumes
+from pcloud.infrastructure.volume_files import VolumeFiles, partial
 from pcloud.model import names
 
 _FICLONE = 0x40049409
@@ -30,12 +31,16 @@ _RELEASE_SECONDS = 20.0
 _info = msgspec.json.Decoder(SnapshotInfo)
 
 
-class LxcSnapshots:
+class VolumeSnapshots:
     """The snapshots of one state folder."""
 
-    def __init__(self, state: Path, volumes: LxcVolumes) -> None:
+    def __init__(self, state: Path, volumes: VolumeFiles) -> None:
         self._folder = state / "snapshots"
         self._volumes = volumes
+
+    def has(self, snapshot: str) -> bool:
+        """Tell whether there is such a snapshot, whole."""
+        return self._path(snapshot).exists()
 
     def take(self, volume: str, snapshot: str, note: str) -> None:
         """Copy a volume that no guest has; does nothing when the snapshot is there. InfrastructureError when a guest has
@@ -64,7 +69,7 @@ class LxcSnapshots:
                 raise InfrastructureError(f"the snapshot {snapshot} is larger than {size} bytes", permanent=True)
             target = self._volumes.path(volume)
             try:
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._volumes.ready()
                 copy(path, target)
             except OSError as error:
                 raise InfrastructureError(f"volume {volume} can not be made: {error.strerror}") from error
@@ -101,9 +106,28 @@ class LxcSnapshots:
         return self._folder / f"{snapshot}.img"
 
 
-def partial(path: Path) -> Path:
-    """Return the name that a file has until it is whole."""
-    return path.with_name(f".{path.name}.part")
+class SnapshotStore:
+    """The snapshots of a driver's volumes, as `Snapshots` of `pcloud.environment.infrastructure` has them. It may take long,
+    and others need not wait for it."""
+
+    def __init__(self, snapshots: VolumeSnapshots) -> None:
+        self._snapshots = snapshots
+
+    async def take(self, volume: str, snapshot: str, note: str) -> None:
+        """Copy a volume that no guest has."""
+        await asyncio.to_thread(self._snapshots.take, volume, snapshot, note)
+
+    async def restore(self, snapshot: str, volume: str, size: int) -> None:
+        """Make a volume that begins as a snapshot."""
+        await asyncio.to_thread(self._snapshots.restore, snapshot, volume, size)
+
+    async def all_snapshots(self) -> list[SnapshotInfo]:
+        """Return what snapshots there are."""
+        return await asyncio.to_thread(self._snapshots.all)
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Remove a snapshot; no error when there is none."""
+        await asyncio.to_thread(self._snapshots.delete, snapshot)
 
 
 def copy(source: Path, target: Path) -> None:

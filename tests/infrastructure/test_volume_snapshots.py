@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from pcloud.environment.infrastructure import InfrastructureError
-from pcloud.infrastructure import lxc_snapshots
-from pcloud.infrastructure.lxc_snapshots import LxcSnapshots
+from pcloud.infrastructure import volume_snapshots
 from pcloud.infrastructure.lxc_volumes import LxcVolumes
+from pcloud.infrastructure.volume_snapshots import VolumeSnapshots
 from tests.infrastructure.crash_points import killed_at_every_line
 
 MIB = 1 << 20
 
 
-def made(state: Path, volume: str = "vol-1", size: int = 64 * MIB) -> tuple[LxcVolumes, LxcSnapshots]:
+def made(state: Path, volume: str = "vol-1", size: int = 64 * MIB) -> tuple[LxcVolumes, VolumeSnapshots]:
     volumes = LxcVolumes(state)
     (state / "guests").mkdir(parents=True, exist_ok=True)
     volumes.create(volume, size)
@@ -26,7 +26,7 @@ def made(state: Path, volume: str = "vol-1", size: int = 64 * MIB) -> tuple[LxcV
         file.write(b"begin")
         file.seek(size // 2)
         file.write(b"middle" * 1000)
-    return volumes, LxcSnapshots(state, volumes)
+    return volumes, VolumeSnapshots(state, volumes)
 
 
 def files(state: Path) -> list[str]:
@@ -84,7 +84,7 @@ def test_killed_at_any_line(tmp_path: Path, name: str) -> None:
     }
     result = tmp_path / ("snapshots/snap-1.img" if name == "take" else "volumes/vol-2.img")
     points = 0
-    for point in killed_at_every_line([lxc_snapshots], lambda: steps[name]):
+    for point in killed_at_every_line([volume_snapshots], lambda: steps[name]):
         assert not result.exists() or result.read_bytes()[: len(content)] == content
         if point % 2:
             steps[name]()
