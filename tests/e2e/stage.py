@@ -124,7 +124,7 @@ class Stage:
         if (self.home / "token").exists():
             self.run("up", "--detach")
             for each in self.json("get"):
-                self.run("delete", each["name"], "--yes", "--wait", "--timeout", "300s")
+                self.run("delete", each["name"], "--yes", "--force", "--wait", "--timeout", "300s")
             self.run("down")
         for line in about(str(self.home)):
             if "pcloud-cped" in line or "pcloud-dped" in line or "pcloud.dpe" in line:

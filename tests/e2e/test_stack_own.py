@@ -74,6 +74,13 @@ def test_own_types_and_a_database(stage: StackStage) -> None:
     assert "shop" in stage.guest(web, *query).split()
 
     before = {name: stage.booted(place) for name, place in places.items()}
+    theirs = web.partition("/")[0]
+    other = stage.write("other.yaml", f"{{deployable: {theirs}, assemblies: {{web: {{image: bookworm}}}}}}")
+    for words in (("delete", theirs, "--yes"), ("apply", "-f", other)):
+        refused = stage.run(*words)
+        assert refused.returncode != 0
+        assert f"the deployable {theirs} belongs to the stack own" in refused.stderr
+        assert "pcloud stack delete own" in refused.stderr
     pids = {unit: stage.main_pid(web, unit) for unit in ("cron", "apache2")}
     stage.guest(web, "sh", "-c", "kill -9 $(systemctl show -p MainPID --value cron)")
     until("cron runs again", lambda: stage.main_pid(web, "cron") not in ("0", pids["cron"]), 30)

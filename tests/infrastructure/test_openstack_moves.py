@@ -1,4 +1,4 @@
-"""What the OpenStack driver does with a server that is in another zone than its guest shall be in."""
+"""What the OpenStack driver does with a server that is off: it shall be in another zone, or made from another image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("openstack", reason="openstacksdk is not installed")
 
 from pcloud.environment.infrastructure import GuestSpec, Identity, Image
+from pcloud.infrastructure import openstack_power
 from pcloud.infrastructure.openstack import OpenStackInfrastructure
 from pcloud.infrastructure.openstack_servers import Server
 from pcloud.infrastructure.openstack_settings import OpenStackSettings
@@ -67,3 +68,46 @@ async def test_one_that_is_off_elsewhere_is_deleted_before_it_is_made_anew(
         await driver.close()
     assert log == done
     assert info.place == ("east" if "create east" in done else zone)
+
+
+async def test_one_that_was_off_is_switched_on_when_its_rebuild_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nova has it ACTIVE, with no task, for a moment before it stops it again."""
+    looks = [
+        ("SHUTOFF", "rebuilding"), ("REBUILD", "rebuild_spawning"), ("ACTIVE", ""), ("ACTIVE", "powering-off"),
+        ("SHUTOFF", ""),
+    ]  # fmt: skip
+    driver = OpenStackInfrastructure(OpenStackSettings())
+    off = Server(id="1", name="pcloud-shop.web", status="SHUTOFF", metadata={"pcloud_digest": "d0"})
+    log: list[str] = []
+
+    async def one(name: str) -> Server:
+        status, task = looks.pop(0)
+        return Server(id="1", name=name, status=status, task=task)
+
+    async def on(server: Server) -> None:
+        log.append(f"on after {server.status}")
+
+    async def call(function: object) -> None:
+        log.append("rebuild")
+
+    async def image(spec: GuestSpec) -> str:
+        return "i1"
+
+    async def hosts(spec: GuestSpec) -> dict[str, str]:
+        return {}
+
+    monkeypatch.setattr(openstack_power, "_LOOK", 0.0)
+    for target, name, function in (
+        (driver._servers, "one", one),
+        (driver._power, "on", on),
+        (driver._session, "call", call),
+        (driver, "_image", image),
+        (driver, "_hosts", hosts),
+    ):
+        monkeypatch.setattr(target, name, function)
+    try:
+        await driver._rebuild(off, SPEC)
+    finally:
+        await driver.close()
+    assert log == ["rebuild", "on after SHUTOFF"]
+    assert looks == []

@@ -217,5 +217,5 @@ def stage(folder: Path, world: World) -> Iterator[Stage]:
         it.up(check=False)
         it.pcloud("delete", NAME, "--wait", "--yes", check=False)
         for other in it.others:
-            it.pcloud("delete", other, "--wait", "--yes", check=False)
+            it.pcloud("delete", other, "--wait", "--yes", "--force", check=False)
         it.pcloud("down", check=False)

@@ -50,7 +50,7 @@ class WithVolumes(MemoryPlatform):
     async def volumes(self) -> list[Any]:
         return []
 
-    async def release_address(self, holder: str) -> None:
+    async def release_address(self, holder: str, infrastructure: str = "") -> None:
         self.released.append(holder)
         if self.waits is not None:
             await self.waits.wait()
@@ -178,7 +178,10 @@ async def test_nested_stacks(tmp_path: Path, lost: str) -> None:
     spoil(tmp_path, "stack" if lost in ("child", "") else "resource", ids[lost])
     manager = await opened(tmp_path, platform)
     assert [stack.parent for stack in manager.stacks.values() if stack.id == ids["child"]] == [ids[""]]
+    (theirs,) = platform.stored
+    assert manager.owner_of_deployable(theirs) == manager.stacks[ids[""]].name, "nobody else may change it"
     await deleted(manager, ids[""])
+    assert manager.owner_of_deployable(theirs) == ""
     assert not [stack for stack in manager.stacks.values() if stack.live]
     await manager.close()
     assert (platform.stored, rows(tmp_path, "resource")) == ({}, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,7 +17,8 @@ from pcloud.api.errors import Json, documented
 from pcloud.cpe.engine import CloudPolicyEngine
 from pcloud.cpe.tokens import Role
 from pcloud.model.deployable import ResourceState
-from pcloud.model.errors import InvalidDocument, PcloudError, Problem
+from pcloud.model.errors import Conflict, InvalidDocument, PcloudError, Problem
+from pcloud.stacks.engine.manager import StackManager
 
 router = APIRouter(prefix="/v1/deployables", tags=["deployables"])
 Name = Annotated[str, Path(max_length=127)]
@@ -40,6 +42,19 @@ def cpe(request: Request) -> CloudPolicyEngine:
     """Return the engine behind the application."""
     engine: CloudPolicyEngine = request.app.state.engine
     return engine
+
+
+def _nobodys(request: Request, name: str) -> None:
+    """Conflict when a stack owns a deployable: what is changed here it would not know, and change back or miss."""
+    manager: StackManager | None = getattr(request.app.state, "stacks", None)
+    if manager is not None and (stack := manager.owner_of_deployable(name)):
+        raise Conflict(
+            Problem(
+                code="OF_A_STACK",
+                message=f"the deployable {name} belongs to the stack {stack}",
+                hint=f"`pcloud stack update {stack}` changes it, `pcloud stack delete {stack}` deletes it",
+            )
+        )
 
 
 @router.get("", dependencies=[VIEWER], response_model=list[schemas.Summary], responses=documented())
@@ -91,7 +106,9 @@ async def apply(
         new = _empty(body)
         await cpe(request).library.create_deployable(new.name, new.infrastructure, new.username, new.monitor)
         return Json({"name": new.name, "created": True, "changed": []})
-    return Json(await cpe(request).apply(body, form, file=file, start=start, dry_run=dry_run))
+    return Json(
+        await cpe(request).apply(body, form, file=file, start=start, dry_run=dry_run, check=partial(_nobodys, request))
+    )
 
 
 class _Empty(msgspec.Struct, forbid_unknown_fields=True):
@@ -146,8 +163,11 @@ async def manifest(
     response_model=schemas.JobReference,
     responses=documented(404, 409),
 )
-async def delete(request: Request, name: Name) -> Response:
-    """Stop it in order and remove guests, disks, addresses, keys, then the definition."""
+async def delete(request: Request, name: Name, force: bool = False) -> Response:
+    """Stop it in order and remove guests, disks, addresses, keys, then the definition. One that belongs to a stack only with
+    `force=true`: its stack goes on to have what is gone."""
+    if not force:
+        _nobodys(request, name)
     return Json({"job": (await cpe(request).delete(name)).id}, status_code=202)
 
 
@@ -225,6 +245,7 @@ async def assemblies(request: Request, name: Name) -> Response:
 )
 async def add_assembly(request: Request, name: Name, body: schemas.AssemblyReference) -> Response:
     """Put a library assembly, by reference, into a deployable; at once when that is started."""
+    _nobodys(request, name)
     await cpe(request).library.add_assembly(name, body.assembly)
     return Json(await cpe(request).status(name), status_code=202)
 
@@ -238,6 +259,7 @@ async def add_assembly(request: Request, name: Name, body: schemas.AssemblyRefer
 )
 async def remove_assembly(request: Request, name: Name, assembly: Name) -> Response:
     """Take an assembly out of a deployable; its guest goes."""
+    _nobodys(request, name)
     await cpe(request).library.remove_assembly(name, assembly)
     return Json(await cpe(request).status(name), status_code=202)
 

@@ -114,9 +114,11 @@ class Client:
         """Return the document of one deployable."""
         return self.connection.call("GET", _path("deployables", name, "manifest"), None, query={"format": form})
 
-    def delete(self, name: str) -> str:
-        """Stop a deployable and remove all of it; return the id of the job that does so."""
-        return self.connection.call("DELETE", _path("deployables", name), records.JobRef).job
+    def delete(self, name: str, *, force: bool = False) -> str:
+        """Stop a deployable and remove all of it; return the id of the job that does so. One that belongs to a stack only
+        with `force`."""
+        query = {"force": True} if force else None  # an older daemon does not know it
+        return self.connection.call("DELETE", _path("deployables", name), records.JobRef, query=query).job
 
     def command(self, name: str, action: str, **arguments: str) -> None:
         """Ask for `start`, `stop`, `reload`, `recover`, `pause` or `resume`."""

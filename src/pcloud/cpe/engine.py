@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -206,14 +206,22 @@ class CloudPolicyEngine:
     # --- documents
 
     async def apply(
-        self, body: bytes, form: str, *, file: str = "", start: bool | None = None, dry_run: bool = False
+        self,
+        body: bytes,
+        form: str,
+        *,
+        file: str = "",
+        start: bool | None = None,
+        dry_run: bool = False,
+        check: Callable[[str], None] | None = None,
     ) -> Applied:
         """Read a document (`yaml`, `xml` or `json`), check all of it, store it, and have it brought about.
 
-        `start`: True starts it, False leaves it as it is (a new one stays stopped); None is True.
+        `start`: True starts it, False leaves it as it is (a new one stays stopped); None is True. `check` is called with the
+        deployable's name first, and raises where that one is not to be changed.
         InvalidDocument with every problem; then nothing was changed.
         """
-        return await self._applying.apply(body, form, file=file, start=start, dry_run=dry_run)
+        return await self._applying.apply(body, form, file=file, start=start, dry_run=dry_run, check=check)
 
     async def put(
         self, deployable: Deployable, *, start: bool = True, dry_run: bool = False, library: Sequence[str] = ()

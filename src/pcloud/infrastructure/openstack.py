@@ -268,10 +268,16 @@ class OpenStackInfrastructure:
             await self._power.delete(server)
             await self._create_or_adopt(spec, server.name)
             return
-        # a server that was stopped is stopped after its rebuild, too
-        rebuilt = await self._power.until(
-            server.name, lambda s: s is None or (s.status not in ("REBUILD", "BUILD") and not s.task), 300.0, "rebuild"
-        )
+        # One that was stopped is stopped after its rebuild, too; in between it is ACTIVE, for a moment with no task.
+        off = server.status == "SHUTOFF"
+
+        def over(now: Server | None) -> bool:
+            if now is None:
+                return True
+            settled = now.status in ("SHUTOFF", "ERROR") if off else now.status not in ("REBUILD", "BUILD")
+            return settled and not now.task
+
+        rebuilt = await self._power.until(server.name, over, 300.0, "rebuild")
         if rebuilt is not None and rebuilt.status == "SHUTOFF":
             await self._power.on(rebuilt)
 

@@ -272,15 +272,18 @@ def recover(
 )
 @click.argument("name", type=DEPLOYABLE)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask, even on a terminal.")
+@click.option("--force", is_flag=True, help="Also one that belongs to a stack, which then lacks it.")
 @wait_options(600)
 @pass_session
-def delete(session: Session, name: str, yes: bool, wait: bool, timeout: float) -> None:
-    """Stop a deployable in order and remove all of it: guests, disks, addresses, keys, definition."""
+def delete(session: Session, name: str, yes: bool, force: bool, wait: bool, timeout: float) -> None:
+    """Stop a deployable in order and remove all of it: guests, disks, addresses, keys, definition. One that belongs to a
+    stack is refused: `pcloud stack delete` removes both.
+    """
     if not yes and sys.stdin.isatty() and sys.stdout.isatty():
         found = session.client.status(name)
         guests = one_of(len(found.assemblies), "guest")
         click.confirm(f"delete {name} with its {guests} and their disks?", abort=True)
-    job = session.client.delete(name)
+    job = session.client.delete(name, force=force)
     if not wait:
         out.done(f"{name}: deletion requested" + (f" (job {job})" if job else ""))
         return

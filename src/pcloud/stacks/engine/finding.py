@@ -5,6 +5,8 @@ Concurrency: part of the manager, on its event loop; only what asks a guest for 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import EXTERNAL, ResourceRecord, StackRecord
 
@@ -77,9 +79,15 @@ class Finding:
 
     def owner_of_volume(self, volume: str) -> str:
         """Return the name of the stack that a volume belongs to, as its own or with a server; empty when it is nobody's."""
-        kept = [record for of_stack in self._records.values() for record in of_stack.values()]
-        for record in (*kept, *(record for of_stack in self._aside.values() for record in of_stack)):
+        for record in self._kept():
             brought = [each["volume"] for each in record.data.get("disks", ()) if each["goes"]]
             if (record.physical == volume and record.made_as != EXTERNAL) or volume in brought:
                 return self.stacks[record.stack].name
         return ""
+
+    def _kept(self) -> Iterator[ResourceRecord]:
+        """Yield the resources of all stacks, as far as their records can be read."""
+        for of_stack in self._records.values():
+            yield from of_stack.values()
+        for aside in self._aside.values():
+            yield from aside

@@ -15,6 +15,7 @@ from pcloud.stacks.alarms.watcher import Watcher
 from pcloud.stacks.engine.finding import Finding
 from pcloud.stacks.engine.judging import Judging
 from pcloud.stacks.engine.scopes import Reader, arn
+from pcloud.stacks.guests.assemblies import is_of
 from pcloud.stacks.platform import Platform
 from pcloud.stacks.records import (
     AccessKey,
@@ -136,6 +137,17 @@ class State(Finding):
         source = stack.source or (stack.operation.target if stack.operation else None)
         registry, files = (source.registry, source.files) if source else ({}, {})
         return type_made(record.type, record.made_as, registry, files)[0]
+
+    def owner_of_deployable(self, deployable: str) -> str:
+        """Return the name of the stack that a deployable belongs to, of nested ones the outermost; empty when none does."""
+        for stack in self.stacks.values():
+            if stack.live and is_of(deployable, stack):
+                return self.stacks[self.root_of(stack.id)].name
+        for record in self._kept():
+            kind = self.type_of(record)
+            if kind is not None and kind.deployable(record) == deployable:
+                return self.stacks[self.root_of(record.stack)].name
+        return ""
 
     def events(self, stack: StackRecord) -> list[StackEvent]:
         """Return the stored events of a stack, oldest first."""

@@ -42,7 +42,12 @@ def _mark(stack: StackRecord) -> str:
 
 async def deployables_of(platform: Platform, stack: StackRecord) -> list[str]:
     """Return the deployables there are of a stack whose name may not be known any more."""
-    return [name for name in await platform.deployables() if name.endswith(f"-{_mark(stack)}")]
+    return [name for name in await platform.deployables() if is_of(name, stack)]
+
+
+def is_of(deployable: str, stack: StackRecord) -> bool:
+    """Tell whether a deployable is a stack's, whatever is known of the stack beside its id."""
+    return deployable.endswith(f"-{_mark(stack)}")
 
 
 def assembly_name(record: ResourceRecord) -> str:
