@@ -30,15 +30,24 @@ def until(check: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any
     raise AssertionError(f"did not happen within {timeout} s: {what}")
 
 
-def end_engines(home: Path) -> None:
-    """End the stand-in engine processes of a home, also those that have not written down yet who they are."""
+def engines_of(home: Path) -> list[int]:
+    """Return the stand-in engine processes of a home, also those that have not written down yet who they are."""
+    found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = entry.read_bytes().split(b"\0")
             if any(word.endswith(b"fake_engine.py") for word in words) and any(
                 word.startswith(str(home).encode() + b"/") for word in words
             ):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
+                found.append(int(entry.parent.name))
+    return found
+
+
+def end_engines(home: Path) -> None:
+    """End them."""
+    for pid in engines_of(home):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class DaemonProcess:

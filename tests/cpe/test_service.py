@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from pcloud.cpe.certificates import self_signed
-from tests.cpe.harness import PATIENCE, DaemonProcess, end_engines, manifest, until
+from tests.cpe.harness import PATIENCE, DaemonProcess, end_engines, engines_of, manifest, until
 from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
@@ -132,7 +132,10 @@ def test_a_wrong_certificate_is_said_at_the_start(tmp_path: Path, settings: str,
         [sys.executable, "-m", "tests.cpe.fake_daemon", str(home)],
         env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
-    end_engines(home)  # they outlive the daemon, on purpose
+    try:
+        until(lambda: not engines_of(home), "engines, which have nothing to look after, are gone")
+    finally:
+        end_engines(home)
     assert done.returncode == 1
     assert what in done.stderr
     assert "Traceback" not in done.stderr

@@ -194,6 +194,7 @@ class Daemon:
         if token:
             engine.emit("daemon.owner", f"this daemon owns the store (token {token})", token=token)
         tasks: list[asyncio.Task[None]] = []
+        served = False
         try:
             # HTTP is imported after the engines are adopted: it is most of what there is to import. By name, because
             # this is the one place where the house is put together from below.
@@ -204,6 +205,7 @@ class Daemon:
             tasks.append(asyncio.create_task(metrics))
             notify("READY=1\nSTATUS=owns the store" if token else "READY=1")
             ready(servers[0].url)
+            served = True
             await self._stop.wait()
             notify("STOPPING=1")
             engine.broadcaster.close()
@@ -212,7 +214,8 @@ class Daemon:
         finally:
             if self._sinks is not None:
                 await self._sinks.close()
-            await engine.close(engines=self._engines)
+            # A start that was refused leaves no processes behind, unless they have something to look after.
+            await engine.close(engines=self._engines or not (served or engine.desired.rows))
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
