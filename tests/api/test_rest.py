@@ -75,6 +75,8 @@ def test_apply_change_and_delete(daemon: DaemonProcess) -> None:
     daemon.call("POST", "/v1/deployables/shop/recover", 202, json={"assembly": "db"})
     daemon.call("POST", "/v1/deployables/shop/recover", 202)
     assert code(daemon.client.post("/v1/deployables/none/start")) == (404, "NO_SUCH_DEPLOYABLE")
+    mistyped = daemon.client.post("/v1/deployables/shpo/start").json()["errors"][0]
+    assert mistyped["hint"] == "did you mean 'shop'?"
     assert daemon.client.post("/v1/deployables/shop/explode").status_code == 422
     assert daemon.call("GET", "/v1/deployables/shop/explain", 200, params={"assembly": "db"})[0]["outcome"] == "done"
     unknown = daemon.client.get("/v1/deployables/shop/explain", params={"assembly": "nobody"})

@@ -320,7 +320,7 @@ def test_conflict(pcloud: Run, api: Running) -> None:
 def test_no_daemon(pcloud: Run) -> None:
     ended = pcloud("get", PCLOUD_URL="http://127.0.0.1:9")
     assert ended.returncode == 5
-    assert "no daemon answers at http://127.0.0.1:9" in ended.stderr
+    assert "no daemon answers at http://127.0.0.1:9 (Connection refused)" in ended.stderr
     assert "pcloud up" in ended.stderr
 
 

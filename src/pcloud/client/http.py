@@ -7,6 +7,7 @@ it may be.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO, TypeVar, overload
@@ -24,6 +25,7 @@ MAX_REPLY = 64 * 1024 * 1024
 """Bytes; an answer beyond is refused before it fills the memory."""
 CONNECT_TIMEOUT = 5.0
 _PART = 1024 * 1024
+_NUMBER = re.compile(r"\[Errno -?\d+\] ")
 REPLY_TIMEOUT = 30.0
 """Seconds of silence within one answer."""
 
@@ -261,5 +263,5 @@ def _read(response: httpx2.Response) -> bytes:
 
 
 def _plain(error: Exception) -> str:
-    """The library's message in one bounded line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """The library's message in one bounded line, without the number of an error that it says in words, too."""
+    return " ".join(_NUMBER.sub("", str(error)).split())[:200] or type(error).__name__

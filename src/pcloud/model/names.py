@@ -65,12 +65,17 @@ def guest_id(deployable: str, assembly: str) -> str:
     return f"{deployable}.{assembly}"
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the closest known word; empty where none is close."""
+    close = difflib.get_close_matches(word[:64], sorted(known), n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else ""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint that names the closest known word, or what is known where that is short, or nothing."""
     words = sorted(known)
-    close = difflib.get_close_matches(word[:64], words, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean '{close[0]}'?"
+    if close := closest(word, words):
+        return close
     if 0 < len(words) <= 24:
         return f"known here: {', '.join(words)}"
     return ""

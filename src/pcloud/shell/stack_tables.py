@@ -52,7 +52,7 @@ def resources(stack: Stack) -> None:
         )
         for one in stack["Resources"]
     ]
-    table(("NAME", "STATE", "TYPE", "IS", "SINCE", "REASON"), rows, empty="")
+    table(("NAME", "STATE", "TYPE", "ID", "SINCE", "REASON"), rows, empty="")
 
 
 def contents(stack: Stack) -> None:
