@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -106,9 +105,9 @@ async def apply(
         new = _empty(body)
         await cpe(request).library.create_deployable(new.name, new.infrastructure, new.username, new.monitor)
         return Json({"name": new.name, "created": True, "changed": []})
-    return Json(
-        await cpe(request).apply(body, form, file=file, start=start, dry_run=dry_run, check=partial(_nobodys, request))
-    )
+    deployable = await cpe(request).read(body, form, file=file)
+    _nobodys(request, deployable.name)
+    return Json(await cpe(request).put(deployable, start=start, dry_run=dry_run))
 
 
 class _Empty(msgspec.Struct, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,27 +39,6 @@ class Applying:
 
     def __init__(self, owner: CloudPolicyEngine) -> None:
         self._owner = owner
-
-    async def apply(
-        self,
-        body: bytes,
-        form: str,
-        *,
-        file: str = "",
-        start: bool | None = None,
-        dry_run: bool = False,
-        check: Callable[[str], None] | None = None,
-    ) -> Applied:
-        """Read a document (`yaml`, `xml` or `json`), check all of it, store it, and have it brought about.
-
-        `start`: True starts it, False leaves it as it is (a new one stays stopped); None is True. `check` is called with the
-        deployable's name first, and raises where that one is not to be changed.
-        InvalidDocument with every problem; then nothing was changed.
-        """
-        deployable = await asyncio.to_thread(self._owner.documents.read, body, form, file)
-        if check is not None:
-            check(deployable.name)
-        return await self.put(deployable, start=start is not False, dry_run=dry_run)
 
     async def put(
         self, deployable: Deployable, *, start: bool = True, dry_run: bool = False, library: Sequence[str] = ()

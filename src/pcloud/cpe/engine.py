@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -205,28 +205,16 @@ class CloudPolicyEngine:
 
     # --- documents
 
-    async def apply(
-        self,
-        body: bytes,
-        form: str,
-        *,
-        file: str = "",
-        start: bool | None = None,
-        dry_run: bool = False,
-        check: Callable[[str], None] | None = None,
-    ) -> Applied:
-        """Read a document (`yaml`, `xml` or `json`), check all of it, store it, and have it brought about.
-
-        `start`: True starts it, False leaves it as it is (a new one stays stopped); None is True. `check` is called with the
-        deployable's name first, and raises where that one is not to be changed.
-        InvalidDocument with every problem; then nothing was changed.
-        """
-        return await self._applying.apply(body, form, file=file, start=start, dry_run=dry_run, check=check)
+    async def read(self, body: bytes, form: str, *, file: str = "") -> Deployable:
+        """Return the deployable of a document (`yaml`, `xml` or `json`); `file` is its name, for what is said of it.
+        InvalidDocument with every problem."""
+        return await asyncio.to_thread(self.documents.read, body, form, file)
 
     async def put(
         self, deployable: Deployable, *, start: bool = True, dry_run: bool = False, library: Sequence[str] = ()
     ) -> Applied:
-        """Store a deployable, new or changed, and have it brought about; only what differs is touched."""
+        """Store a deployable, new or changed, and have it brought about; only what differs is touched. Without `start` it is
+        left as it is, and a new one stays stopped."""
         return await self._applying.put(deployable, start=start, dry_run=dry_run, library=library)
 
     async def definition(self, name: str) -> Definition:

@@ -47,7 +47,7 @@ class Foresight:
         return (await self._ask(Request(records=await self._engine.decisions(name, limit=limit)))).verdicts
 
     async def _read(self, name: str, file: str, content: bytes, form: str) -> Deployable:
-        deployable = await asyncio.to_thread(self._engine.documents.read, content, form, file)
+        deployable = await self._engine.read(content, form, file=file)
         if deployable.name != name:
             what = f"the document is of {deployable.name}, the dry run of {name}"
             raise InvalidDocument(Problem(code="OTHER_DEPLOYABLE", message=what, file=file))

@@ -22,7 +22,8 @@ VENDOR = "pcloud"
 """What a volume's disk says of itself in a guest; `pcloud.infrastructure.seed` goes by it."""
 _LETTERS = string.ascii_lowercase
 _OWN = "vda"
-_parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
+PARSER = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
+"""Reads what libvirt says of a domain."""
 
 
 class VolumeDisk(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +110,7 @@ def document(disk: VolumeDisk) -> str:
 def disks_of(text: str, folder: Path) -> list[VolumeDisk]:
     """Return the volumes among the disks of a domain's document: those whose files lie in `folder`."""
     found = []
-    for device in etree.fromstring(text.encode(), _parser).findall("devices/disk"):
+    for device in etree.fromstring(text.encode(), PARSER).findall("devices/disk"):
         source, address = device.find("source"), device.find("address")
         path = Path(source.get("file") or "/") if source is not None else Path("/")
         if path.parent == folder and address is not None:
@@ -126,4 +127,4 @@ def disks_of(text: str, folder: Path) -> list[VolumeDisk]:
 
 def has_controller(text: str) -> bool:
     """Tell whether a domain has the controller: one that was started by an older version has not."""
-    return etree.fromstring(text.encode(), _parser).find("devices/controller[@model='virtio-scsi']") is not None
+    return etree.fromstring(text.encode(), PARSER).find("devices/controller[@model='virtio-scsi']") is not None

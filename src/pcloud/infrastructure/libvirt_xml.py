@@ -21,7 +21,6 @@ _SEED = "vdb"
 SEED_SERIAL = "pcloud-seed"
 """What the seed's disk says of itself in the guest."""
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
-_parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +142,7 @@ def snapshot_document(*, memory: str, disk: str) -> str:
 
 def restored_document(saved: str, *, disk: str, record: Record) -> str:
     """Return the document of a saved domain, with another disk and record."""
-    root = etree.fromstring(saved.encode(), _parser)
+    root = etree.fromstring(saved.encode(), volume_xml.PARSER)
     for device in root.findall("devices/disk"):
         target = device.find("target")
         if target is not None and target.get("dev") == "vda":
@@ -161,7 +160,7 @@ def restored_document(saved: str, *, disk: str, record: Record) -> str:
 
 def interface_with_filter(text: str, name: str) -> str:
     """Return the network card of a domain's document with a filter, for libvirt to change it; empty when it has one."""
-    interface = etree.fromstring(text.encode(), _parser).find("devices/interface")
+    interface = etree.fromstring(text.encode(), volume_xml.PARSER).find("devices/interface")
     if interface is None or interface.find("filterref") is not None:
         return ""
     etree.SubElement(interface, "filterref", filter=name)
@@ -171,7 +170,7 @@ def interface_with_filter(text: str, name: str) -> str:
 def parse_record(text: str) -> Record | None:
     """Return the record in a metadata element; None when it is not one of ours."""
     try:
-        element = etree.fromstring(text.encode(), _parser)
+        element = etree.fromstring(text.encode(), volume_xml.PARSER)
         return msgspec.convert(dict(element.attrib), Record)
     except (etree.XMLSyntaxError, msgspec.ValidationError):
         return None
@@ -218,7 +217,7 @@ class NetworkView(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_network(text: str) -> NetworkView | None:
     """Return what a network's document says of its addresses; None when libvirt gives none there (a plain bridge)."""
-    root = etree.fromstring(text.encode(), _parser)
+    root = etree.fromstring(text.encode(), volume_xml.PARSER)
     for element in root.findall("ip"):
         if element.get("family", "ipv4") != "ipv4":
             continue
@@ -243,7 +242,7 @@ def pool_document(name: str, path: str, mark: str) -> str:
 
 def pool_path(text: str) -> str:
     """Return a storage pool's folder."""
-    return etree.fromstring(text.encode(), _parser).findtext("target/path") or ""
+    return etree.fromstring(text.encode(), volume_xml.PARSER).findtext("target/path") or ""
 
 
 def volume_document(name: str, capacity: int, kind: str, *, backing: str = "") -> str:
@@ -264,12 +263,12 @@ def volume_document(name: str, capacity: int, kind: str, *, backing: str = "") -
 
 def backing_path(text: str) -> str:
     """Return the path of the file under a volume; empty when it has none."""
-    return etree.fromstring(text.encode(), _parser).findtext("backingStore/path") or ""
+    return etree.fromstring(text.encode(), volume_xml.PARSER).findtext("backingStore/path") or ""
 
 
 def parse_memory(text: str) -> int:
     """Return the KiB of memory of a domain's document as libvirt writes it: in KiB, whatever it was given."""
-    return int(etree.fromstring(text.encode(), _parser).findtext("memory") or 0)
+    return int(etree.fromstring(text.encode(), volume_xml.PARSER).findtext("memory") or 0)
 
 
 def parse_ports(ports: str, host: str = "127.0.0.1") -> dict[int, tuple[str, int]]:
